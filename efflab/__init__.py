@@ -1,0 +1,1 @@
+"""efflab: predict, measure and reconcile the efficiency of AI workloads."""

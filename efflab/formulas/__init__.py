@@ -1,0 +1,1 @@
+"""Formulas: each written once, with its equation, source, assumptions and units."""

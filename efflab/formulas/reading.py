@@ -1,0 +1,155 @@
+"""Read a formula: its documentation, its signature, its JavaScript.
+
+The website's calculators run the JavaScript, the page prints the documentation; both come from the one
+Python function, so they cannot drift from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import json
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from efflab import formulas
+from efflab.errors import EfflabError, unknown
+from efflab.units import Unit, unit_of
+
+FIELDS = ("Equation", "Where", "Source", "Assumes")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a formula's signature and docstring say.
+
+    Attributes:
+        name: "roofline.ridge_point".
+        summary: the docstring's first line.
+        equation: LaTeX.
+        where: parameter name to its LaTeX symbol.
+        source: the publication, or "Definition".
+        assumes: what must hold.
+        units: parameter name to unit, numeric parameters only.
+        options: parameter name to its options, choices only.
+        unit: unit of the result.
+    """
+
+    name: str
+    summary: str
+    equation: str
+    where: dict[str, str]
+    source: str
+    assumes: str
+    units: dict[str, Unit]
+    options: dict[str, tuple[Any, ...]]
+    unit: Unit
+
+
+def find(name: str) -> Callable[..., Any]:
+    """Return the formula called "roofline.ridge_point".
+
+    Raises:
+        EfflabError: no such formula; names the nearest known ones.
+    """
+    known = {read(f).name: f for f in every()}
+    if name not in known:
+        raise unknown("formula", name, known)
+    return known[name]
+
+
+def every() -> list[Callable[..., Any]]:
+    """Every formula of every module of `efflab.formulas`, in source order."""
+    found = []
+    for module_info in pkgutil.iter_modules(formulas.__path__):
+        module = importlib.import_module(f"efflab.formulas.{module_info.name}")
+        found += [
+            f for f in vars(module).values() if getattr(f, "is_formula", False) and f.__module__ == module.__name__
+        ]
+    return found
+
+
+def read(function: Callable[..., Any]) -> Reading:
+    """Read a formula's signature and docstring.
+
+    Raises:
+        EfflabError: the docstring has no equation, source, assumption or symbol for a parameter.
+    """
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    text = inspect.getdoc(function) or ""
+    summary, _, body = text.partition("\n")
+    fields: dict[str, str] = {}
+    current = None
+    for line in body.splitlines():
+        label, colon, rest = line.partition(":")
+        if colon and label in FIELDS:
+            current = label
+            fields[current] = rest.strip()
+        elif current and line.strip():
+            fields[current] += " " + line.strip()
+    missing = [f for f in FIELDS if f not in fields and f != "Where"]
+    if missing or not summary:
+        raise EfflabError(f"formula {name}: its docstring lacks {', '.join(missing) or 'a summary'}.")
+    where = {}
+    for item in filter(None, re.split(r";\s*", fields.get("Where", ""))):
+        symbol, equals, parameter = item.rpartition(" = ")
+        where[parameter.strip()] = symbol.strip()
+    hints = function.hints  # type: ignore[attr-defined]
+    parameters = [p for p in hints if p != "return"]
+    for parameter in parameters:
+        if parameter not in where:
+            raise EfflabError(f"formula {name}: 'Where' gives no symbol for {parameter!r}.")
+    for parameter in where:
+        if parameter not in parameters:
+            raise unknown(f"formula {name}: 'Where' parameter", parameter, parameters)
+    unit = unit_of(hints["return"])
+    assert unit is not None
+    return Reading(
+        name=name,
+        summary=summary,
+        equation=fields["Equation"],
+        where=where,
+        source=fields["Source"],
+        assumes=fields["Assumes"],
+        units={p: u for p in parameters if (u := unit_of(hints[p]))},
+        options={p: get_args(hints[p]) for p in parameters if get_origin(hints[p]) is Literal},
+        unit=unit,
+    )
+
+
+def expression(function: Callable[..., Any], **choices: Any) -> Any:
+    """The formula as a sympy expression; `choices` fixes its options, every number is a symbol of its name."""
+    import sympy
+
+    reading = read(function)
+    symbols = {p: sympy.Symbol(p, positive=True) for p in reading.units}
+    return sympy.sympify(function(**symbols, **choices))
+
+
+def javascript(function: Callable[..., Any]) -> str:
+    """The formula as one JavaScript function of an object of arguments.
+
+    A formula with options becomes a lookup by the options' JSON: each combination was traced on its own.
+    """
+    import sympy
+
+    reading = read(function)
+
+    def body(**choices: Any) -> str:
+        code = sympy.jscode(expression(function, **choices))
+        return " ".join(line.strip() for line in code.splitlines())
+
+    names = ", ".join(reading.units)
+    if not reading.options:
+        return f"({{{names}}}) => {body()}"
+    cases = []
+    for combination in itertools.product(*reading.options.values()):
+        choices = dict(zip(reading.options, combination, strict=True))
+        key = json.dumps(list(combination), separators=(",", ":"))  # as JSON.stringify writes it
+        cases.append(f"{json.dumps(key)}: ({{{names}}}) => {body(**choices)}")
+    keys = ", ".join(f"v.{p}" for p in reading.options)
+    return f"(v) => ({{{', '.join(cases)}}})[JSON.stringify([{keys}])](v)"

@@ -1,0 +1,265 @@
+"""Unit types, reading and writing quantities.
+
+Inside efflab every number is in SI base units: s, B, FLOP, FLOP/s, B/s, FLOP/B, J, W. A unit type such as
+`BytePerSecond` is `Annotated[float, Unit(...)]`, so a formula's signature states its units. `parse` turns
+what a person writes ("4.8 TB/s", "512 GiB") into base units and `show` turns a number into text.
+
+GB is 10^9 bytes and GiB is 2^30 bytes, everywhere. Neither is ever guessed: a text without a unit is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Context, Decimal
+from functools import cache
+from typing import Annotated, Any, get_args
+
+from efflab.errors import EfflabError
+
+SI_PREFIXES = {
+    "f": 1e-15, "p": 1e-12, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1.0,
+    "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21,
+}  # fmt: skip
+BINARY_PREFIXES = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+DIGITS = 3  # significant digits that `show` prints
+
+# Durations beyond two minutes read better in the units people plan in.
+_LONG_TIMES = (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0), ("d", 86400.0, 2 * 365.25 * 86400))
+_YEAR = 365.25 * 86400.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit in which efflab keeps a number.
+
+    Attributes:
+        symbol: how it is printed, "" for a pure number.
+        pint: the unit expression that the dimension check uses.
+        prefixes: the SI prefixes that `show` may put before the symbol, in rising order.
+        positive: zero is refused (a bandwidth, a size); otherwise only negative numbers are.
+        spellings: accepted ways to write the symbol, without prefix.
+        binary: KiB, MiB, ... are accepted too.
+        extra: further accepted units with their factors.
+    """
+
+    symbol: str
+    pint: str
+    positive: bool = False
+    prefixes: tuple[str, ...] = ("",)
+    spellings: tuple[str, ...] = ()
+    binary: bool = False
+    extra: tuple[tuple[str, float], ...] = field(default=())
+
+    @cache
+    def accepted(self) -> dict[str, float]:
+        """Every accepted spelling with its factor to the base unit. The website's quizzes read the same table."""
+        table: dict[str, float] = dict(self.extra)
+        if not self.symbol:
+            return {"": 1.0, "%": 0.01, "x": 1.0, "×": 1.0, "times": 1.0} | table
+        prefixes = dict(SI_PREFIXES if len(self.prefixes) > 1 else {"": 1.0})
+        if "µ" in prefixes:
+            prefixes |= {"u": 1e-6, "μ": 1e-6}
+        if "k" in prefixes:
+            prefixes["K"] = 1e3
+        if self.binary:
+            prefixes |= BINARY_PREFIXES
+        for spelling in (self.symbol, *self.spellings):
+            for prefix, factor in prefixes.items():
+                table.setdefault(prefix + spelling, factor)
+        return table
+
+    def example(self) -> str:
+        """A unit that a person could have written, for error messages."""
+        return {"B": "MB or MiB", "FLOP": "GFLOP", "s": "ms", "FLOP/s": "TFLOP/s", "B/s": "GB/s"}.get(
+            self.symbol, self.symbol
+        )
+
+
+_RATE = ("", "k", "M", "G", "T", "P", "E")
+_TIME = tuple((n, f) for names, f in (
+    (("min", "minute", "minutes"), 60.0), (("h", "hour", "hours"), 3600.0), (("d", "day", "days"), 86400.0),
+    (("yr", "year", "years"), _YEAR), (("seconds", "second", "sec"), 1.0),
+) for n in names)  # fmt: skip
+
+SECOND = Unit("s", "second", prefixes=("p", "n", "µ", "m", ""), extra=_TIME)
+BYTE = Unit("B", "byte", True, ("", "k", "M", "G", "T", "P"), ("byte", "bytes"), binary=True)
+FLOP = Unit("FLOP", "flop", prefixes=("", "k", "M", "G", "T", "P", "E"), spellings=("FLOPs", "flop", "flops"))
+FLOP_PER_SECOND = Unit(
+    "FLOP/s", "flop/second", True, _RATE, ("FLOPS", "FLOPs/s", "flop/s", "flops/s", "FLOPs", "flops")
+)
+BYTE_PER_SECOND = Unit("B/s", "byte/second", True, _RATE, ("byte/s", "bytes/s", "Bps"), binary=True)
+FLOP_PER_BYTE = Unit(
+    "FLOP/B", "flop/byte", spellings=("FLOP/byte", "FLOPs/byte", "FLOPs/B", "flop/byte", "flops/byte", "flop/B")
+)
+JOULE = Unit(
+    "J",
+    "joule",
+    prefixes=("n", "µ", "m", "", "k", "M", "G", "T"),
+    extra=(("Wh", 3600.0), ("kWh", 3.6e6), ("MWh", 3.6e9)),
+)
+WATT = Unit("W", "watt", prefixes=("m", "", "k", "M", "G"))
+NUMBER = Unit("", "dimensionless")
+COUNT = Unit("", "dimensionless", positive=True)
+
+Second = Annotated[float, SECOND]
+Byte = Annotated[float, BYTE]
+Flop = Annotated[float, FLOP]
+FlopPerSecond = Annotated[float, FLOP_PER_SECOND]
+BytePerSecond = Annotated[float, BYTE_PER_SECOND]
+FlopPerByte = Annotated[float, FLOP_PER_BYTE]
+Joule = Annotated[float, JOULE]
+Watt = Annotated[float, WATT]
+Number = Annotated[float, NUMBER]
+Count = Annotated[float, COUNT]
+
+UNITS = {
+    u.symbol: u for u in (SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT, NUMBER)
+}
+
+
+def unit_of(annotation: Any) -> Unit | None:
+    """The `Unit` inside an annotation such as `FlopPerByte`; None for anything else."""
+    return next((a for a in get_args(annotation)[1:] if isinstance(a, Unit)), None)
+
+
+_QUANTITY = re.compile(
+    r"""^\s*(?P<number>[+\-−]?(?:\d[\d,_]*\.?\d*|\.\d+)(?:[eE][+\-−]?\d+)?)
+        (?:\s*(?:[×x*·]|\\times)\s*10\s*(?:\^|\*\*)?\s*\{?(?P<power>[+\-−]?\d+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\}?)?
+        \s*(?P<unit>.*?)\s*$""",
+    re.VERBOSE,
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−", "0123456789+--")
+
+
+def parse(text: str | float, unit: Unit, name: str = "value") -> float:
+    """Read a quantity such as "4.8 TB/s" into base units.
+
+    Args:
+        text: number and unit. A bare number is accepted only where the unit is a pure number.
+        unit: what is expected.
+        name: what to call the input in an error.
+
+    Raises:
+        EfflabError: no number, no unit, or a unit of another kind.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise EfflabError(f"{name}: expected a number with a unit such as '3 {unit.example()}', got {text!r}.")
+    if isinstance(text, int | float):
+        if unit.symbol:
+            raise EfflabError(
+                f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{text} {unit.example()}'."
+            )
+        return float(text)
+    match = _QUANTITY.match(text)
+    if not match:
+        wanted = f"3.2 {unit.example()}" if unit.symbol else "3.2"
+        raise EfflabError(f"{name}: no number found in {text!r}. Write it like '{wanted}'.")
+    digits = match["number"].replace("_", "").translate(_SUPERSCRIPTS)
+    if "," in digits and not re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):
+        raise EfflabError(f"{name}: the comma in {text!r} is ambiguous. Write decimals with a point: '3.2', not '3,2'.")
+    digits = digits.replace(",", "")
+    if match["power"]:
+        if "e" in digits.lower():
+            raise EfflabError(f"{name}: {text!r} has two exponents. Write 3.14e23 or 3.14×10^23.")
+        digits += f"e{match['power'].translate(_SUPERSCRIPTS)}"
+    number = float(digits)
+    written = match["unit"]
+    accepted = unit.accepted()
+    if written in accepted:
+        return number * accepted[written]
+    if not written:
+        raise EfflabError(f"{name}: {text!r} has no unit. Add one, such as '{text.strip()} {unit.example()}'.")
+    if unit is BYTE or unit is BYTE_PER_SECOND:
+        if re.match(r"^[kKMGTP]?i?b(it)?s?(/s|ps)?$", written):
+            raise EfflabError(
+                f"{name}: {written!r} means bits. Write bytes with a capital B, such as '{written.replace('b', 'B', 1)}'."
+            )
+        if re.match(r"^[kmgtp]i?b(/s|ps)?$", written, re.IGNORECASE):
+            raise EfflabError(
+                f"{name}: unit {written!r} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB."
+            )
+    raise EfflabError(
+        f"{name}: unit {written!r} is not a unit of {_kind(unit)}. Write it in {unit.example() or 'no unit'}."
+    )
+
+
+def _kind(unit: Unit) -> str:
+    return {
+        "s": "time", "B": "bytes", "FLOP": "operations (FLOP)", "FLOP/s": "performance (FLOP/s)",
+        "B/s": "bandwidth (B/s)", "FLOP/B": "arithmetic intensity (FLOP/B)", "J": "energy", "W": "power",
+    }.get(unit.symbol, "a pure number")  # fmt: skip
+
+
+def significant(value: float, digits: int = DIGITS) -> str:
+    """`value` rounded half away from zero to `digits` significant digits, without trailing zeros: "4.8", "206"."""
+    if value == 0:
+        return "0"
+    rounded = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(Decimal(value))
+    text = f"{rounded:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def show(value: float, unit: Unit = NUMBER, digits: int = DIGITS) -> str:
+    """Write a number in base units with an SI prefix and sensible digits: 4.8e12 B/s becomes "4.8 TB/s".
+
+    Bytes are shown with decimal prefixes (GB = 10^9 B); `show_binary` gives GiB. NaN shows as "not a number".
+    """
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return ("−" if value < 0 else "") + "infinite"
+    sign, value = ("−", -value) if value < 0 else ("", value)
+    tail = f" {unit.symbol}" if unit.symbol else ""
+    if value == 0:
+        return f"0{tail}"
+    if unit is SECOND and value >= 120:
+        for name, size, limit in _LONG_TIMES[1:]:
+            if value < limit:
+                return f"{sign}{_group(significant(value / size, digits))} {name}"
+        return f"{sign}{_plain(value / _YEAR, digits)} years"
+    if len(unit.prefixes) == 1:
+        return f"{sign}{_plain(value, digits)}{tail}"
+    rounded = float(significant(value, digits))
+    best = unit.prefixes[0]
+    for prefix in unit.prefixes:
+        # The tolerance keeps 1e-6 (which is slightly below 1 × 1e-6 in binary) in its own prefix.
+        if rounded >= SI_PREFIXES[prefix] * (1 - 1e-9):
+            best = prefix
+    scaled = value / SI_PREFIXES[best]
+    if scaled >= 99999.5 or scaled < 0.001:
+        return f"{sign}{_scientific(value, digits)}{tail}"
+    return f"{sign}{_group(significant(scaled, digits))} {best}{unit.symbol}"
+
+
+def show_binary(value: float, digits: int = DIGITS) -> str:
+    """Write a number of bytes with a binary prefix: 2**30 becomes "1 GiB"."""
+    best, factor = "", 1.0
+    for prefix, size in BINARY_PREFIXES.items():
+        if value >= size:
+            best, factor = prefix, size
+    return f"{_group(significant(value / factor, digits))} {best}B"
+
+
+def _plain(value: float, digits: int) -> str:
+    if value == int(value) < 1_000_000:
+        return f"{int(value):,}"  # a size such as 4,096 is exact
+    if 0.001 <= value < 999999.5:
+        return _group(significant(value, digits))
+    return _scientific(value, digits)
+
+
+def _scientific(value: float, digits: int) -> str:
+    rounded = Decimal(significant(value, digits))
+    exponent = rounded.adjusted()
+    mantissa = significant(float(rounded.scaleb(-exponent)), digits)
+    return f"{mantissa} × 10{str(exponent).translate(_POWERS)}"
+
+
+def _group(text: str) -> str:
+    whole, _, rest = text.partition(".")
+    return f"{int(whole):,}" + (f".{rest}" if rest else "")
