@@ -52,7 +52,7 @@ class Unit:
     binary: bool = False
     extra: tuple[tuple[str, float], ...] = field(default=())
 
-    @cache
+    @cache  # noqa: B019  (units are a handful of module constants)
     def accepted(self) -> dict[str, float]:
         """Every accepted spelling with its factor to the base unit. The website's quizzes read the same table."""
         table: dict[str, float] = dict(self.extra)
@@ -174,7 +174,8 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
     if unit is BYTE or unit is BYTE_PER_SECOND:
         if re.match(r"^[kKMGTP]?i?b(it)?s?(/s|ps)?$", written):
             raise EfflabError(
-                f"{name}: {written!r} means bits. Write bytes with a capital B, such as '{written.replace('b', 'B', 1)}'."
+                f"{name}: {written!r} means bits. Write bytes with a capital B, "
+                f"such as '{written.replace('b', 'B', 1)}'."
             )
         if re.match(r"^[kmgtp]i?b(/s|ps)?$", written, re.IGNORECASE):
             raise EfflabError(

@@ -96,7 +96,7 @@ def read(function: Callable[..., Any]) -> Reading:
         raise EfflabError(f"formula {name}: its docstring lacks {', '.join(missing) or 'a summary'}.")
     where = {}
     for item in filter(None, re.split(r";\s*", fields.get("Where", ""))):
-        symbol, equals, parameter = item.rpartition(" = ")
+        symbol, _, parameter = item.rpartition(" = ")
         where[parameter.strip()] = symbol.strip()
     hints = function.hints  # type: ignore[attr-defined]
     parameters = [p for p in hints if p != "return"]

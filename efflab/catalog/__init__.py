@@ -1,0 +1,223 @@
+"""Sourced data: accelerators and published results.
+
+The YAML files beside this module are the data; this module loads and checks them. An entry without a source
+does not load, so no number enters the course without saying where it is from.
+"""
+
+from __future__ import annotations
+
+import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from efflab.errors import EfflabError, unknown
+
+FOLDER = Path(__file__).parent
+
+# Storage, not compute: TF32 operands are kept in four bytes.
+BYTES_PER_ELEMENT = {
+    "fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5,
+}  # fmt: skip
+Dtype = Literal["fp64", "fp64_tensor", "fp32", "fp32_tensor", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"]
+
+GIGA, TERA = 1e9, 1e12
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, str_strip_whitespace=True)
+
+
+class Source(_Entry):
+    """Where a number is from."""
+
+    title: str = Field(min_length=3)
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    where: str | None = None
+    covers: str | None = None
+
+
+class Link(_Entry):
+    """The link between accelerators, bandwidth in one direction."""
+
+    name: str
+    gb_per_s_per_direction: float = Field(gt=0)
+
+
+class Accelerator(_Entry):
+    """One accelerator. The YAML keys carry data-sheet units; the properties give SI base units."""
+
+    name: str
+    vendor: str
+    year: int = Field(ge=2000, le=2100)
+    matches: tuple[str, ...] = ()
+    peak_dense_tflops: dict[Dtype, float]
+    peak_sparse_tflops: dict[Dtype, float] = {}
+    memory_gb: float = Field(gt=0)
+    memory_type: str
+    memory_bandwidth_gb_per_s: float = Field(gt=0)
+    link: Link | None = None
+    l2_cache_mb: float | None = Field(default=None, gt=0)
+    tdp_w: float | None = Field(default=None, gt=0)
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verified: datetime.date
+    doubts: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Accelerator:
+        for dtype, peak in {**self.peak_dense_tflops, **self.peak_sparse_tflops}.items():
+            if not peak > 0:
+                raise ValueError(f"the {dtype} peak must be greater than zero, got {peak}")
+        for dtype, sparse in self.peak_sparse_tflops.items():
+            dense = self.peak_dense_tflops.get(dtype)
+            if dense is None or sparse <= dense:
+                raise ValueError(
+                    f"the sparse {dtype} peak ({sparse}) must exceed a dense one ({dense}): "
+                    "is the dense number under the wrong key?"
+                )
+        return self
+
+    @property
+    def peak_dense(self) -> dict[str, float]:
+        """Dense peaks by dtype, FLOP/s (int8: operations/s)."""
+        return {k: v * TERA for k, v in self.peak_dense_tflops.items()}
+
+    @property
+    def peak_sparse(self) -> dict[str, float]:
+        """Peaks with 2:4 structured sparsity by dtype, FLOP/s. Not for dense operands."""
+        return {k: v * TERA for k, v in self.peak_sparse_tflops.items()}
+
+    @property
+    def memory(self) -> float:
+        """Memory capacity, B (data sheets print decimal GB)."""
+        return self.memory_gb * GIGA
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Memory bandwidth, B/s."""
+        return self.memory_bandwidth_gb_per_s * GIGA
+
+    @property
+    def link_bandwidth(self) -> float | None:
+        """Bandwidth of the accelerator link in one direction, B/s; None where there is only PCIe."""
+        return self.link.gb_per_s_per_direction * GIGA if self.link else None
+
+    @property
+    def tdp(self) -> float | None:
+        """Thermal design power, W; None where the vendor prints none."""
+        return self.tdp_w
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak performance for a dtype, FLOP/s.
+
+        Raises:
+            EfflabError: this accelerator has no such peak.
+        """
+        if dtype not in self.peak_dense_tflops:
+            raise EfflabError(f"{self.name} has no dense {dtype} peak. It has: {', '.join(self.peak_dense_tflops)}.")
+        return self.peak_dense_tflops[dtype] * TERA  # type: ignore[index]
+
+
+class Misprint(_Entry):
+    """A printed value that is wrong, and what it should be."""
+
+    correct: str | float
+    why: str = Field(min_length=10)
+
+
+class Published(_Entry):
+    """A published number and the formula that should reproduce it.
+
+    `inputs` and `printed` are numbers or texts with units ("1.5 TB/s"); `tolerance` is relative.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    topic: str
+    formula: str = Field(pattern=r"^[a-z_]+\.[a-z_0-9]+$")
+    inputs: dict[str, bool | float | str]
+    printed: str | float
+    tolerance: float = Field(gt=0, le=0.2)
+    source: Source
+    note: str = ""
+    misprint: Misprint | None = None
+
+
+def load(path: Path, model: type[_Entry]) -> list[Any]:
+    """Read a YAML list of entries.
+
+    Raises:
+        EfflabError: the file is not a YAML list, or an entry is incomplete or wrong; names entry and field.
+    """
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EfflabError(f"{path.name}: no such catalog file in {path.parent.name}/.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise EfflabError(f"{path.name}{place}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    if not isinstance(rows, list):
+        raise EfflabError(f"{path.name}: expected a list of entries, each starting with '- '.")
+    entries, key = [], "id" if "id" in model.model_fields else "name"
+    for number, row in enumerate(rows, 1):
+        label = row.get(key, f"entry {number}") if isinstance(row, dict) else f"entry {number}"
+        try:
+            entries.append(model.model_validate(row))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "entry"
+            raise EfflabError(f"{path.name}: {label}: {field}: {first['msg']}.") from None
+    names = [getattr(e, key) for e in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise EfflabError(f"{path.name}: {name}: two entries have this {key}. Give each its own.")
+    return entries
+
+
+@cache
+def accelerators() -> dict[str, Accelerator]:
+    """Every accelerator by name, in the file's order."""
+    return {a.name: a for a in load(FOLDER / "accelerators.yaml", Accelerator)}
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator of that name.
+
+    Raises:
+        EfflabError: unknown; names the nearest known ones.
+    """
+    known = accelerators()
+    if name not in known:
+        raise unknown("accelerator", name, known)
+    return known[name]
+
+
+def match_device(device_name: str, memory: float) -> Accelerator | None:
+    """The catalog's entry for a device as its driver names it.
+
+    Args:
+        device_name: what the driver reports, such as "NVIDIA H200".
+        memory: what the driver reports, B. It tells variants of one name apart: the driver reports a little
+            less than the data sheet, so the nearest capacity within 12% wins.
+    """
+    fitting = [
+        a
+        for a in accelerators().values()
+        if any(device_name == m or device_name.startswith(m + " ") for m in a.matches)
+        and abs(a.memory - memory) <= 0.12 * a.memory
+    ]
+    # The longest matching name is the most specific one.
+    return min(
+        fitting,
+        key=lambda a: (-max(len(m) for m in a.matches if device_name.startswith(m)), abs(a.memory - memory)),
+        default=None,
+    )
+
+
+@cache
+def published() -> list[Published]:
+    """Every published number, in the file's order."""
+    return load(FOLDER / "published.yaml", Published)

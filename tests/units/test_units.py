@@ -1,0 +1,133 @@
+"""Reading and writing quantities. Oracle: pint, an independent unit library, and hand-written cases."""
+
+from __future__ import annotations
+
+import math
+
+import pint
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efflab import units
+from efflab.errors import EfflabError
+from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, JOULE, NUMBER, SECOND, WATT
+
+UREG = pint.UnitRegistry()
+UREG.define("flop = [operation]")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("4.8 TB/s", BYTE_PER_SECOND, 4.8e12),
+        ("4.8TB/s", BYTE_PER_SECOND, 4.8e12),
+        ("512 MiB", BYTE, 512 * 1024**2),
+        ("512 MB", BYTE, 512e6),
+        ("989.4 TFLOP/s", FLOP_PER_SECOND, 989.4e12),
+        ("989.4 TFLOPS", FLOP_PER_SECOND, 989.4e12),
+        ("3.14e23 FLOP", FLOP, 3.14e23),
+        ("3.14×10^23 FLOP", FLOP, 3.14e23),
+        ("3.14 * 10**23 FLOPs", FLOP, 3.14e23),
+        ("3.14 × 10²³ FLOP", FLOP, 3.14e23),
+        ("1,024 B", BYTE, 1024),
+        ("29.2 ms", SECOND, 0.0292),
+        ("5 us", SECOND, 5e-6),
+        ("5 µs", SECOND, 5e-6),
+        ("5 μs", SECOND, 5e-6),
+        ("2 h", SECOND, 7200),
+        ("10 years", SECOND, 10 * 365.25 * 86400),
+        ("206 FLOP/B", FLOP_PER_BYTE, 206),
+        ("206 FLOPs/byte", FLOP_PER_BYTE, 206),
+        ("1 kWh", JOULE, 3.6e6),
+        ("700 W", WATT, 700),
+        ("61%", NUMBER, 0.61),
+        ("2x", NUMBER, 2),
+        ("1.5", NUMBER, 1.5),
+    ],
+)
+def test_reads(text, unit, value):
+    assert math.isclose(units.parse(text, unit), value, rel_tol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "says"),
+    [
+        ("512", BYTE, "has no unit"),
+        (512, BYTE, "has no unit"),
+        ("512 mb", BYTE, "not spelled as SI"),
+        ("512 Mb", BYTE, "means bits"),
+        ("4.8 Tb/s", BYTE_PER_SECOND, "means bits"),
+        ("3,2 ms", SECOND, "comma"),
+        ("fast", SECOND, "no number"),
+        ("", SECOND, "no number"),
+        ("5 GB", SECOND, "not a unit of time"),
+        ("5 s", BYTE, "not a unit of bytes"),
+        ("1e3×10^2 FLOP", FLOP, "two exponents"),
+        (True, BYTE, "expected a number"),
+        (None, BYTE, "expected a number"),
+        ("5 GB", NUMBER, "a pure number"),
+    ],
+)
+def test_refuses_and_says_why(text, unit, says):
+    with pytest.raises(EfflabError, match=says) as caught:
+        units.parse(text, unit, "answer")
+    assert str(caught.value).startswith("answer:")
+
+
+@pytest.mark.parametrize("unit", [SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, JOULE, WATT])
+def test_accepted_spellings_agree_with_pint(unit):
+    """Every spelling that pint knows too has the factor pint gives it."""
+    compared = 0
+    for spelling, factor in unit.accepted().items():
+        expression = spelling.replace("FLOP", "flop").replace("flopS", "flop/s").replace("Bps", "B/s")
+        expression = (
+            expression.replace("flops", "flop").replace("bytes", "byte").replace("KB", "kB").replace("K", "k", 1)
+        )
+        expression = expression.replace("ki", "Ki")
+        try:
+            quantity = UREG.Quantity(1, expression).to(unit.pint)
+        except (pint.UndefinedUnitError, pint.DimensionalityError):
+            continue  # pint reads 'flops' as rate or count by its own rules
+        compared += 1
+        assert math.isclose(quantity.magnitude, factor, rel_tol=1e-3 if "y" in spelling else 1e-12), spelling
+    assert compared >= 5
+
+
+@given(
+    st.floats(min_value=1e-11, max_value=1e17, allow_nan=False),
+    st.sampled_from([SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT]),
+)
+def test_what_show_writes_parse_reads_back(value, unit):
+    text = units.show(value, unit)
+    assert math.isclose(units.parse(text, unit), value, rel_tol=5.1e-3), text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (4.8e12, BYTE_PER_SECOND, "4.8 TB/s"),
+        (989.4e12, FLOP_PER_SECOND, "989 TFLOP/s"),
+        (999.6e9, BYTE, "1 TB"),
+        (1e-6, SECOND, "1 µs"),
+        (0, SECOND, "0 s"),
+        (119.0, SECOND, "119 s"),
+        (150.0, SECOND, "2.5 min"),
+        (3.1736e8, SECOND, "10.1 years"),
+        (206.125, FLOP_PER_BYTE, "206 FLOP/B"),
+        (3.14e23, FLOP, "3.14 × 10²³ FLOP"),
+        (4096, NUMBER, "4,096"),
+        (1.125, NUMBER, "1.13"),
+        (-0.5, NUMBER, "−0.5"),
+        (math.nan, NUMBER, "not a number"),
+        (math.inf, SECOND, "infinite"),
+    ],
+)
+def test_shows(value, unit, text):
+    assert units.show(value, unit) == text
+
+
+def test_gib_is_not_gb():
+    assert units.show(2**30, BYTE) == "1.07 GB"
+    assert units.show_binary(2**30) == "1 GiB"
+    assert units.parse("1 GiB", BYTE) / units.parse("1 GB", BYTE) == 1.073741824
