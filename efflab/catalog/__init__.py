@@ -68,7 +68,7 @@ class Accelerator(_Entry):
 
     @model_validator(mode="after")
     def _plausible(self) -> Accelerator:
-        for dtype, peak in {**self.peak_dense_tflops, **self.peak_sparse_tflops}.items():
+        for dtype, peak in [*self.peak_dense_tflops.items(), *self.peak_sparse_tflops.items()]:
             if not peak > 0:
                 raise ValueError(f"the {dtype} peak must be greater than zero, got {peak}")
         for dtype, sparse in self.peak_sparse_tflops.items():

@@ -1,0 +1,74 @@
+"""The Sphinx extension behind the book.
+
+It adds the directives that pages use (calculator, quiz, formula, claim, chapter, published-numbers,
+recorded-runs), renders equations at build time, and keeps every page free of other hosts: what a theme or an
+extension asks for elsewhere is removed, and the build fails if anything remains.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import efflab
+from efflab.site import calculators, hosts, pages, quizzes
+from efflab.site.assets import asset, node
+
+HERE = Path(__file__).parent
+MARKERS = ("efflab-calculator", "efflab-quiz")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    _equations(app)
+    calculators.setup(app)
+    quizzes.setup(app)
+    pages.setup(app)
+    hosts.setup(app)
+    app.connect("builder-inited", _write_assets)
+    app.connect("html-page-context", _page_assets)
+    app.connect("build-finished", _remove_assets)
+    return {"version": efflab.__version__, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _equations(app: Sphinx) -> None:
+    """KaTeX renders on the build machine; a wrong equation fails the build."""
+    from sphinxcontrib import katex
+
+    katex.NODEJS_BINARY = str(node())
+    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # a loaded machine starts Node slowly
+    katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True
+    app.setup_extension("sphinxcontrib.katex")
+    app.config.katex_prerender = True
+    app.config.katex_css_path = "katex.min.css"
+    app.config.html_math_renderer = "katex"
+
+
+def _write_assets(app: Sphinx) -> None:
+    from efflab.calculators import bundle
+    from efflab.exercises import front
+
+    folder = Path(tempfile.mkdtemp(prefix="efflab-static-"))
+    app._efflab_static = folder  # type: ignore[attr-defined]
+    scripts = [front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
+    (folder / "efflab.js").write_text("\n".join(scripts), encoding="utf-8")
+    styles = [(HERE / "site.css").read_text(encoding="utf-8"), front.style(), bundle.style()]
+    (folder / "efflab.css").write_text("\n".join(styles), encoding="utf-8")
+    shutil.copy(asset("katex/dist/katex.min.css"), folder)
+    shutil.copytree(asset("katex/dist/fonts"), folder / "fonts", ignore=shutil.ignore_patterns("*.ttf", "*.woff"))
+    app.config.html_static_path.append(str(folder))
+    app.add_css_file("efflab.css", priority=900)
+
+
+def _page_assets(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Only a page that holds a calculator or a quiz loads their script."""
+    if any(marker in context.get("body", "") for marker in MARKERS):
+        app.add_js_file("efflab.js", loading_method="defer")
+
+
+def _remove_assets(app: Sphinx, exception: Exception | None) -> None:
+    shutil.rmtree(getattr(app, "_efflab_static", ""), ignore_errors=True)
