@@ -199,22 +199,15 @@ def match_device(device_name: str, memory: float) -> Accelerator | None:
     """The catalog's entry for a device as its driver names it.
 
     Args:
-        device_name: what the driver reports, such as "NVIDIA H200".
+        device_name: what the driver reports, such as "NVIDIA H200". The whole name must match: an H200 NVL has
+            other peaks than an H200 SXM.
         memory: what the driver reports, B. It tells variants of one name apart: the driver reports a little
             less than the data sheet, so the nearest capacity within 12% wins.
     """
     fitting = [
-        a
-        for a in accelerators().values()
-        if any(device_name == m or device_name.startswith(m + " ") for m in a.matches)
-        and abs(a.memory - memory) <= 0.12 * a.memory
+        a for a in accelerators().values() if device_name in a.matches and abs(a.memory - memory) <= 0.12 * a.memory
     ]
-    # The longest matching name is the most specific one.
-    return min(
-        fitting,
-        key=lambda a: (-max(len(m) for m in a.matches if device_name.startswith(m)), abs(a.memory - memory)),
-        default=None,
-    )
+    return min(fitting, key=lambda a: abs(a.memory - memory), default=None)
 
 
 @cache

@@ -33,7 +33,7 @@ def setup(app: Sphinx) -> None:
 class _Directive(SphinxDirective):
     def markdown(self, text: str, parent: nodes.Element) -> None:
         """Parse MyST text into `parent`."""
-        source, line = self.get_source_info()
+        source, _ = self.get_source_info()
         self.state.nested_parse(StringList(text.splitlines(), source=source), self.content_offset, parent)
 
     def fail(self, error: EfflabError) -> Exception:
@@ -186,7 +186,8 @@ class PublishedNumbers(_Directive):
         ours = show(row.ours, unit)
         badge = f'<span class="efflab-verdict efflab-verdict-{row.verdict}">{row.verdict}</span>'
         if published.misprint:
-            badge += f"<br><small>{html.escape(published.misprint.why)} Correct: {html.escape(str(published.misprint.correct))}.</small>"
+            correct = html.escape(str(published.misprint.correct))
+            badge += f"<br><small>{html.escape(published.misprint.why)} Correct: {correct}.</small>"
         else:
             badge += f"<br><small>within {show(published.tolerance * 100)}%</small>"
         printed = published.printed if isinstance(published.printed, str) else show(float(published.printed), NUMBER)

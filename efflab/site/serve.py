@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import sys
@@ -34,10 +35,8 @@ def main(folder: str, port: str = "8000") -> int:
         except (OSError, OverflowError):
             continue
         print(f"The book is at http://localhost:{candidate}/ (Ctrl-C stops)", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass
         return 0
     print(f"No free port from {first} to {first + 49}. Choose another: make serve PORT=9000", file=sys.stderr)
     return 2

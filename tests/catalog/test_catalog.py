@@ -70,6 +70,7 @@ def test_devices_are_recognised():
     assert catalog.match_device("NVIDIA H200", 150_754_820_096).name == "H200 SXM"
     assert catalog.match_device("NVIDIA H100 80GB HBM3", 85_017_624_576).name == "H100 SXM"
     assert catalog.match_device("NVIDIA A100-SXM4-40GB", 42_298_834_944).name == "A100 SXM 40GB"
+    assert catalog.match_device("NVIDIA H200 NVL", 150_754_820_096) is None  # other peaks than the SXM module
     assert catalog.match_device("NVIDIA Imaginary 9000", 8e9) is None
 
 
