@@ -16,6 +16,7 @@ from efflab import records, validation
 from efflab.errors import EfflabError
 from efflab.formulas import reading
 from efflab.reconcile import topic as reconcile_topic
+from efflab.site.tables import table
 from efflab.units import NUMBER, show
 
 VERDICTS = {"right", "wrong", "dated", "incomplete", "needs its condition"}
@@ -133,21 +134,6 @@ class Claim(_Directive):
         box += head
         self.markdown("\n".join(self.content), box)
         return [box]
-
-
-def table(
-    head: list[str], rows: list[list[str]], label: str, classes: str = "", numeric: set[int] = frozenset()
-) -> str:
-    """An HTML table that scrolls sideways in its own box where the screen is narrow. Cells are HTML."""
-
-    def cells(tag: str, row: list[str]) -> str:
-        return "".join(f"<{tag}{' class=num' if i in numeric else ''}>{c}</{tag}>" for i, c in enumerate(row))
-
-    body = "".join(f"<tr>{cells('td', r)}</tr>" for r in rows)
-    return (
-        f'<div class="efflab-table {classes}" role="region" tabindex="0" aria-label="{html.escape(label)}">'
-        f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
 
 
 class PublishedNumbers(_Directive):

@@ -1,0 +1,124 @@
+"""The house's own rules: dependencies, folders, imports, words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+# Where a topic has a file of its own. A chapter is complete when all of them are there.
+SIBLINGS = {
+    "page": "book/{}.md",
+    "formulas": "efflab/formulas/{}.py",
+    "calculators": "efflab/calculators/{}.py",
+    "experiment": "efflab/experiments/{}.py",
+    "reconcile": "efflab/reconcile/{}.py",
+    "lab source": "labs/source/{}.md",
+    "lab": "labs/{}.ipynb",
+    "exercise source": "notebooks/source/{}.md",
+    "exercises": "notebooks/{}.ipynb",
+    "questions": "efflab/exercises/bank/{}.yml",
+    "code checks": "efflab/exercises/checks/{}.py",
+    "recorded runs": "labs/results/{}",
+}
+# Files in those folders that belong to no topic.
+SHARED = {
+    "efflab/formulas": {"__init__", "namespace", "reading"},
+    "efflab/calculators": {"__init__", "bundle", "calculator", "picks", "widget"},
+    "efflab/experiments": {"__init__", "runner"},
+    "efflab/reconcile": {"__init__"},
+    "efflab/exercises/checks": {"__init__"},
+    "book": {"intro", "validation", "results"},
+}
+
+
+def tracked() -> list[str]:
+    return subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def topics() -> list[str]:
+    """The chapters of the table of contents."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    return [f.removeprefix("book/") for f in files if f.removeprefix("book/") not in SHARED["book"]]
+
+
+def test_every_chapter_has_all_its_files():
+    missing = [f"{t}: {what} ({path.format(t)})" for t in topics() for what, path in SIBLINGS.items() if not (ROOT / path.format(t)).exists()]
+    assert not missing, "chapters lack files: " + "; ".join(missing)
+    assert topics(), "the table of contents names no chapter"
+
+
+def test_no_file_is_orphaned():
+    """Every file in a topic folder belongs to a chapter of the table of contents or to the shared ones."""
+    orphans = []
+    for pattern in SIBLINGS.values():
+        folder, _, name = pattern.rpartition("/")
+        suffix = name.removeprefix("{}")
+        for path in (ROOT / folder).glob(f"*{suffix}"):
+            stem = path.name.removesuffix(suffix) if suffix else path.name
+            if stem not in topics() and stem not in SHARED.get(folder, set()) and not stem.startswith("."):
+                orphans.append(str(path.relative_to(ROOT)))
+    assert not orphans, "files of no chapter: " + ", ".join(orphans)
+
+
+def test_environment_yml_repeats_the_one_list():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(d["pip"] for d in environment if isinstance(d, dict))
+    assert pip == ["-c constraints.txt", *project["dependencies"], "-e ."]
+    python = next(d for d in environment if isinstance(d, str) and d.startswith("python"))
+    assert project["requires-python"].removeprefix(">=") in python
+
+
+def test_every_dependency_is_pinned_to_a_version_that_fits():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.lower().replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    for dependency in map(Requirement, project["dependencies"]):
+        name = dependency.name.lower().replace("_", "-")
+        assert name in pins, f"{name} is not in constraints.txt"
+        assert dependency.specifier.contains(pins[name]), f"{name}=={pins[name]} does not satisfy {dependency}"
+
+
+def test_imports_run_one_way():
+    import sys
+    from pathlib import Path
+
+    tool = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"https?://(registry\.npmjs|pypi\.org|files\.pythonhosted|deb\.debian)", r"(?<![\w.])/(work|root|home)/[a-z]"],
+    ids=["registry host", "local path"],
+)
+def test_no_file_names(pattern):
+    found = []
+    for name in tracked():
+        path = ROOT / name
+        if path.suffix in {".png", ".woff2"} or name == "tests/test_house.py" or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(pattern, line):
+                found.append(f"{name}:{number}")
+    assert not found, found
+
+
+def test_readme_names_commands_that_exist():
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "book/intro.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z]+)\b(?! sure)", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target} does not exist"
