@@ -84,7 +84,7 @@ class Environment(_Model):
         threads: threads that torch uses on the CPU.
         cores: CPU cores that this process may use (affinity and control group, not the machine's total).
         multiprocessors: streaming multiprocessors (NVIDIA) or compute units (AMD).
-        caches: size of each data cache that one core or the GPU reaches, B, by name: "L1d", "L2", "L3".
+        caches: data caches, B, by name: "L1d", "L2", "L3"; on a CPU summed over the instances that its cores reach.
         compute_capability: "9.0" on an NVIDIA GPU; on a CPU the instruction set torch uses, "AVX512".
         clocks: Hz by name: "sm_max", "memory_max" on a GPU; "cpu" on a CPU.
         power_limit: W.

@@ -1,0 +1,382 @@
+"""Run an experiment: time every case, keep what was measured whatever happens.
+
+After every case the whole record so far replaces a partial file, in one step and outside any timed region, so
+that a killed run loses at most the case it was in. Running the same experiment again on the same device with
+the same software continues there. Out of memory is a result; another failure of a case is one too. The
+finished record gets its own name and overwrites nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import getpass
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from efflab.errors import EfflabError
+from efflab.measure import device as devices
+from efflab.records import (
+    Environment, LabBook, NotSaved, Record, Sample, Scalar, dumps, identifier, load_record, median, now, save, slug,
+    write,
+)  # fmt: skip
+from efflab.units import UNITS, show
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of a sweep.
+
+    Attributes:
+        point: what is measured; its "case" is unique within the experiment.
+        samples: yields the case's samples when called; the first of metric `metric` is the case's result.
+    """
+
+    point: dict[str, Scalar]
+    samples: Callable[[], Iterator[Sample]]
+    metric: str = "time"
+    unit: str = "s"
+
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        return str(self.point["case"])
+
+
+@dataclass
+class Plan:
+    """What will be measured: a JSON-able description, and the cases in order."""
+
+    spec: dict[str, Any]
+    cases: list[Case]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Experiment(Protocol):
+    """What an experiment module's EXPERIMENT offers."""
+
+    topic: str
+    scales: tuple[str, ...]
+
+    def plan(self, scale: str, device: Any, environment: Environment, resumed: Record | None) -> Plan: ...
+
+
+class Interrupted(EfflabError):
+    """The run was stopped by hand or by the scheduler; what was measured is kept."""
+
+
+class Unavailable(EfflabError):
+    """A case cannot be measured on this device; the message says why. It becomes a failed sample."""
+
+
+def default_scale(device: Any) -> str:
+    """The scale that suits a device: "gpu" on a GPU, else "cpu"."""
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+def run(
+    experiment: Experiment,
+    *,
+    scale: str | None = None,
+    device: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> tuple[Record, Path]:
+    """Measure an experiment and save its record.
+
+    Args:
+        experiment: a topic's EXPERIMENT.
+        scale: "smoke", "cpu", "gpu" or "multi"; None takes the device's own.
+        device: "cpu", "cuda" or "cuda:N"; None takes a GPU if there is one.
+        out: folder of the record; None means the lab book's records.
+        restart: set an earlier partial run aside instead of continuing it.
+        report: receives lines about the progress; None draws a bar on a terminal and prints lines elsewhere.
+
+    Returns:
+        The record and its file.
+
+    Raises:
+        Interrupted: stopped with Ctrl-C or SIGINT; the partial file continues when run again.
+        NotSaved: the record could not be written where it was wanted; says where it is kept.
+        EfflabError: a scale or device that does not fit, another run of the same, or a lost GPU.
+    """
+    chosen = devices.choose(device)
+    scale = scale or default_scale(chosen)
+    _fits(experiment, scale, chosen)
+    torch = devices.import_torch()
+    if torch.get_num_threads() > devices.cores():
+        torch.set_num_threads(devices.cores())  # more threads than granted cores would wait for each other
+    environment = devices.environment(chosen)
+    folder = Path(out) if out is not None else LabBook().path / "records"
+    spec = experiment.plan(scale, chosen, environment, None).spec
+    partial = folder / f"{experiment.topic}-{scale}-{_key(spec, environment)}.partial.json"
+
+    with _lock(partial):
+        resumed = _resume(partial, experiment.topic, restart)
+        plan = experiment.plan(scale, chosen, environment, resumed)
+        record = resumed or Record(
+            id=identifier(experiment.topic, slug(environment.device)[:60], scale),
+            topic=experiment.topic,
+            created=now(),
+            environment=environment,
+            spec=plan.spec,
+            samples=[],
+            warnings=list(plan.warnings),
+        )
+        if resumed:
+            record.warnings.append(f"resumed at {now()} after {_done(resumed, plan)} of {len(plan.cases)} cases")
+        say = _Progress(len(plan.cases), experiment.topic, report)
+        try:
+            _measure(record, plan, partial, chosen, say)
+        except KeyboardInterrupt:
+            done = _done(record, plan)
+            raise Interrupted(
+                f"{experiment.topic}: stopped after {done} of {len(plan.cases)} cases. They are kept in {partial}. "
+                "Run the same command again to continue."
+            ) from None
+        finally:
+            say.close()
+        record.finished = now()
+        path = _finish(record, folder)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return record, path
+
+
+def _fits(experiment: Experiment, scale: str, device: Any) -> None:
+    name = f"scale {scale!r}"
+    if scale not in ("smoke", "cpu", "gpu", "multi"):
+        raise EfflabError(f"{name} is not known. Known: smoke, cpu, gpu, multi.")
+    if scale not in experiment.scales:
+        raise EfflabError(f"{name}: {experiment.topic} has no such scale. It has: {', '.join(experiment.scales)}.")
+    if scale == "gpu" and device.type != "cuda":
+        raise EfflabError(f"{name} needs a GPU and this run uses the CPU. Use --scale cpu, or --device cuda.")
+    if scale == "cpu" and device.type != "cpu":
+        raise EfflabError(f"{name} measures a CPU and this run uses a GPU. Add --device cpu, or use --scale gpu.")
+
+
+def _key(spec: dict[str, Any], environment: Environment) -> str:
+    """Eight characters that differ when a partial run must not be continued: other work, device or software."""
+    same = {
+        "spec": spec,
+        **environment.model_dump(
+            include={"device", "kind", "memory", "threads", "torch", "python", "efflab", "commit"}
+        ),
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def _lock(partial: Path) -> Iterator[None]:
+    """Hold the partial file for this process, where the file system can lock."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = partial.with_name(f".{partial.name}.lock")
+    descriptor = None
+    with contextlib.suppress(OSError):  # a folder that cannot be written is reported when something is saved
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    if descriptor is None:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EfflabError(
+                f"{partial}: another process runs this same experiment. Wait for it, or choose another folder with --out."
+            ) from None
+        except OSError:
+            pass  # this file system has no locks
+        yield
+        with contextlib.suppress(OSError):
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _resume(partial: Path, topic: str, restart: bool) -> Record | None:
+    if not partial.exists():
+        return None
+    try:
+        record = load_record(partial)
+        if record.topic != topic:
+            raise EfflabError(f"{partial}: holds another topic, {record.topic!r}.")
+    except EfflabError as error:
+        if not restart:
+            raise EfflabError(f"{error} It is a partial run that cannot be continued: add --restart.") from None
+        record = None
+    if not restart:
+        return record
+    aside = partial.with_name(f"{partial.name.removesuffix('.partial.json')}-{identifier('set-aside')}.json.old")
+    try:
+        os.replace(partial, aside)
+    except OSError as error:
+        raise EfflabError(f"{partial}: cannot be set aside: {error.strerror}. Choose another --out.") from None
+    return None
+
+
+def _done(record: Record, plan: Plan) -> int:
+    names = {c.name for c in plan.cases}
+    return len({s.point.get("case") for s in record.samples if s.point.get("case") in names})
+
+
+def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progress) -> None:
+    done = {s.point.get("case") for s in record.samples}
+    unwritten = ""
+    for case in plan.cases:
+        if case.name in done:
+            say.line(case.name, "kept from the earlier run")
+            continue
+        samples, warnings = _attempt(case, device)
+        record.samples.extend(samples)
+        record.warnings.extend(w for w in warnings + plan.warnings if w not in record.warnings)
+        result = next(s for s in samples if s.metric == case.metric and s.point == case.point)
+        if result.status == "ok":
+            say.line(case.name, show(median(result.values), UNITS[result.unit]))
+        else:
+            say.line(case.name, f"{result.status}: {result.message}")
+        try:
+            write(partial, dumps(record), replace=True)
+        except NotSaved as error:
+            if error.kept:  # the record is still in memory; a copy per case would fill another disk
+                with contextlib.suppress(OSError):
+                    error.kept.unlink()
+                    error.kept.parent.rmdir()
+            if not unwritten:
+                unwritten = str(error).partition(" The content")[0].partition(" The temporary")[0]
+                say.warn(f"{unwritten} The run goes on; its results are held in memory.")
+        if result.status == "failed" and not _answers(device):
+            raise EfflabError(
+                f"{record.topic}: the GPU stopped answering at {case.name}: {result.message} "
+                f"What was measured is kept in {partial}. See 'efflab doctor', then run the same command again."
+            )
+
+
+def _attempt(case: Case, device: Any) -> tuple[list[Sample], list[str]]:
+    samples: list[Sample] = []
+    status, message = "ok", ""
+    warnings: list[str] = []
+    try:
+        for sample in case.samples():
+            samples.append(sample)
+    except Exception as error:
+        status = "oom" if out_of_memory(error) else "failed"
+        message = plain(str(error) if isinstance(error, EfflabError) else f"{type(error).__name__}: {error}")
+    measured = any(s.metric == case.metric and s.point == case.point for s in samples)
+    if not measured:
+        message = message or "the case gave no result"
+        samples.append(
+            Sample(
+                point=case.point, metric=case.metric, unit=case.unit, values=[],
+                status="oom" if status == "oom" else "failed", message=message,
+            )
+        )  # fmt: skip
+    elif status != "ok":
+        warnings.append(f"{case.name}: measured, but what follows its timing {status}: {message}")
+    gc.collect()
+    if device.type == "cuda":
+        with contextlib.suppress(Exception):
+            devices.import_torch().cuda.empty_cache()
+    return samples, warnings
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or on the device."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = devices.import_torch()
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
+    )
+
+
+def _answers(device: Any) -> bool:
+    if device.type != "cuda":
+        return True
+    try:
+        devices.import_torch().cuda.synchronize(device)
+    except Exception:
+        return False
+    return True
+
+
+def plain(text: str) -> str:
+    """An error's text without paths, host or user names, on one line of at most 300 characters."""
+    text = " ".join(text.split())
+    text = re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)", r"\1", text)
+    names = [platform.node()]
+    with contextlib.suppress(Exception):
+        names.append(getpass.getuser())
+    for name in names:
+        if len(name) > 2:
+            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", "…", text)
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _finish(record: Record, folder: Path) -> Path:
+    path = folder / f"{record.id}.json"
+    if path.exists():  # killed between writing the record and removing the partial file
+        try:
+            if load_record(path).samples == record.samples:
+                return path
+        except EfflabError:
+            pass
+        record.id = identifier(record.topic, slug(record.environment.device)[:60], record.scale)
+    return save(record, folder)
+
+
+class _Progress:
+    """A bar on a terminal, plain lines elsewhere, on stderr; or lines to a function."""
+
+    def __init__(self, total: int, topic: str, report: Callable[[str], None] | None) -> None:
+        self._total, self._count, self._report = total, 0, report
+        self._bar = None
+        self._begin = time.monotonic()
+        if report is None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=topic, unit="case", leave=True, dynamic_ncols=True)
+
+    def line(self, name: str, text: str) -> None:
+        """One case is done."""
+        self._count += 1
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{name} {text}"[:60], refresh=False)
+            self._bar.update(1)
+        else:
+            self._say(f"[{self._count}/{self._total}] {name}: {text}")
+
+    def warn(self, text: str) -> None:
+        """Say something that is no case."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._report is not None:
+            self._report(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()

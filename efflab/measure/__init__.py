@@ -1,0 +1,1 @@
+"""How to measure: the device, the clock. Nothing here predicts."""

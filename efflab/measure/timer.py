@@ -1,0 +1,243 @@
+"""How long does one call take?
+
+Two different questions, each with its own answer:
+
+- `back_to_back`: calls follow each other without waiting. One value is the time of `loops` calls divided by
+  `loops`. On a GPU the calls queue up, so launching overlaps with running; CUDA events on the stream give the
+  time. On a CPU every call returns when it is done.
+- `waited`: each call is waited for before the next one is made, as when a program reads a result at once. On a
+  GPU this adds the launch and the wait to every call; `perf_counter` around call and synchronisation gives it.
+
+A value is never shorter than `SHORTEST`, so that the clock's resolution does not matter. Values are taken
+until the median is known well enough or a limit is reached, and the reason is recorded. All values are kept.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from efflab.errors import EfflabError
+from efflab.records import Timing, iqr, median
+
+SHORTEST = 5e-3  # s; 10^4 times the resolution of perf_counter and of CUDA events (0.5 µs)
+STABLE = 0.02  # the 95% interval of the median is at most ±2% of it
+WIDE = 0.10  # warn where the interquartile range exceeds 10% of the median
+FEWEST = 6  # the least number of values for which the range is a 95% interval of the median
+MOST = 60
+
+
+class Clock(Protocol):
+    """What the timer reads: `synchronize` waits for the device, `elapsed` times a function."""
+
+    name: str
+
+    def synchronize(self) -> None: ...
+
+    def now(self) -> float: ...
+
+    def elapsed(self, run: Callable[[], None]) -> float: ...
+
+
+class CPUClock:
+    """`time.perf_counter`; nothing to synchronise."""
+
+    name = "perf_counter"
+
+    def synchronize(self) -> None:
+        """Return at once: CPU calls are done when they return."""
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock."""
+        return time.perf_counter()
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        """Seconds that `run` takes."""
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+
+class CUDAClock:
+    """CUDA events on the current stream: time between two points of the GPU's own queue."""
+
+    name = "cuda-events"
+
+    def __init__(self, device: Any) -> None:
+        import torch
+
+        self._cuda = torch.cuda
+        self._device = device
+
+    def synchronize(self) -> None:
+        """Wait until the GPU has done everything it was given."""
+        self._cuda.synchronize(self._device)
+
+    def now(self) -> float:
+        """Seconds on the host's monotonic clock."""
+        return time.perf_counter()
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        """Seconds between an event before and an event after what `run` puts on the stream."""
+        begin, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
+        self._cuda.synchronize(self._device)
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) * 1e-3
+
+
+def clock_for(device: Any) -> Clock:
+    """The clock of a torch device."""
+    return CUDAClock(device) if device.type == "cuda" else CPUClock()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Raw seconds per call, how they were taken, and what to know about them."""
+
+    values: list[float]
+    timing: Timing
+    warnings: list[str]
+
+
+def back_to_back(calls: Sequence[Callable[[], Any]], clock: Clock, **options: Any) -> Timed:
+    """Time calls that follow each other without waiting; one value is the mean of `loops` calls.
+
+    Args:
+        calls: the same call, once for each distinct set of inputs; the loop cycles through them.
+        clock: the device's clock.
+        options: as `_measure` takes: time_limit (s), cold, fewest, most, stable, shortest.
+
+    Raises:
+        EfflabError: no calls, a limit that is not positive, or a clock that does not advance.
+        Exception: what a call raises.
+    """
+    return _measure(calls, clock, "back-to-back", **options)
+
+
+def waited(calls: Sequence[Callable[[], Any]], clock: Clock, **options: Any) -> Timed:
+    """Time calls each of which is waited for before the next is made. Arguments and errors as `back_to_back`."""
+    return _measure(calls, clock, "waited", **options)
+
+
+def _measure(
+    calls: Sequence[Callable[[], Any]],
+    clock: Clock,
+    mode: Literal["back-to-back", "waited"],
+    *,
+    time_limit: float = 1.0,
+    cold: bool = False,
+    fewest: int = FEWEST,
+    most: int = MOST,
+    stable: float = STABLE,
+    shortest: float = SHORTEST,
+) -> Timed:
+    if not calls:
+        raise EfflabError("timer: there is nothing to call. Give at least one call.")
+    for name, value in (("time_limit", time_limit), ("shortest", shortest), ("stable", stable)):
+        if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+            raise EfflabError(f"timer: {name} must be greater than zero, got {value!r}.")
+    if not 1 <= fewest <= most:
+        raise EfflabError(f"timer: fewest must lie between 1 and most, got fewest={fewest!r} and most={most!r}.")
+
+    collecting = gc.isenabled()
+    gc.disable()  # a collection inside one value would be charged to the kernel
+    try:
+        return _repeat(calls, clock, mode, time_limit, cold, fewest, most, stable, shortest)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _repeat(
+    calls: Sequence[Callable[[], Any]],
+    clock: Clock,
+    mode: Literal["back-to-back", "waited"],
+    time_limit: float,
+    cold: bool,
+    fewest: int,
+    most: int,
+    stable: float,
+    shortest: float,
+) -> Timed:
+    def once(sequence: Sequence[Callable[[], Any]]) -> float:
+        if mode == "back-to-back":
+            return clock.elapsed(lambda: _run(sequence))
+        begin = clock.now()
+        for call in sequence:
+            call()
+            clock.synchronize()
+        return clock.now() - begin
+
+    # Warm up: every input once (first touches, lazy initialisation), then until the loop is long enough.
+    begin = clock.now()
+    _run(calls)
+    clock.synchronize()
+    warmup = len(calls)
+    cycles = 1
+    while True:
+        sequence = list(calls) * cycles
+        took = once(sequence)
+        warmup += len(sequence)
+        if took >= shortest or clock.now() - begin > time_limit:
+            break
+        if cycles > 10**7 // len(calls):
+            raise EfflabError("timer: the clock does not advance while the call runs. Is the call empty?")
+        # Aim a fifth above the target; grow at most 10-fold, since the first loop still holds one-time costs.
+        cycles = max(
+            cycles + 1, min(10 * cycles, math.ceil(1.2 * cycles * shortest / took) if took > 0 else 10 * cycles)
+        )
+    loops = len(sequence)
+
+    values: list[float] = []
+    begin = clock.now()
+    while True:
+        values.append(once(sequence) / loops)
+        if len(values) >= fewest and half_width(values) <= stable * median(values):
+            stop: Literal["stable", "repeat limit", "time limit"] = "stable"
+            break
+        if len(values) >= most:
+            stop = "repeat limit"
+            break
+        if len(values) >= min(3, fewest) and clock.now() - begin >= time_limit:
+            stop = "time limit"
+            break
+    if min(values) <= 0:
+        raise EfflabError("timer: the clock did not advance while the call ran. Use a longer call.")
+    name = clock.name if mode == "back-to-back" or clock.name == "perf_counter" else "perf_counter+synchronize"
+    timing = Timing(clock=name, mode=mode, loops=loops, warmup=warmup, inputs=len(calls), cold=cold, stop=stop)  # type: ignore[arg-type]
+    warnings = []
+    spread = iqr(values) / median(values)
+    if spread > WIDE:
+        warnings.append(
+            f"wide: the middle half of {len(values)} values spans {spread:.0%} of the median; "
+            "something else ran, or the clock speed changed"
+        )
+    return Timed(values, timing, warnings)
+
+
+def _run(sequence: Sequence[Callable[[], Any]]) -> None:
+    for call in sequence:
+        call()
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of a 95% confidence interval of the median, from order statistics.
+
+    No distribution is assumed: the interval runs from the r-th smallest to the r-th largest value, with the
+    largest r for which 1 - 2 P(Binomial(n, 1/2) < r) is at least 95%. With fewer than six values no interval
+    reaches 95%, and the half range is returned.
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    rank, tail = 1, 0.5**n
+    while 2 * (tail + math.comb(n, rank) * 0.5**n) <= 0.05:
+        tail += math.comb(n, rank) * 0.5**n
+        rank += 1
+    return (ordered[n - rank] - ordered[rank - 1]) / 2
