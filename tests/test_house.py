@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+ROOT = Path(__file__).parent.parent
 
 # Where a topic has a file of its own. A chapter is complete when all of them are there.
 SIBLINGS = {
     "page": "book/{}.md",
-    "formulas": "efflab/formulas/{}.py",
     "calculators": "efflab/calculators/{}.py",
     "experiment": "efflab/experiments/{}.py",
     "reconcile": "efflab/reconcile/{}.py",
@@ -28,7 +29,6 @@ SIBLINGS = {
 }
 # Files in those folders that belong to no topic.
 SHARED = {
-    "efflab/formulas": {"__init__", "namespace", "reading"},
     "efflab/calculators": {"__init__", "bundle", "calculator", "picks", "widget"},
     "efflab/experiments": {"__init__", "runner"},
     "efflab/reconcile": {"__init__"},
@@ -39,7 +39,11 @@ SHARED = {
 
 def tracked() -> list[str]:
     return subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
 
 
@@ -51,7 +55,12 @@ def topics() -> list[str]:
 
 
 def test_every_chapter_has_all_its_files():
-    missing = [f"{t}: {what} ({path.format(t)})" for t in topics() for what, path in SIBLINGS.items() if not (ROOT / path.format(t)).exists()]
+    missing = [
+        f"{t}: {what} ({path.format(t)})"
+        for t in topics()
+        for what, path in SIBLINGS.items()
+        if not (ROOT / path.format(t)).exists()
+    ]
     assert not missing, "chapters lack files: " + "; ".join(missing)
     assert topics(), "the table of contents names no chapter"
 
@@ -83,7 +92,9 @@ def test_every_dependency_is_pinned_to_a_version_that_fits():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = dict(
-        line.lower().replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
     )
     for dependency in map(Requirement, project["dependencies"]):
         name = dependency.name.lower().replace("_", "-")
@@ -92,9 +103,6 @@ def test_every_dependency_is_pinned_to_a_version_that_fits():
 
 
 def test_imports_run_one_way():
-    import sys
-    from pathlib import Path
-
     tool = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -118,7 +126,9 @@ def test_no_file_names(pattern):
 
 
 def test_readme_names_commands_that_exist():
-    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "book/intro.md").read_text()
+    text = (
+        (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "book/intro.md").read_text()
+    )
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z]+)\b(?! sure)", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target} does not exist"

@@ -1,0 +1,163 @@
+"""The built site as a reader meets it: offline, light and dark, wide and narrow, by keyboard."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import yaml
+
+from efflab.exercises import questions
+from efflab.site.assets import asset
+
+PAGES = ["book/intro.html", "book/roofline.html", "book/validation.html", "book/results.html"]
+
+
+def open_page(watched, served, page, theme="light"):
+    watched.page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+    watched.page.goto(f"{served}/{page}")
+    watched.page.wait_for_load_state("load")
+    watched.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    return watched.page
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_no_page_overflows_or_asks_or_complains(watched, served, name, width):
+    watched.page.set_viewport_size({"width": width, "height": 844})
+    page = open_page(watched, served, name)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").count() == 1
+    watched.assert_clean()
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(watched, served, name, theme):
+    page = open_page(watched, served, name, theme)
+    page.wait_for_timeout(300)
+    page.evaluate(asset("axe-core/axe.min.js").read_text())
+    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']})")
+    violations = [
+        f"{v['id']}: {n['target']} {n.get('failureSummary', '')}" for v in found["violations"] for n in v["nodes"]
+    ]
+    assert not violations, "\n".join(violations)
+
+
+def test_axe_would_find_something(watched, served):
+    """The check can fail: an image without a text."""
+    page = open_page(watched, served, PAGES[0])
+    page.evaluate("document.querySelector('h1').insertAdjacentHTML('afterend', '<img src=\"x.png\">')")
+    page.evaluate(asset("axe-core/axe.min.js").read_text())
+    assert [v["id"] for v in page.evaluate("axe.run()")["violations"]].count("image-alt") == 1
+
+
+def test_a_slider_moved_by_keyboard_changes_number_and_curve(watched, served):
+    page = open_page(watched, served, "book/roofline.html")
+    calculator = page.locator(".efflab-calculator").first
+    slider = calculator.locator("input[type=range]:visible").first
+    before_text = calculator.locator("[aria-live]").first.inner_text()
+    before_plot = calculator.locator("svg").first.inner_html()
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    assert calculator.locator("[aria-live]").first.inner_text() != before_text
+    assert calculator.locator("svg").first.inner_html() != before_plot
+    watched.assert_clean()
+
+
+def test_the_page_shows_what_python_computes(watched, served):
+    """The worked case of the text, in the browser's calculator and in Python."""
+    from efflab import calculators
+
+    page = open_page(watched, served, "book/roofline.html")
+    result = calculators.get("roofline-explorer").evaluate()
+    shown = page.locator(".efflab-calculator").first.inner_text()
+    assert result.verdict in shown
+
+
+def test_every_calculator_works_from_a_file(watched, book):
+    watched.page.goto((book / "book/roofline.html").as_uri())
+    count = watched.page.locator(".efflab-calculator").count()
+    assert count == 3
+    for i in range(count):
+        calculator = watched.page.locator(".efflab-calculator").nth(i)
+        assert calculator.locator("svg").count() >= 1
+        assert calculator.locator("input[type=range]:visible").count() >= 1
+    assert not watched.remote
+
+
+def test_no_answer_is_published(book):
+    """Neither feedback nor option verdicts of the bank stand in any published file in the clear."""
+    published = [
+        p.read_text(encoding="utf-8", errors="replace")
+        for p in book.rglob("*")
+        if p.suffix in {".html", ".js", ".json", ".txt", ".md"}
+    ]
+    bank = yaml.safe_load((questions.FOLDER / "roofline.yml").read_text(encoding="utf-8"))
+    texts = []
+
+    def collect(node, key=""):
+        if isinstance(node, dict):
+            for k, v in node.items():
+                collect(v, k)
+        elif isinstance(node, list):
+            for v in node:
+                collect(v, key)
+        elif isinstance(node, str) and key in {"feedback", "right", "wrong", "explanation"} and len(node) > 25:
+            texts.append(node)
+
+    collect(bank)
+    assert len(texts) >= 20, "the bank's feedback was not found: has its layout changed?"
+    for text in texts:
+        plain = re.sub(r"[`$*]", "", text).strip()[:60]
+        for content in published:
+            assert plain not in content, f"published in the clear: {plain}"
+
+
+def test_no_page_loads_anything_remote(book):
+    from efflab.site.hosts import remote_assets
+
+    assert remote_assets(book) == []
+
+
+def test_the_remote_check_can_fail(tmp_path):
+    from efflab.site.hosts import remote_assets
+
+    (tmp_path / "a.html").write_text(
+        '<script src="https://cdn.example/x.js"></script><a href="https://example.org">fine</a>'
+    )
+    (tmp_path / "b.css").write_text("@import 'https://fonts.example/f.css'; a { background: url(//img.example/x.png) }")
+    assert len(remote_assets(tmp_path)) == 3
+
+
+def test_equations_need_no_script(watched, served):
+    context = watched.page.context.browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{served}/book/roofline.html")
+    assert page.locator(".katex-html").count() >= 10
+    assert page.locator(".katex-error").count() == 0
+    # the calculators read as text without a script
+    assert "FLOP/s" in page.locator(".efflab-calculator").first.inner_text()
+    context.close()
+
+
+def test_the_validation_page_prints_every_row(watched, served):
+    from efflab import catalog
+
+    page = open_page(watched, served, "book/validation.html")
+    assert page.locator(".efflab-published tbody tr").count() == len(catalog.published())
+
+
+def test_the_front_page_redirects(watched, served):
+    watched.page.goto(f"{served}/index.html")
+    watched.page.wait_for_url(re.compile("intro"))
+
+
+def test_shared_addresses_restore_the_state(watched, served):
+    page = open_page(watched, served, "book/roofline.html#roofline-explorer?kernel=gemv")
+    shown = page.locator(".efflab-calculator").first.inner_text()
+    assert "emory-bound" in shown
+    assert json.dumps(shown)  # the state is text, not a script
