@@ -109,9 +109,7 @@ def regime(answer: Any) -> None:
             raise NotYet(
                 f'{what} is "{right}", not "{got}": {times}. The regime is the largest of the three times.', "swapped"
             )
-        raise NotYet(
-            f'{what} is "{right}", not "{got}": {times}. The overhead is not the largest of the three here.'
-        )
+        raise NotYet(f'{what} is "{right}", not "{got}": {times}. The overhead is not the largest of the three here.')
 
 
 def chain_bytes(answer: Any) -> None:

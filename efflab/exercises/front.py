@@ -1,0 +1,72 @@
+"""The quizzes' script and style, as the site writes them into its own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from efflab.errors import EfflabError
+from efflab.exercises import questions
+from efflab.units import BYTE, BYTE_PER_SECOND, UNITS, _kind
+
+HERE = Path(__file__).parent
+NACL = "tweetnacl/nacl-fast.min.js"
+NACL_VERSION = "1.0.3"
+
+
+def nacl_script(path: Path | None = None) -> Path:
+    """The path of TweetNaCl's script, from `npm install` in the repository's root.
+
+    Raises:
+        EfflabError: not installed, or another version.
+    """
+    places = [path] if path else [root / "node_modules" / NACL for root in (Path.cwd(), HERE.parent.parent)]
+    for place in places:
+        if place.is_file():
+            package = place.parent / "package.json"
+            version = json.loads(package.read_text(encoding="utf-8"))["version"] if package.is_file() else "unknown"
+            if version != NACL_VERSION:
+                raise EfflabError(f"{place}: TweetNaCl {version}; {NACL_VERSION} is needed. Run 'make assets'.")
+            return place
+    raise EfflabError(f"{places[0]}: no such file. Run 'make assets', which installs what package.json lists.")
+
+
+def script(path: Path | None = None) -> str:
+    """One classic script: TweetNaCl, the tables and the quiz. It adds one global, `efflabQuiz`.
+
+    Args:
+        path: TweetNaCl's nacl-fast.min.js; None looks in node_modules.
+
+    Raises:
+        EfflabError: TweetNaCl is not installed, or a bank does not validate.
+    """
+    nacl = nacl_script(path).read_text(encoding="utf-8")
+    tables = {
+        "units": {
+            symbol: {
+                "accepted": unit.accepted(),
+                "example": unit.example(),
+                "kind": _kind(unit),
+                "bytes": unit in (BYTE, BYTE_PER_SECOND),
+            }
+            for symbol, unit in UNITS.items()
+        },
+        # Titles and points only: a chapter's total needs to know which questions there are.
+        "topics": {topic: {q.id: q.points for q in questions.bank(topic).values()} for topic in questions.topics()},
+    }
+    quiz = (HERE / "quiz.js").read_text(encoding="utf-8")
+    # TweetNaCl takes `module` where there is one, so it stays inside this function.
+    return (
+        "globalThis.efflabQuiz = (function () {\n"
+        "const module = { exports: {} };\n"
+        f"{nacl}\n"
+        "const nacl = module.exports;\n"
+        f"const TABLES = {json.dumps(tables, ensure_ascii=False, separators=(',', ':'))};\n"
+        f"{quiz}\n"
+        "})();\n"
+    )
+
+
+def style() -> str:
+    """The quizzes' style sheet."""
+    return (HERE / "quiz.css").read_text(encoding="utf-8")
