@@ -1,0 +1,627 @@
+// The front end of every calculator: it reads a declaration, computes with the traced FORMULAS and draws.
+// Functions above `mount` touch no document, so that tests run them against Python. UNITS and FORMULAS come first.
+
+// ---- numbers and units: as efflab.units writes and reads them --------------------------------------------------
+
+const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Z: 1e21 };
+const YEAR = 365.25 * 86400;
+const LONG_TIMES = [["min", 60, 7200], ["h", 3600, 172800], ["d", 86400, 2 * YEAR]];
+const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+const group = (text) => {
+  const [whole, rest] = text.split(".");
+  return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (rest ? "." + rest : "");
+};
+
+function significant(value) { // three digits; toExponential rounds halves up, as Python's decimal does there
+  if (value === 0) return "0";
+  const [mantissa, power] = value.toExponential(2).split("e");
+  const digits = mantissa.replace(".", ""), e = Number(power);
+  if (e >= 2) return digits + "0".repeat(e - 2);
+  const text = e < 0 ? "0." + "0".repeat(-e - 1) + digits : digits.slice(0, e + 1) + "." + digits.slice(e + 1);
+  return text.replace(/\.?0+$/, "");
+}
+
+const raised = (e) => (e < 0 ? "⁻" : "") + String(Math.abs(e)).replace(/\d/g, (d) => RAISED[d]);
+
+function scientific(value) {
+  const [mantissa, power] = value.toExponential(2).split("e");
+  return mantissa.replace(/\.?0+$/, "") + " × 10" + raised(Number(power));
+}
+
+function plain(value) {
+  if (Number.isInteger(value) && value < 1e6) return group(String(value));
+  return value >= 0.001 && value < 999999.5 ? group(significant(value)) : scientific(value);
+}
+
+function show(value, symbol) {
+  if (Number.isNaN(value)) return "not a number";
+  if (!Number.isFinite(value)) return (value < 0 ? "−" : "") + "infinite";
+  const sign = value < 0 ? "−" : "", tail = symbol ? " " + symbol : "", prefixes = UNITS[symbol].prefixes;
+  value = Math.abs(value);
+  if (value === 0) return "0" + tail;
+  if (symbol === "s" && value >= 120) {
+    const long = LONG_TIMES.find((t) => value < t[2]);
+    return sign + (long ? group(significant(value / long[1])) + " " + long[0] : plain(value / YEAR) + " years");
+  }
+  if (prefixes.length === 1) return sign + plain(value) + tail;
+  const rounded = Number(significant(value));
+  const best = prefixes.filter((p) => rounded >= FACTORS[p] * (1 - 1e-9)).pop() ?? prefixes[0];
+  const scaled = value / FACTORS[best];
+  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value) + tail;
+  return sign + group(significant(scaled)) + " " + best + symbol;
+}
+
+const QUANTITY = /^\s*([+\-−]?(?:\d[\d,_]*\.?\d*|\.\d+)(?:[eE][+\-−]?\d+)?)(?:\s*(?:[×x*·]|\\times)\s*10\s*(?:\^|\*\*)?\s*\{?([+\-−]?\d+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\}?)?\s*(.*?)\s*$/;
+const lowered = (text) => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹]/g, (d) => RAISED.indexOf(d)).replace(/[⁻−]/g, "-").replace("⁺", "+");
+
+function parse(text, symbol, name) { // throws an Error whose message is for the reader
+  const unit = UNITS[symbol], fail = (message) => { throw new Error(`${name}: ${message}`); };
+  const match = QUANTITY.exec(text);
+  if (!match) fail(`no number found in '${text}'. Write it like '3.2${symbol && " " + unit.example}'.`);
+  let digits = lowered(match[1].replaceAll("_", ""));
+  if (digits.includes(",") && !/^[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?$/i.test(digits))
+    fail(`the comma in '${text}' is ambiguous. Write decimals with a point: '3.2', not '3,2'.`);
+  digits = digits.replaceAll(",", "");
+  if (match[2]) {
+    if (/e/i.test(digits)) fail(`'${text}' has two exponents. Write 3.14e23 or 3.14×10^23.`);
+    digits += "e" + lowered(match[2]);
+  }
+  const written = match[3];
+  if (Object.hasOwn(unit.accepted, written)) return Number(digits) * unit.accepted[written];
+  if (!written) fail(`'${text}' has no unit. Add one, such as '${text.trim()} ${unit.example}'.`);
+  if (symbol === "B" || symbol === "B/s") {
+    if (/^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written))
+      fail(`'${written}' means bits. Write bytes with a capital B, such as '${written.replace("b", "B")}'.`);
+    if (/^[kmgtp]i?b(\/s|ps)?$/i.test(written))
+      fail(`unit '${written}' is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.`);
+  }
+  fail(`unit '${written}' is not a unit of ${unit.kind}. Write it in ${unit.example || "no unit"}.`);
+}
+
+function accept(spec, input, value, what) { // a number or a text, as the input keeps it; throws
+  if (input.kind === "choice") {
+    if (!input.options.some((o) => o.name === value))
+      throw new Error(`${what}: '${value}' is not known. Known: ${input.options.map((o) => o.name).join(", ")}.`);
+    return value;
+  }
+  const symbol = input.unit, number = typeof value === "string" ? parse(value, symbol, what) : value;
+  if (!Number.isFinite(number)) throw new Error(`${what} must be a finite number, got '${value}'.`);
+  if (!((input.low <= number && number <= input.high) || (input.zero && number === 0)))
+    throw new Error(`${what} must be ${input.zero ? "0 or " : ""}between ${show(input.low, symbol)} and ` +
+      `${show(input.high, symbol)}, got ${show(number, symbol)}.`);
+  if (input.integer && !Number.isInteger(number)) throw new Error(`${what} must be a whole number, got ${show(number, symbol)}.`);
+  return number;
+}
+
+// ---- computing: as efflab.calculators.calculator does ----------------------------------------------------------
+
+function compile(spec) {
+  const choices = spec.inputs.filter((i) => i.kind === "choice"), setters = new Map();
+  for (const choice of choices) {
+    choice.table = new Map(choice.options.map((o) => [o.name, o]));
+    for (const name of new Set(choice.options.flatMap((o) => [...Object.keys(o.sets), ...Object.keys(o.formulas)])))
+      setters.set(name, [...(setters.get(name) ?? []), choice]);
+  }
+  const byName = (items) => new Map(items.map((i) => [i.name, i]));
+  return { ...spec, setters, table: byName(spec.inputs), computed: byName(spec.outputs) };
+}
+
+const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
+
+function scope(c, state, overrides) { // the values of one state, computed when asked for and kept
+  const known = new Map(Object.entries(overrides ?? {})), self = { problem: null, touched: new Set(), value };
+  function value(name) {
+    if (!known.has(name)) known.set(name, find(name));
+    return known.get(name);
+  }
+  function find(name) {
+    const source = origin(c, state, name);
+    for (const touched of source.touched) self.touched.add(touched);
+    if (source.ratio) {
+      const [over, under] = source.ratio.map(value);
+      return over === null || under === null ? null : over / under;
+    }
+    if (source.formula) {
+      const [parameters, run] = FORMULAS[source.formula], values = {};
+      let complete = true;
+      for (const p of parameters) {
+        const from = source.given[p] ?? p;
+        values[p] = typeof from === "string" ? value(from) : from;
+        if (values[p] === null) complete = false;
+      }
+      return complete ? run(values) : null;
+    }
+    self.problem ??= source.problem ?? null;
+    return source.value;
+  }
+  return self;
+}
+
+function origin(c, state, name) { // where a value comes from: a ratio, a formula with what it is given, or a number
+  const output = c.computed.get(name), touched = [];
+  if (output) return output.over ? { ratio: [output.over, output.under], touched } : { ...output, touched };
+  for (const choice of c.setters.get(name) ?? []) {
+    touched.push(choice.name);
+    const option = choice.table.get(state[choice.name]);
+    if (option.formulas[name]) return { formula: option.formulas[name], given: {}, touched };
+    if (!(name in option.sets)) continue;
+    const set = option.sets[name], by = choice.by[name];
+    if (!by) return { value: set, touched, choice };
+    touched.push(by);
+    if (state[by] in set) return { value: set[state[by]], touched, choice };
+    const other = c.table.get(by);
+    const texts = {
+      [choice.name]: option.label,
+      [by]: other.table.get(state[by]).label,
+      has: other.options.filter((o) => o.name in set).map((o) => o.label).join(", "),
+    };
+    return { value: null, touched, problem: filled(choice.missing, (n) => texts[n]) };
+  }
+  touched.push(name);
+  return { value: state[name], touched };
+}
+
+function textOf(c, state, name, value) {
+  const input = c.table.get(name);
+  if (input?.kind === "choice") return input.table.get(state[name]).label;
+  if (value === null || value === undefined) return "—";
+  return c.computed.get(name)?.percent ? show(100 * value, "") + "%" : show(value, c.units[name]);
+}
+
+const RELATIONS = {
+  "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "==": (a, b) => a === b,
+};
+
+function evaluate(c, state) {
+  const s = scope(c, state), values = {};
+  for (const name of c.drawn) values[name] = s.value(name);
+  const relevant = c.inputs.map((i) => i.name).filter((name) => s.touched.has(name));
+  for (const name of c.names)
+    values[name] = name in values || !c.table.has(name) || relevant.includes(name) ? s.value(name) : null;
+  const text = (name) => textOf(c, state, name, values[name]);
+  const holds = ([left, relation, right]) => {
+    const a = values[left], b = typeof right === "string" ? values[right] : right;
+    return a !== null && b !== null && RELATIONS[relation](a, b);
+  };
+  const verdict = s.problem ?? filled(c.verdict.find((v) => v.when.every(holds)).text, text);
+  return { state, values, relevant, verdict, problem: s.problem, text };
+}
+
+// ---- what a reader takes away ----------------------------------------------------------------------------------
+
+const literal = (v) =>
+  typeof v === "boolean" ? (v ? "True" : "False")
+  : typeof v === "string" ? JSON.stringify(v)
+  : v !== 0 && (Math.abs(v) >= 1e6 || Math.abs(v) < 1e-3) ? v.toExponential().replace("e+", "e") : String(v);
+
+function python(c, result) { // the calls of the formulas that give the numbers on show
+  const { state, values } = result, modules = new Set(), done = new Set(), inputs = [], calls = [];
+  function emit(name) {
+    if (done.has(name)) return name;
+    done.add(name);
+    const source = origin(c, state, name);
+    if (source.ratio) {
+      const [over, under] = source.ratio.map(emit);
+      calls.push(`${name} = ${over} / ${under}`);
+    } else if (source.formula) {
+      const parts = FORMULAS[source.formula][0].map((p) => {
+        const from = source.given[p] ?? p;
+        return `${p}=${typeof from === "string" ? emit(from) : literal(from)}`;
+      });
+      modules.add(source.formula.split(".")[0]);
+      const line = `${name} = ${source.formula}(${parts.join(", ")})`;
+      calls.push(line.length <= 100 ? line : `${name} = ${source.formula}(\n    ${parts.join(",\n    ")},\n)`);
+    } else {
+      const v = source.value, why = source.choice ? source.touched.map((n) => textOf(c, state, n)).join(", ") : "";
+      const notes = [typeof v === "number" && c.units[name] ? show(v, c.units[name]) : "", why].filter(Boolean).join(": ");
+      inputs.push(`${name} = ${literal(v)}` + (notes && notes !== String(v) ? `  # ${notes}` : ""));
+    }
+    return name;
+  }
+  const prints = c.outputs.filter((o) => o.shown && values[o.name] !== null).map((o) => {
+    emit(o.name);
+    const label = JSON.stringify(o.label + ":");
+    return `print(${label}, ${o.percent ? `show(100 * ${o.name}) + "%"` : `show(${o.name}, UNITS["${c.units[o.name]}"])`})`;
+  });
+  return [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", "",
+    `# ${c.title}`, ...(result.problem ? [`# ${result.problem}`] : []), ...inputs, "", ...calls, "", ...prints, ""].join("\n");
+}
+
+function prediction(c, result, source, now, random) {
+  const created = now.toISOString().replace(/\.\d+Z$/, "Z"), inputs = {}, outputs = {};
+  for (const name of result.relevant) inputs[name] = result.state[name];
+  for (const o of c.outputs)
+    if (o.shown && result.values[o.name] !== null) outputs[o.name] = { value: result.values[o.name], unit: c.units[o.name] };
+  const id = `${c.topic}-${c.name}-${created.replace(/[-:]/g, "")}-${random}`;
+  return { schema: "efflab-prediction/1", id, topic: c.topic, created, source, calculator: c.name, inputs, outputs, note: "" };
+}
+
+const fragment = (id, result) =>
+  `#${id}?` + new URLSearchParams(result.relevant.map((n) => [n, String(result.state[n])])).toString();
+
+function restored(c, query) { // the state of a link, and what was wrong with it in words
+  const state = {}, problems = [];
+  for (const [name, text] of new URLSearchParams(query)) {
+    const input = c.table.get(name);
+    try {
+      if (!input) throw new Error(`${name} is not an input of this calculator.`);
+      const bare = input.kind === "slider" && text.trim() !== "" && Number.isFinite(Number(text));
+      state[name] = accept(c, input, bare ? Number(text) : text, name);
+    } catch (error) {
+      problems.push(error.message);
+    }
+  }
+  return { state, problems };
+}
+
+// ---- drawing ---------------------------------------------------------------------------------------------------
+
+const escaped = (text) => text.replace(/[&<>"]/g, (ch) => `&#${ch.charCodeAt(0)};`);
+const LADDER = [1, 2, 5, 10];
+
+function roundOut(value, up) { // the next of 1, 2, 5, 10, ... at or beyond a value
+  const decade = 10 ** Math.floor(Math.log10(value)), steps = LADDER.map((m) => m * decade);
+  return up ? steps.find((v) => v >= value * (1 - 1e-9)) : steps.findLast((v) => v <= value * (1 + 1e-9));
+}
+
+function axis(kind, low, high, length, gap, symbol) {
+  const log = kind === "log", ticks = [], minor = [];
+  if (log) {
+    const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), decades = Math.log10(high / low);
+    const skip = Math.max(1, Math.ceil((gap * decades) / length));
+    for (let e = first; e <= last; e++)
+      for (const m of [1, 2, 3, 4, 5, 6, 7, 8, 9]) {
+        const v = Number(`${m}e${e}`);
+        if (v < low * (1 - 1e-9) || v > high * (1 + 1e-9)) continue;
+        const wanted = m === 1 ? e % skip === 0 : decades < 2 && LADDER.includes(m);
+        (wanted ? ticks : minor).push(v);
+      }
+  } else {
+    const raw = ((high - low) * gap) / length, decade = 10 ** Math.floor(Math.log10(raw));
+    const step = decade * [1, 2, 2.5, 5, 10].find((m) => m * decade >= raw * (1 - 1e-9));
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) ticks.push(i * step);
+  }
+  const prefixes = UNITS[symbol].prefixes, middle = log ? Math.sqrt(low * high) : high / 2;
+  const prefix = prefixes.length > 1 ? prefixes.filter((p) => FACTORS[p] <= middle).pop() ?? prefixes[0] : "";
+  const place = log ? (v) => (Math.log(v / low) / Math.log(high / low)) * length : (v) => ((v - low) / (high - low)) * length;
+  const text = (v) => {
+    const n = v / FACTORS[prefix];
+    return n === 0 || (n >= 0.001 && n < 99999.5) ? group(significant(n)) : "10" + raised(Math.round(Math.log10(n)));
+  };
+  return { log, low, high, ticks, minor, place, text, unit: symbol && ` (${prefix}${symbol})` };
+}
+
+const WIDE = 6.1; // of a character, in px at the drawing's text size
+
+function draw(c, result, width, runs, id) {
+  const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
+  const height = Math.round(Math.min(340, Math.max(250, width * 0.66)));
+  const box = { left: 46, top: 26, width: width - 46 - 14, height: height - 26 - 42 };
+  const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(([x, y]) => x !== null && y !== null);
+  const dots = [...points, ...runs.flatMap((r) => r.points)].filter(([x, y]) => (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0));
+  // the swept range, grown to hold every dot
+  let low = curve.low ?? swept.low, high = curve.high ?? swept.high;
+  for (const [x] of dots) [low, high] = [Math.min(low, x), Math.max(high, x)];
+  if (xKind === "log") [low, high] = [10 ** Math.floor(Math.log10(low) + 1e-9), roundOut(high, true)];
+  const marks = curve.marks.filter((m) => values[m.x] !== null);
+  const count = 80, xs = marks.map((m) => values[m.x]).filter((x) => x > low && x < high);
+  for (let i = 0; i <= count; i++)
+    xs.push(xKind === "log" ? low * (high / low) ** (i / count) : low + ((high - low) * i) / count);
+  xs.sort((a, b) => a - b);
+  const series = (y, changed) => {
+    const all = { ...state, ...changed };
+    return xs.map((x) => [x, scope(c, all, { [curve.x]: x }).value(y)]).filter((p) => p[1] !== null);
+  };
+  const lines = curve.lines.map((l) => ({ ...l, label: filled(l.label, result.text), points: series(l.y, {}) }));
+  if (curve.vary)
+    for (const option of c.table.get(curve.vary).options) {
+      if (option.name === state[curve.vary]) continue;
+      const found = series(curve.lines[0].y, { [curve.vary]: option.name }), end = found.at(-1)?.[1];
+      const same = lines.find((l) => l.points.at(-1)?.[1] === end);
+      if (!found.length || end === lines[0].points.at(-1)?.[1] || found.length < xs.length) {
+        if (found.length && same) same.label += ", " + option.label;
+      } else if (same) same.label += ", " + option.label;
+      else lines.push({ y: curve.lines[0].y, label: option.label, faint: true, points: found });
+    }
+  const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])].filter((y) => yKind !== "log" || y > 0);
+  if (!ys.length) return { svg: "", height };
+  const top = Math.max(...ys), bottom = Math.min(...ys);
+  const xAxis = axis(xKind, low, high, box.width, 44, c.units[curve.x]);
+  const yAxis = axis(yKind, yKind === "log" ? roundOut(bottom, false) : 0, yKind === "log" ? roundOut(top * 1.5, true) : top * 1.08,
+    box.height, 30, c.units[curve.lines[0].y]);
+  const X = (v) => Math.round((box.left + xAxis.place(v)) * 10) / 10;
+  const Y = (v) => Math.round((box.top + box.height - yAxis.place(v)) * 10) / 10;
+  const right = box.left + box.width, base = box.top + box.height, out = [];
+  const line = (x1, y1, x2, y2, cls) => out.push(`<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" class="${cls}"/>`);
+  const write = (x, y, anchor, text, cls, more = "") =>
+    out.push(`<text x="${x}" y="${y}" text-anchor="${anchor}" class="${cls}"${more}>${escaped(text)}</text>`);
+  for (const t of xAxis.minor) line(X(t), base, X(t), base + 3, "axis");
+  for (const t of yAxis.minor) line(box.left - 3, Y(t), box.left, Y(t), "axis");
+  for (const t of xAxis.ticks) {
+    line(X(t), box.top, X(t), base, "grid");
+    write(X(t), base + 16, "middle", xAxis.text(t), "tick");
+  }
+  for (const t of yAxis.ticks) {
+    line(box.left, Y(t), right, Y(t), "grid");
+    write(box.left - 7, Y(t) + 4, "end", yAxis.text(t), "tick");
+  }
+  line(box.left, base, right, base, "axis");
+  line(box.left, box.top, box.left, base, "axis");
+  const label = (name, given) => given || c.computed.get(name)?.label || c.table.get(name)?.label || name;
+  write(right, height - 6, "end", label(curve.x, curve.x_label) + xAxis.unit, "title");
+  write(2, 13, "start", label(curve.lines[0].y, curve.y_label) + yAxis.unit, "title");
+  out.push(`<clipPath id="${id}-clip"><rect x="${box.left}" y="${box.top}" width="${box.width}" height="${box.height}"/></clipPath>`);
+  for (const m of marks) {
+    const x = X(values[m.x]), text = filled(m.label, result.text), left = x + text.length * WIDE + 8 > right;
+    if (x < box.left || x > right) continue;
+    line(x, m.y && values[m.y] !== null ? Y(values[m.y]) : box.top, x, base, "mark");
+    write(x + (left ? -5 : 5), base - 7, left ? "end" : "start", text, "halo");
+  }
+  const path = (l) => "M" + l.points.map(([x, y]) => `${X(x)},${Y(yKind === "log" ? Math.max(y, yAxis.low * 1e-3) : y)}`).join("L");
+  let plainLines = 0;
+  for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 3}`;
+  out.push(`<g clip-path="url(#${id}-clip)">`);
+  for (const l of lines.toReversed()) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
+  out.push("</g>");
+  // labels at the lines' right ends; one that would lie on another moves left along its line
+  const placed = [];
+  for (const l of lines) {
+    if (!l.label || !l.points.length) continue;
+    const wide = l.label.length * WIDE;
+    for (let x = right - 3; x - wide > box.left; x -= 12) {
+      const before = l.points.findLast((p) => X(p[0]) <= x - wide / 2) ?? l.points[0];
+      const low = Math.min(...l.points.filter((p) => X(p[0]) >= x - wide - 6 && X(p[0]) <= x + 6).map((p) => Y(p[1])), Y(before[1]));
+      const spot = { x, y: low - 5, wide };
+      if (spot.y < box.top - 2) continue;
+      if (placed.some((p) => Math.abs(p.y - spot.y) < 13 && spot.x > p.x - p.wide - 6 && spot.x - wide < p.x + 6)) continue;
+      if (dots.some(([a, b]) => Math.abs(Y(b) - spot.y + 4) < 10 && X(a) > x - wide - 8 && X(a) < x + 8)) continue;
+      placed.push(spot);
+      write(spot.x, Math.round(spot.y), "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`);
+      break;
+    }
+  }
+  if (curve.slope_label && lines[0].points.length) {
+    const from = lines[0].points[0], to = lines[0].points.findLast((p) => p[1] > from[1] && X(p[0]) < box.left + box.width * 0.3);
+    if (to) {
+      const [x1, y1, x2, y2] = [X(from[0]), Y(from[1]), X(to[0]), Y(to[1])], angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
+      const near = points.some(([a]) => X(a) < x2 + 30), [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2];
+      write(x, y, "middle", filled(curve.slope_label, result.text), "halo", ` dy="${near ? 16 : -7}" transform="rotate(${angle.toFixed(1)} ${x} ${y})"`);
+    }
+  }
+  runs.forEach((run) => {
+    for (const [x, y, title] of run.points)
+      out.push(`<circle cx="${X(x)}" cy="${Y(y)}" r="4.5" class="run run-${run.index % 3}"><title>${escaped(`${title}: ${show(x, c.units[curve.x])}, ${show(y, c.units[curve.lines[0].y])} (${run.label})`)}</title></circle>`);
+  });
+  for (const [x, y] of points) {
+    line(X(x), Y(y), X(x), base, "drop");
+    out.push(`<circle cx="${X(x)}" cy="${Y(y)}" r="6" class="here"/>`);
+  }
+  return { svg: `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" aria-hidden="true" focusable="false">${out.join("")}</svg>`, height };
+}
+
+// ---- the document ----------------------------------------------------------------------------------------------
+
+function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== "") node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+// Mount a calculator in `root`. `host` has: state (inputs at first), changed(name, value), save(result) -> Promise of
+// a sentence, source, and link(fragment) -> address or null where links make no sense. Returns {set, state, destroy}.
+function mount(root, spec, host) {
+  const c = compile(spec), id = root.id, defaults = Object.fromEntries(c.inputs.map((i) => [i.name, i.default]));
+  const initial = { ...defaults, ...host.state }, rows = new Map(), outputs = new Map(), shared = c.inputs.filter((i) => i.shared);
+  let state = { ...initial }, result, quiet;
+  const runs = (c.curve?.runs ?? []).map((run, index) => ({ ...run, index, on: run.option ? state[run.option[0]] === run.option[1] : false }));
+
+  const status = element("p", { class: "calc-status", role: "status" });
+  const manual = element("textarea", { class: "calc-manual", readonly: true, hidden: true, rows: 8, "aria-label": "Text to copy" });
+  const say = (text, bad) => {
+    status.textContent = text;
+    status.classList.toggle("calc-bad", !!bad);
+  };
+
+  function change(name, value, from) {
+    if (state[name] === value) return;
+    state = { ...state, [name]: value };
+    for (const run of runs) if (run.option?.[0] === name) run.on = run.option[1] === value;
+    if (from !== "outside") host.changed(name, value);
+    if (from !== "shared" && shared.some((i) => i.name === name) && linked.checked)
+      document.dispatchEvent(new CustomEvent("efflab-shared", { detail: { name, value, from: root } }));
+    update();
+  }
+
+  function row(input) {
+    const key = `${id}-${input.name}`, error = element("p", { class: "calc-error", id: `${key}-error`, hidden: true });
+    const label = element("label", { for: key }, input.label);
+    if (input.help) label.append(" ", element("small", {}, input.help));
+    const node = element("div", { class: "calc-row" }, label);
+    if (input.kind === "choice") {
+      const select = element("select", { id: key, onchange: () => change(input.name, select.value) });
+      const groups = new Map();
+      for (const o of input.options) {
+        if (o.group && !groups.has(o.group)) {
+          groups.set(o.group, element("optgroup", { label: o.group }));
+          select.append(groups.get(o.group));
+        }
+        (groups.get(o.group) ?? select).append(element("option", { value: o.name }, o.label));
+      }
+      node.append(select);
+      rows.set(input.name, { node, show: () => { select.value = state[input.name]; } });
+      return node;
+    }
+    const stops = input.stops;
+    const range = element("input", { type: "range", id: key, min: 0, max: stops.length - 1, step: 1,
+      oninput: () => { mend(); change(input.name, stops[range.value]); } });
+    const field = element("input", { type: "text", class: "calc-value", inputmode: "text", autocomplete: "off", spellcheck: "false",
+      "aria-label": `${input.label}, exact value`, onchange: () => {
+        try {
+          const number = accept(c, input, field.value, input.label);
+          mend();
+          change(input.name, number);
+          display();
+        } catch (problem) {
+          error.textContent = problem.message;
+          error.hidden = false;
+          field.setAttribute("aria-invalid", "true");
+          field.setAttribute("aria-describedby", error.id);
+        }
+      } });
+    error.setAttribute("role", "alert");
+    function mend() {
+      error.hidden = true;
+      field.removeAttribute("aria-invalid");
+      field.removeAttribute("aria-describedby");
+    }
+    function display() {
+      const value = state[input.name];
+      const text = input.integer && value < 1e15 ? group(String(value)) : show(value, input.unit);
+      let nearest = 0;
+      stops.forEach((s, i) => { if (Math.abs(s - value) < Math.abs(stops[nearest] - value)) nearest = i; });
+      range.value = nearest;
+      range.setAttribute("aria-valuetext", text);
+      if (!field.hasAttribute("aria-invalid")) field.value = text;
+    }
+    node.append(field, range, error);
+    rows.set(input.name, { node, show: display, mend });
+    return node;
+  }
+
+  const verdict = element("p", { class: "calc-verdict", "aria-atomic": "true" });
+  const list = element("dl", { class: "calc-outputs" }), live = element("div", { "aria-live": "polite" }, list, verdict);
+  for (const o of c.outputs.filter((o) => o.shown)) {
+    const dd = element("dd");
+    outputs.set(o.name, dd);
+    list.append(element("div", { "aria-atomic": "true" }, element("dt", {}, o.label), dd));
+  }
+  const plot = element("div", { class: "calc-plot", role: "img" });
+  const legend = element("ul", { class: "calc-legend" });
+  if (c.curve?.at.length) legend.append(element("li", {}, element("span", { class: "calc-key here" }), c.curve.at_label));
+  for (const run of runs) {
+    run.box = element("input", { type: "checkbox", onchange: () => { run.on = run.box.checked; update(); } });
+    const key = element("span", { class: `calc-key run-${run.index % 3}` });
+    legend.append(element("li", {}, element("label", {}, run.box, key, `measured: ${run.label}`)));
+  }
+
+  async function copy(text, done) {
+    manual.hidden = true;
+    try {
+      await navigator.clipboard.writeText(text);
+      say(done);
+    } catch {
+      manual.value = text;
+      manual.hidden = false;
+      say("The browser did not allow copying. Copy the text below by hand.", true);
+      manual.focus();
+      manual.select();
+    }
+  }
+  const button = (text, act) => element("button", { type: "button", onclick: act }, text);
+  const actions = element("div", { class: "calc-actions" }, button("Reset", () => {
+    for (const r of rows.values()) r.mend?.();
+    manual.hidden = true;
+    for (const name of Object.keys(initial)) change(name, initial[name]);
+    update();
+    say("Every input is back to its first value.");
+  }));
+  if (host.link) actions.append(button("Share", () => copy(host.link(fragment(id, result)), "Link copied. It opens this page with these inputs.")));
+  actions.append(button("Copy as Python", () => copy(python(c, result), "Python copied.")));
+  actions.append(button("Save as prediction", async () => {
+    try {
+      say(await host.save(c, result));
+    } catch (error) {
+      say(error.message, true);
+    }
+  }));
+  const linked = element("input", { type: "checkbox", onchange: () => {
+    document.dispatchEvent(new CustomEvent("efflab-linked", { detail: { on: linked.checked } }));
+    if (linked.checked)
+      for (const i of shared) document.dispatchEvent(new CustomEvent("efflab-shared", { detail: { name: i.name, value: state[i.name], from: root } }));
+  } });
+  const linkLabel = element("label", { class: "calc-link", hidden: true }, linked,
+    `Same ${shared.map((i) => i.label.toLowerCase()).join(" and ")} in all calculators of this page`);
+  actions.append(linkLabel);
+  const listeners = {
+    "efflab-linked": (event) => { linked.checked = event.detail.on; },
+    "efflab-shared": (event) => {
+      const { name, value, from } = event.detail, input = shared.find((i) => i.name === name);
+      if (from !== root && linked.checked && input?.table.has(value)) change(name, value, "shared");
+    },
+    "efflab-mounted": () => {
+      const others = [...document.querySelectorAll(".efflab-calculator[data-shares]")].filter((o) => o !== root);
+      linkLabel.hidden = !shared.some((i) => others.some((o) => o.dataset.shares.split(" ").includes(i.name)));
+    },
+  };
+  for (const [name, listener] of Object.entries(listeners)) document.addEventListener(name, listener);
+  if (shared.length) root.dataset.shares = shared.map((i) => i.name).join(" ");
+
+  const title = element("p", { class: "calc-title", id: `${id}-title` }, c.title);
+  const parts = [title, element("p", { class: "calc-intro" }, c.intro),
+    element("div", { class: c.curve ? "calc-body calc-wide" : "calc-body" }, element("div", { class: "calc-inputs" }, ...c.inputs.map(row)),
+      ...(c.curve ? [element("div", { class: "calc-figure" }, plot, legend)] : [])),
+    live, actions, status, manual, element("p", { class: "calc-note" }, c.note)];
+  root.setAttribute("role", "group");
+  root.setAttribute("aria-labelledby", `${id}-title`);
+  root.replaceChildren(...parts.filter((p) => !p.matches(".calc-intro:empty, .calc-note:empty")));
+  // JupyterLab and some themes take arrow keys from sliders
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+
+  function redraw() {
+    const width = Math.floor(plot.clientWidth);
+    if (!c.curve || width < 100) return;
+    plot.innerHTML = draw(c, result, width, runs.filter((r) => r.on), id).svg;
+  }
+  function update() {
+    result = evaluate(c, state);
+    for (const [name, r] of rows) {
+      r.node.hidden = !result.relevant.includes(name);
+      r.show();
+    }
+    // assistive technology waits until the inputs rest
+    live.setAttribute("aria-busy", "true");
+    clearTimeout(quiet);
+    quiet = setTimeout(() => live.setAttribute("aria-busy", "false"), 400);
+    const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+    for (const [name, dd] of outputs) put(dd, result.text(name));
+    put(verdict, result.verdict);
+    verdict.classList.toggle("calc-bad", !!result.problem);
+    for (const run of runs) run.box.checked = run.on;
+    if (c.curve) {
+      const on = runs.filter((r) => r.on).map((r) => r.label);
+      const also = on.length ? ` Measured points shown: ${on.join("; ")}.` : "";
+      plot.setAttribute("aria-label", (result.problem ?? filled(c.curve.describe, result.text)) + also);
+      redraw();
+    }
+  }
+  update();
+  const watch = c.curve && new ResizeObserver(redraw);
+  watch?.observe(plot);
+  document.dispatchEvent(new CustomEvent("efflab-mounted"));
+  root.dataset.ready = "true";
+
+  return {
+    state: () => state,
+    set: (name, value) => {
+      rows.get(name).mend?.();
+      change(name, value, "outside");
+    },
+    restore: (query) => {
+      const found = restored(c, query);
+      for (const r of rows.values()) r.mend?.();
+      for (const [name, value] of Object.entries({ ...initial, ...found.state })) change(name, value);
+      say(found.problems.length ? `The link was not understood in full. ${found.problems.join(" ")} Kept at first values.` : "", true);
+    },
+    destroy: () => {
+      watch?.disconnect();
+      clearTimeout(quiet);
+      for (const [name, listener] of Object.entries(listeners)) document.removeEventListener(name, listener);
+    },
+  };
+}
