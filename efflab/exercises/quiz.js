@@ -426,17 +426,17 @@ class Bar {
     this.showActions();
   }
 
-  button(text, act) {
-    const made = element("button", { type: "button", class: "efflab-quiz-button is-quiet" }, text);
+  button(text, act, label = text) {
+    const made = element("button", { type: "button", class: "efflab-quiz-button is-quiet", "aria-label": label }, text);
     made.addEventListener("click", act);
     return made;
   }
 
   showActions() {
-    this.reset = this.button("Reset…", () => this.askReset());
+    this.reset = this.button("Reset…", () => this.askReset(), "Reset… the answers of this chapter");
     this.actions.replaceChildren(
-      this.button("Export to a file", () => this.exportFile()),
-      this.button("Import from a file", () => this.file.click()),
+      this.button("Export", () => this.exportFile(), "Export your progress to a file"),
+      this.button("Import", () => this.file.click(), "Import progress from a file"),
       this.reset
     );
   }
@@ -453,7 +453,7 @@ class Bar {
       this.showActions();
       this.reset.focus();
       page.refresh();
-      this.say(`The answers of this chapter are erased.`);
+      this.say("The answers of this chapter are erased.");
     });
     this.actions.replaceChildren(
       element("span", {}, `Erase your answers to ${count(solved, "question")} of this chapter in this browser?`),

@@ -75,7 +75,7 @@ class QuizDirective(SphinxDirective):
             ),
             *self.parsed(item.text),
         ]
-        parts += self.options(item, ident) if isinstance(item, Choice) else [html(field(item, ident))]
+        parts += self.listed(item, ident) if isinstance(item, Choice) else [html(field(item, ident))]
         parts += [
             html(
                 '<div class="efflab-quiz-actions" data-needs-script hidden>'
@@ -96,7 +96,7 @@ class QuizDirective(SphinxDirective):
         ]
         return parts
 
-    def options(self, item: Choice, ident: str) -> list[nodes.Node]:
+    def listed(self, item: Choice, ident: str) -> list[nodes.Node]:
         parts: list[nodes.Node] = [html('<div class="efflab-quiz-options">\n')]
         for letter, option in item.ordered.items():
             parts += [
