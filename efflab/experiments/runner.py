@@ -26,7 +26,19 @@ from typing import Any, Protocol
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
 from efflab.records import (
-    Environment, LabBook, NotSaved, Record, Sample, Scalar, dumps, identifier, load_record, median, now, save, slug,
+    Environment,
+    LabBook,
+    NotSaved,
+    Record,
+    Sample,
+    Scalar,
+    dumps,
+    identifier,
+    load_record,
+    median,
+    now,
+    save,
+    slug,
     write,
 )  # fmt: skip
 from efflab.units import UNITS, show
@@ -139,10 +151,15 @@ def run(
         try:
             _measure(record, plan, partial, chosen, say)
         except KeyboardInterrupt:
-            done = _done(record, plan)
+            stopped = f"{experiment.topic}: stopped after {_done(record, plan)} of {len(plan.cases)} cases."
+            if not record.samples:
+                raise Interrupted(f"{stopped} Nothing was measured yet.") from None
+            try:
+                write(partial, dumps(record), replace=True)
+            except NotSaved as error:
+                raise Interrupted(f"{stopped} {error}") from None
             raise Interrupted(
-                f"{experiment.topic}: stopped after {done} of {len(plan.cases)} cases. They are kept in {partial}. "
-                "Run the same command again to continue."
+                f"{stopped} They are kept in {partial}. Run the same command again to continue."
             ) from None
         finally:
             say.close()
@@ -197,7 +214,7 @@ def _lock(partial: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EfflabError(
-                f"{partial}: another process runs this same experiment. Wait for it, or choose another folder with --out."
+                f"{partial}: another process runs this same experiment. Wait for it, or choose another --out."
             ) from None
         except OSError:
             pass  # this file system has no locks
@@ -242,6 +259,13 @@ def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progr
             say.line(case.name, "kept from the earlier run")
             continue
         samples, warnings = _attempt(case, device)
+        if any(s.status == "failed" for s in samples) and not _answers(device):
+            # The case is left out, so that running again measures it.
+            lost = next(s.message for s in samples if s.status == "failed")
+            raise EfflabError(
+                f"{record.topic}: the GPU stopped answering at {case.name}: {lost} What was measured before is kept "
+                f"in {partial}. See 'efflab doctor', then run the same command again."
+            )
         record.samples.extend(samples)
         record.warnings.extend(w for w in warnings + plan.warnings if w not in record.warnings)
         result = next(s for s in samples if s.metric == case.metric and s.point == case.point)
@@ -259,11 +283,6 @@ def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progr
             if not unwritten:
                 unwritten = str(error).partition(" The content")[0].partition(" The temporary")[0]
                 say.warn(f"{unwritten} The run goes on; its results are held in memory.")
-        if result.status == "failed" and not _answers(device):
-            raise EfflabError(
-                f"{record.topic}: the GPU stopped answering at {case.name}: {result.message} "
-                f"What was measured is kept in {partial}. See 'efflab doctor', then run the same command again."
-            )
 
 
 def _attempt(case: Case, device: Any) -> tuple[list[Sample], list[str]]:
