@@ -160,7 +160,8 @@ def check(question_id: str, answer: Any = _NONE) -> Result:
             raise CheckFailed(result) from None
         return result
     right = outcome == "right"
-    kept = answer if isinstance(answer, str) else None
+    # Of a measurement only the points are kept: a path may hold a name.
+    kept = answer if isinstance(item, Choice | Numeric) and isinstance(answer, str) else None
     unsaved = progress.note(item, right=right, answer=kept)
     result = Result(item.id, outcome, str(feedback), item.points if right else 0, item.points, misconception, unsaved)
     if not right and strict():

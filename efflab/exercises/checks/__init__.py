@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import os
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from efflab.errors import EfflabError
+from efflab import records
+from efflab.errors import EfflabError, unknown
 
 
 class NotYet(Exception):
@@ -125,6 +127,65 @@ class Subject:
         if math.isnan(number):
             raise NotYet(f"{call} gives NaN, not a number.")
         return number
+
+
+def own(topic: str, answer: Any) -> records.Record:
+    """The learner's own finished record of a topic.
+
+    Args:
+        topic: such as "roofline".
+        answer: a record, its id, its path, or None or "newest" for the newest finished one in the lab book.
+
+    Raises:
+        NotCounted: there is none, or it cannot be read.
+        NotYet: it is partial, of another topic, or one that comes with the course.
+    """
+    command = f"'efflab run {topic}'"
+    if isinstance(answer, records.Record):
+        record = answer
+    elif answer is None or answer == "newest":
+        _, kept, problems = records.LabBook().readable()
+        kept = [r for r in kept if r.topic == topic]
+        if not kept:
+            said = f" {problems[0]}" if problems else ""
+            raise NotCounted(
+                f"Your lab book {str(records.LabBook().path)!r} has no record of {topic} yet.{said} Run {command} in a "
+                "terminal, which writes one, then check again."
+            )
+        record = kept[-1]
+    elif isinstance(answer, str | os.PathLike):
+        try:
+            record = _named(topic, answer)
+        except EfflabError as error:
+            raise NotCounted(str(error)) from None
+    else:
+        raise NotCounted(f"Give a record's id or path as text, or nothing for the newest; got {short(answer)}.")
+    if record.topic != topic:
+        raise NotYet(f"Record {record.id} is of {record.topic}, not of {topic}. Run {command}.")
+    shipped = records.recorded(topic)
+    if any(record.id == s.id or record.samples == s.samples for s in shipped):
+        raise NotYet(
+            f"Record {record.id} comes with the course. Run {command} on your own device and check that record.",
+            "not own",
+        )
+    if record.finished is None:
+        raise NotYet(f"Record {record.id} is partial: the run did not finish. Run {command} again to continue it.")
+    return record
+
+
+def _named(topic: str, answer: str | os.PathLike[str]) -> records.Record:
+    if os.path.exists(answer):
+        return records.load_record(answer)
+    known = {r.id: r for r in records.LabBook().readable()[1] if r.topic == topic}
+    if str(answer) not in known:
+        raise (
+            unknown(f"record of {topic}", str(answer), known)
+            if known
+            else EfflabError(
+                f"{str(answer)!r} is neither a file nor a record in your lab book, which has none of {topic}."
+            )
+        )
+    return known[str(answer)]
 
 
 def close(a: float, b: float, relative: float = 1e-6) -> bool:

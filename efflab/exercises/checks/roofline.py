@@ -7,7 +7,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from efflab.exercises.checks import NotYet, Subject, close, written
+from efflab.catalog import match_device
+from efflab.exercises.checks import NotYet, Subject, close, own, written
+from efflab.formulas import reading
+from efflab.formulas.roofline import KERNELS
+from efflab.records import Record, Sample, median
+from efflab.units import BYTE_PER_SECOND, FLOP_PER_SECOND, show
 
 
 def matmul_intensity(answer: Any) -> None:
@@ -391,6 +396,121 @@ def scale_shift_relu(answer: Any) -> None:
             )
 
 
+KERNELS_NEEDED = 8
+FEWEST_REPEATS = 3
+# How far a kernel may lie above this device's own ceilings before its time is not believed. Ceilings are measured
+# too, a larger product may be a little better than the one that set the ceiling, and a copy pays for its writes
+# twice on most CPUs, which a kernel that only reads does not.
+COMPUTE_NOISE, MEMORY_NOISE = 1.3, 2.0
+DATA_SHEET_NOISE = 1.05
+
+
+def own_record(answer: Any) -> str:
+    """A record of this topic that can be trusted."""
+    record = own("roofline", answer)
+    kernels = [s for s in record.samples if s.metric == "time" and s.point.get("kernel") in KERNELS]
+    ceilings = [s for s in kernels if s.point.get("role") == "ceiling" and s.status == "ok"]
+    copies = [s for s in record.samples if s.point.get("case") == "ceiling-copy" and s.status == "ok"]
+    kernels = [s for s in kernels if s.point.get("role") != "ceiling" and s.status == "ok"]
+    if len(kernels) < KERNELS_NEEDED:
+        raise NotYet(
+            f"Record {record.id} has {len(kernels)} timed kernels; {KERNELS_NEEDED} are needed. "
+            "Run 'efflab run roofline'."
+        )
+    for sample in [*kernels, *ceilings, *copies]:
+        _timed_well(sample, record)
+    if all(len(set(s.values)) == 1 for s in kernels):
+        raise NotYet("All repeats of every kernel are equal to the last digit. Real repeats differ: were they copied?")
+    if not ceilings or not copies:
+        raise NotYet(
+            f"Record {record.id} holds no measured ceilings (a large copy, a large matrix product). "
+            "Run 'efflab run roofline', which measures them beside the kernels."
+        )
+    _possible(kernels, ceilings, copies, record)
+    said = (
+        f"{len(kernels)} kernels, each warmed up and repeated at least {FEWEST_REPEATS} times; none beats the "
+        "device's ceilings."
+    )
+    if record.scale == "smoke":
+        said += (
+            " The scale is smoke: sizes for a test, too small to say anything about a device. Run 'efflab run roofline' "
+            "for sizes that do."
+        )
+    return said
+
+
+def _timed_well(sample: Sample, record: Record) -> None:
+    """Warm-up, repeats, synchronisation."""
+    case = sample.point.get("case")
+    if sample.timing is None:
+        raise NotYet(
+            f"{case}: the record does not say how it was timed. Measure with 'efflab run roofline'.", "no timing"
+        )
+    if sample.timing.warmup < 1:
+        raise NotYet(
+            f"{case}: no warm-up. The first calls pay for compilation, lazy initialisation and cold caches.",
+            "no warm-up",
+        )
+    if len(sample.values) < FEWEST_REPEATS:
+        raise NotYet(
+            f"{case}: {len(sample.values)} repeats. From fewer than {FEWEST_REPEATS} no spread can be seen.",
+            "no repeats",
+        )
+    if record.environment.kind != "cpu" and not (
+        "events" in sample.timing.clock or "synchronize" in sample.timing.clock
+    ):
+        raise NotYet(
+            f"{case}: timed with {sample.timing.clock} on a GPU, without synchronisation. That is the launch's time.",
+            "no synchronisation",
+        )
+
+
+def _possible(kernels: list[Sample], ceilings: list[Sample], copies: list[Sample], record: Record) -> None:
+    """No kernel is faster than physics, or than the device's own ceilings, allows."""
+    device = match_device(record.environment.device, record.environment.memory or 0)
+    best: dict[str, float] = {}
+    for sample in ceilings:
+        dtype = str(sample.point.get("dtype"))
+        best[dtype] = max(best.get(dtype, 0.0), _count(sample, 0) / median(sample.values))
+    copy = max(float(s.point["bytes_moved"]) / median(s.values) for s in copies)
+    for sample in kernels:
+        case, dtype, seconds = sample.point.get("case"), str(sample.point.get("dtype")), median(sample.values)
+        performance, bandwidth = _count(sample, 0) / seconds, _count(sample, 1) / seconds
+        if device and dtype in device.peak_dense and performance > DATA_SHEET_NOISE * device.peak(dtype):
+            raise NotYet(
+                f"{case}: {show(performance, FLOP_PER_SECOND)} is more than {device.name} can do in {dtype}, "
+                f"{show(device.peak(dtype), FLOP_PER_SECOND)}. The time is too short to be true.",
+                "faster than the device",
+            )
+        ceiling = best.get(dtype, max(best.values()))
+        if performance > COMPUTE_NOISE * ceiling:
+            raise NotYet(
+                f"{case}: an efficiency of {performance / ceiling:.2f} against the measured ceiling of "
+                f"{show(ceiling, FLOP_PER_SECOND)}. Above 1 by more than the noise, the time or the ceiling is wrong.",
+                "efficiency above one",
+            )
+        # From a cache, bytes may well come faster than from memory.
+        if sample.timing and sample.timing.cold and record.scale != "smoke" and bandwidth > MEMORY_NOISE * copy:
+            raise NotYet(
+                f"{case}: {show(bandwidth, BYTE_PER_SECOND)}, while the fastest copy reached "
+                f"{show(copy, BYTE_PER_SECOND)}. These bytes did not come from memory.",
+                "efficiency above one",
+            )
+
+
+def _count(sample: Sample, which: int) -> float:
+    """Operations (0) or bytes (1) of a sample's kernel."""
+    formula = KERNELS[str(sample.point["kernel"])][which]
+    names = reading.read(formula)
+    try:
+        return float(formula(**{n: sample.point[n] for n in (*names.units, *names.options)}))
+    except KeyError as error:
+        raise NotYet(
+            f"{sample.point.get('case')}: the point lacks {error}. Measure with 'efflab run roofline'."
+        ) from None
+
+
 CHECKERS: dict[str, Callable[[Any], str | None]] = {
-    f.__name__: f for f in (matmul_intensity, regime, chain_bytes, time_it, compute_bound_batch, scale_shift_relu)
+    f.__name__: f
+    for f in (matmul_intensity, regime, chain_bytes, time_it, compute_bound_batch, scale_shift_relu, own_record)
 }
