@@ -23,7 +23,7 @@ def recorded_runs() -> list[Run]:
         found = match_device(record.environment.device, record.environment.memory or 0)
         runs.append(
             Run(
-                label=f"{record.environment.device}, {record.created:%Y-%m-%d}",
+                label=f"{record.environment.device}, {record.created[:10]}",
                 option=("accelerator", found.name) if found else None,
                 points=[(r.arithmetic_intensity, r.performance, r.case) for r in rows],
             )
@@ -220,6 +220,8 @@ overhead = Calculator(
     ],
     curve=Curve(
         x="size",
+        low=16,
+        high=32768,
         lines=[
             Line("time", "time of a call"),
             Line("work_time", "work alone", faint=True),

@@ -2,11 +2,14 @@
 
 Three kinds of samples, told apart by the point's "role":
 
-- "ceiling": a large copy, a large matrix product of each dtype and a one-element operation. They are measured
+- "ceiling": a large copy, a large matrix product of each dtype and the negation of one element. They are measured
   again before and after every kernel, because a shared machine changes its speed while it is measured. No
   kernel is ever its own ceiling.
-- "kernel": what is predicted. Outputs are preallocated unless "output" says "fresh".
-- "lesson": a case that the plain roofline gets wrong on purpose: a fresh output, a working set that fits the cache.
+- "bandwidth": variants of the copy: read only, write only, in place. They explain; nothing is predicted from them.
+- "kernel", "series": what is predicted. "output" is "preallocated", or "reused" where torch allocates the output
+  and its allocator hands the same pages back.
+- "lesson": a case that the plain roofline gets wrong on purpose: an output in fresh memory, a working set that fits
+  the cache.
 
 A kernel that takes its operands from main memory cycles through so many sets of inputs that none is found in
 the last-level cache ("inputs": "cold"). Points with one "series" differ in one size, from which the regime can
@@ -17,6 +20,7 @@ page faults.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import math
 import time
@@ -154,8 +158,7 @@ def _softmax(point: dict[str, Any], make: Make) -> Built:
 
 
 def _layer_norm(point: dict[str, Any], make: Make) -> Built:
-    # torch's layer norm has no out= that avoids a copy. The CPU case is sized so that malloc hands the same
-    # pages back (under 32 MiB); the page faults are recorded.
+    # torch's layer norm has no out= that avoids a copy, so its output is under 32 MiB: see `keep_pages`.
     columns = point["columns"]
     weight, bias = make(columns), make(columns)
 
@@ -249,6 +252,7 @@ class Session:
         self.memory = self.environment.memory or 4 * 2**30
 
     def make(self, dtype: str) -> Make:
+        """What makes this run's tensors of a dtype."""
         return Make(self.device, dtype, self.cache, self.memory)
 
     # Ceilings
@@ -268,7 +272,7 @@ class Session:
                 "kernel": "copy", "elements": self.sizes["copy"], "bytes_per_element": 4,
                 "bytes_moved": 8 * self.sizes["copy"], "dtype": "fp32",
             }  # fmt: skip
-        return point | {"kernel": "add", "elements": 1, "bytes_per_element": 4, "dtype": "fp32"}
+        return point | {"kernel": "negate", "elements": 1, "bytes_per_element": 4, "dtype": "fp32"}
 
     def _ceiling_calls(self, name: str) -> list[Callable[[], Any]]:
         if name not in self.calls:
@@ -281,7 +285,7 @@ class Session:
                 self.calls[name] = [lambda: b.copy_(a)]
             else:
                 x, y = make(1), make.empty(1)
-                self.calls[name] = [lambda: torch.add(x, 1.0, out=y)]
+                self.calls[name] = [lambda: torch.neg(x, out=y)]
         return self.calls[name]
 
     def measure_ceiling(self, name: str) -> Sample:
@@ -321,6 +325,8 @@ class Session:
 
     def samples(self, point: dict[str, Any]) -> Iterator[Sample]:
         """Ceilings, the kernel, ceilings again; then the profile, one thread and the page faults."""
+        if self.device.type == "cpu":
+            keep_pages()
         with self.precision(point["dtype"]):
             built = BUILDERS[point["kernel"]](point, self.make(point["dtype"]))
             names = self.ceilings_for(point)
@@ -464,12 +470,12 @@ def _prefill(b: int, h: int, kv: int, s: int, d: int, dtype: str, causal: bool) 
         "batch": b, "query_heads": h, "kv_heads": kv, "sequence_length": s, "head_dim": d, "causal": causal
     }  # fmt: skip
     name = f"attention-prefill{'-causal' if causal else ''}"
-    return _point(name, "attention_prefill", dtype, arguments, output="fresh")
+    return _point(name, "attention_prefill", dtype, arguments, output="reused")
 
 
 def _decode(b: int, h: int, kv: int, t: int, d: int, dtype: str) -> dict[str, Any]:
     arguments = {"batch": b, "query_heads": h, "kv_heads": kv, "context_length": t, "head_dim": d}
-    return _point("attention-decode", "attention_decode", dtype, arguments, output="fresh", inputs="cold")
+    return _point("attention-decode", "attention_decode", dtype, arguments, output="reused", inputs="cold")
 
 
 def smoke_points() -> list[dict[str, Any]]:
@@ -524,7 +530,7 @@ def cpu_points(fast_bf16: bool) -> list[dict[str, Any]]:
         _softmax_rows(256, 1024, "fp32", role="series"),
         _softmax_rows(16, 1024, "fp32", role="series"),
         _softmax_rows(1, 1024, "fp32"),
-        _point("layer-norm", "layer_norm", "fp32", {"rows": 7168, "columns": 1024}, output="fresh", inputs="cold"),
+        _point("layer-norm", "layer_norm", "fp32", {"rows": 7168, "columns": 1024}, output="reused", inputs="cold"),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=False),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=True),
         _decode(4, 8, 8, 4096, 64, "fp32"),
@@ -547,7 +553,7 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
         _square(128, dtype, **by_size),
         _square(2048, "fp32"),
         *([_square(4096, "tf32")] if tf32 else []),
-        *([_square(4096, "fp8", output="fresh")] if fp8 else []),
+        *([_square(4096, "fp8", output="reused")] if fp8 else []),
         _linear(1, 8192, dtype),
         _linear(4, 8192, dtype, role="series"),
         _linear(16, 8192, dtype),
@@ -571,7 +577,7 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
         _softmax_rows(1024, 4096, dtype, role="series"),
         _softmax_rows(64, 4096, dtype, role="series"),
         _softmax_rows(1, 4096, dtype),
-        _point("layer-norm", "layer_norm", dtype, {"rows": 65536, "columns": 4096}, output="fresh", inputs="cold"),
+        _point("layer-norm", "layer_norm", dtype, {"rows": 65536, "columns": 4096}, output="reused", inputs="cold"),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=False),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=True),
         _decode(32, 32, 8, 4096, 128, dtype),

@@ -1,0 +1,615 @@
+"""The roofline against a recorded run.
+
+For every kernel: the time that the roofline gives with the ceilings measured around it, the time with the
+data-sheet ceilings where the catalog knows the device, the measured median, and what explains the rest.
+
+No sample predicts itself: ceilings come from the record's own "ceiling" samples, a copy, a matrix product of
+another size than any kernel's, and the negation of one element.
+
+The regime is found three ways that share no step: from the intensity, from how time follows size, and from
+the profiler.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from efflab import catalog
+from efflab.errors import EfflabError
+from efflab.formulas import roofline as formulas
+from efflab.reconcile import NEAR, error, percent
+from efflab.reconcile import banner as banner
+from efflab.reconcile import columns as _columns
+from efflab.records import Record, Sample, iqr, median
+from efflab.units import BYTE_PER_SECOND, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, show, show_binary
+
+REGIMES = ("overhead", "memory", "compute")  # as `formulas.limiting_factor` numbers them
+MATRIX_KERNELS = ("matmul", "gemv", "attention_prefill", "attention_decode")
+READERS = ("matmul", "gemv", "attention_decode")  # where memory bounds these, they read a matrix and write little
+PAGE = 4096  # B; the size of the pages that a fault brings in, without huge pages
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What bounds a kernel. `peak` is of the kernel's dtype, FLOP/s; `bandwidth` B/s; `overhead` s per call."""
+
+    peak: float
+    bandwidth: float
+    overhead: float
+
+    @property
+    def ridge_point(self) -> float:
+        """FLOP/B at which the two ceilings meet."""
+        return formulas.ridge_point(peak_performance=self.peak, memory_bandwidth=self.bandwidth)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel, predicted and measured. Reads as an object and as a mapping.
+
+    Attributes:
+        case, kernel, dtype, role: as in the sample's point.
+        flops, bytes_moved: of one call, by the formulas.
+        arithmetic_intensity: FLOP/B.
+        performance: FLOP/s, from the median.
+        predicted_time: s, with the ceilings measured around this kernel.
+        datasheet_time: s, with the catalog's ceilings; None where the device has no entry.
+        measured_time: s per call, the median.
+        iqr: s, interquartile range of the repeats.
+        ratio: measured over predicted.
+        error: (predicted - measured) / measured.
+        ceilings: the ones that `predicted_time` used.
+        by_intensity: regime by comparing the three times of the roofline.
+        by_size: regimes that agree with how time follows size; empty where no series was measured.
+        by_profile: regime by operator time against wall time and ceilings; "" where not profiled.
+        explanation: why prediction and measurement part, from what the record holds.
+    """
+
+    case: str
+    kernel: str
+    dtype: str
+    role: str
+    flops: float
+    bytes_moved: float
+    arithmetic_intensity: float
+    performance: float
+    predicted_time: float
+    datasheet_time: float | None
+    measured_time: float
+    iqr: float
+    ratio: float
+    error: float
+    ceilings: Ceilings
+    by_intensity: str
+    by_size: tuple[str, ...]
+    by_profile: str
+    explanation: str
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def keys(self) -> list[str]:
+        """The names of the entries."""
+        return [f.name for f in fields(self)]
+
+    @property
+    def regime(self) -> str:
+        """What limits the kernel by its intensity, in words."""
+        return self.by_intensity
+
+
+# Prediction
+
+
+def counts(point: dict[str, Any]) -> tuple[float, float]:
+    """FLOP and bytes of one call of a recorded point.
+
+    Raises:
+        EfflabError: an unknown kernel, or the point lacks an argument of its formula.
+    """
+    if point.get("kernel") not in formulas.KERNELS:
+        raise EfflabError(f"case {point.get('case')!r}: kernel {point.get('kernel')!r} has no formula.")
+    found = []
+    for function in formulas.KERNELS[point["kernel"]]:
+        arguments = {}
+        for name in inspect.signature(function).parameters:
+            if name not in point:
+                raise EfflabError(f"case {point.get('case')!r}: the point lacks {name!r}, which its formula takes.")
+            arguments[name] = point[name]
+        found.append(float(function(**arguments)))
+    return found[0], found[1]
+
+
+def predict(point: dict[str, Any], ceilings: Ceilings, kind: str = "cpu") -> float:
+    """Seconds of one call under the roofline.
+
+    On a CPU the overhead of a call comes on top of its work. On a GPU calls that follow each other are launched
+    while earlier ones run, so the larger of the two is what one call costs. A chain that is not fused pays
+    both for each of its operations.
+
+    Raises:
+        EfflabError: as `counts`.
+    """
+    flops, moved = counts(point)
+    calls = point["operations"] if point["kernel"] == "unfused_chain" else 1
+    on_top = ceilings.overhead if kind == "cpu" else 0.0
+    once = formulas.roofline_time(
+        flops=flops / calls,
+        bytes_moved=moved / calls,
+        peak_performance=ceilings.peak,
+        memory_bandwidth=ceilings.bandwidth,
+        overhead=on_top,
+    )
+    return calls * (once if kind == "cpu" else max(once, ceilings.overhead))
+
+
+def limits(point: dict[str, Any], ceilings: Ceilings) -> str:
+    """The regime by intensity: which of overhead, memory and compute takes the longest."""
+    flops, moved = counts(point)
+    calls = point["operations"] if point["kernel"] == "unfused_chain" else 1
+    index = formulas.limiting_factor(
+        flops=flops,
+        bytes_moved=moved,
+        peak_performance=ceilings.peak,
+        memory_bandwidth=ceilings.bandwidth,
+        overhead=calls * ceilings.overhead,
+    )
+    return REGIMES[int(index)]
+
+
+def peak_dtype(point: dict[str, Any]) -> str:
+    """Whose matrix-product peak bounds a kernel: its own dtype's for products, else fp32 (the vector units)."""
+    return point["dtype"] if point["kernel"] in MATRIX_KERNELS else "fp32"
+
+
+def _rate(sample: Sample) -> float:
+    """What a ceiling sample says: B/s of a copy, FLOP/s of a product, s of an overhead."""
+    seconds, point = median(sample.values), sample.point
+    if point["kernel"] == "matmul":
+        return 2.0 * point["m"] * point["n"] * point["k"] / seconds  # type: ignore[operator]
+    return point["bytes_moved"] / seconds if "bytes_moved" in point else seconds  # type: ignore[operator]
+
+
+def measured_ceilings(record: Record) -> dict[str, float]:
+    """The record's ceilings over the whole run, each the median of its measurements.
+
+    Keys: "copy" (B/s), "overhead" and, on a GPU, "overhead-waited" (s), "matmul-<dtype>" (FLOP/s); and where
+    measured "bandwidth-read", "bandwidth-write", "bandwidth-in-place" (B/s).
+    """
+    found: dict[str, list[float]] = {}
+    for sample in record.samples:
+        if sample.metric == "time" and sample.status == "ok" and sample.point.get("role") in ("ceiling", "bandwidth"):
+            found.setdefault(str(sample.point["case"]).removeprefix("ceiling-"), []).append(_rate(sample))
+    return {name: median(values) for name, values in found.items()}
+
+
+def _around(record: Record, index: int, name: str) -> list[float]:
+    """The ceiling's measurements next before and next after a sample."""
+    case, found = f"ceiling-{name}", []
+    for side in (reversed(record.samples[:index]), iter(record.samples[index + 1 :])):
+        nearest = next((s for s in side if s.point.get("case") == case and s.status == "ok"), None)
+        if nearest:
+            found.append(_rate(nearest))
+    return found
+
+
+def ceilings_of(record: Record, index: int) -> Ceilings:
+    """The ceilings measured around the sample at an index: the mean of the ones next before and next after.
+
+    Raises:
+        EfflabError: the record lacks a ceiling that this kernel needs.
+    """
+    point = record.samples[index].point
+    found = {}
+    for what, name in (("peak", f"matmul-{peak_dtype(point)}"), ("bandwidth", "copy"), ("overhead", "overhead")):
+        values = _around(record, index, name)
+        if not values:
+            raise EfflabError(f"case {point['case']!r}: the record has no sample ceiling-{name}. Measure it again.")
+        found[what] = sum(values) / len(values)
+    return Ceilings(**found)
+
+
+def datasheet(record: Record) -> catalog.Accelerator | None:
+    """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
+    environment = record.environment
+    return catalog.match_device(environment.device, environment.memory or 0)
+
+
+def _datasheet_ceilings(record: Record, point: dict[str, Any], overhead: float) -> Ceilings | None:
+    entry = datasheet(record)
+    peak = entry.peak_dense.get(peak_dtype(point)) if entry else None
+    return Ceilings(peak, entry.memory_bandwidth, overhead) if entry and peak else None
+
+
+# Reconciliation
+
+
+def points(record: Record, roles: tuple[str, ...] = ("kernel", "series", "lesson")) -> list[Row]:
+    """Every measured kernel of a record with its prediction, in the order measured.
+
+    Samples that ran out of memory or failed have no row: `missing` names them.
+
+    Raises:
+        EfflabError: the record is of another topic, or a point lacks what its formula takes.
+    """
+    if record.topic != "roofline":
+        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'roofline' is needed.")
+    rows = []
+    for index, sample in _kernels(record):
+        if sample.status != "ok" or sample.point["role"] not in roles:
+            continue
+        point, ceilings = sample.point, ceilings_of(record, index)
+        flops, moved = counts(point)
+        predicted = predict(point, ceilings, record.environment.kind)
+        sheet = _datasheet_ceilings(record, point, ceilings.overhead)
+        seconds = median(sample.values)
+        facts = _Facts(record, index, sample, ceilings, predicted, seconds)
+        rows.append(
+            Row(
+                case=str(point["case"]),
+                kernel=str(point["kernel"]),
+                dtype=str(point["dtype"]),
+                role=str(point["role"]),
+                flops=flops,
+                bytes_moved=moved,
+                arithmetic_intensity=formulas.arithmetic_intensity(flops=flops, bytes_moved=moved),
+                performance=flops / seconds,
+                predicted_time=predicted,
+                datasheet_time=predict(point, sheet, record.environment.kind) if sheet else None,
+                measured_time=seconds,
+                iqr=iqr(sample.values),
+                ratio=seconds / predicted,
+                error=error(predicted, seconds),
+                ceilings=ceilings,
+                by_intensity=limits(point, ceilings),
+                by_size=_by_size(record, sample),
+                by_profile=_by_profile(facts),
+                explanation=_explain(facts),
+            )
+        )
+    return rows
+
+
+def missing(record: Record) -> list[str]:
+    """One sentence for every kernel of a record without a time: what happened to it."""
+    found = []
+    for _, sample in _kernels(record):
+        if sample.status != "ok":
+            what = "ran out of memory" if sample.status == "oom" else "was not measured"
+            found.append(f"{sample.point['case']} {what}: {sample.message}")
+    return found
+
+
+def _kernels(record: Record) -> Iterator[tuple[int, Sample]]:
+    for index, sample in enumerate(record.samples):
+        if sample.metric == "time" and sample.point.get("role") in ("kernel", "series", "lesson"):
+            yield index, sample
+
+
+def _value(record: Record, sample: Sample, metric: str) -> float | None:
+    """The median of another metric at a sample's point."""
+    found = next((s for s in record.samples if s.metric == metric and s.point == sample.point), None)
+    return median(found.values) if found and found.status == "ok" else None
+
+
+def _series(record: Record, sample: Sample) -> list[Sample]:
+    """The samples that differ from this one in one size, from the least work to the most."""
+    name = sample.point.get("series")
+    if not name:
+        return []
+    found = [s for _, s in _kernels(record) if s.point.get("series") == name and s.status == "ok"]
+    return sorted(found, key=lambda s: counts(s.point))
+
+
+def _by_size(record: Record, sample: Sample) -> tuple[str, ...]:
+    """The regimes whose scaling the measured times follow between this size and its neighbours.
+
+    Between two sizes time grows as the FLOP in the compute regime, as the bytes in the memory regime and not
+    at all in the overhead regime. Every regime whose growth, in logarithms, lies within a quarter of the whole
+    range from the measured one is kept, so more than one is named where the sizes cannot tell them apart.
+    """
+    series = _series(record, sample)
+    if len(series) < 2:
+        return ()
+    at = series.index(sample)
+    low, high = series[max(0, at - 1)], series[min(len(series) - 1, at + 1)]
+    (w0, q0), (w1, q1) = counts(low.point), counts(high.point)
+    grown = {"overhead": 0.0, "memory": math.log(q1 / q0), "compute": math.log(w1 / w0)}
+    span = max(grown.values()) - min(grown.values())
+    if span < math.log(1.5):
+        return ()
+    measured = math.log(median(high.values) / median(low.values))
+    distance = {r: abs(measured - g) / span for r, g in grown.items()}
+    near = [r for r in REGIMES if distance[r] <= 0.25]
+    return tuple(near or sorted(sorted(REGIMES, key=distance.__getitem__)[:2], key=REGIMES.index))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    record: Record
+    index: int
+    sample: Sample
+    ceilings: Ceilings
+    predicted: float
+    seconds: float
+
+    def value(self, metric: str) -> float | None:
+        return _value(self.record, self.sample, metric)
+
+    @property
+    def point(self) -> dict[str, Any]:
+        return self.sample.point
+
+
+def _by_profile(facts: _Facts) -> str:
+    """The regime by the profiler.
+
+    Overhead where operators (on a GPU: kernels) fill less than half of the wall time. Else the ceiling of which
+    the operators reach the larger part. Overhead again where they reach less than a tenth of both and the call
+    takes less than ten times the overhead: then even the operator's own time is dispatch.
+    """
+    inside, wall = facts.value("operator_time"), facts.value("profiled_time")
+    if not inside or not wall:
+        return ""
+    if inside < 0.5 * wall:
+        return "overhead"
+    flops, moved = counts(facts.point)
+    of_peak, of_bandwidth = flops / inside / facts.ceilings.peak, moved / inside / facts.ceilings.bandwidth
+    if max(of_peak, of_bandwidth) < 0.1 and facts.seconds < 10 * facts.ceilings.overhead:
+        return "overhead"
+    return "compute" if of_peak > of_bandwidth else "memory"
+
+
+def _explain(facts: _Facts) -> str:
+    """Why prediction and measurement part: the first cause whose condition the record's own numbers meet."""
+    ratio = facts.seconds / facts.predicted
+    unsteady = _unsteady(facts)
+    if 1 / NEAR <= ratio <= NEAR:
+        return f"As predicted, within {NEAR - 1:.0%}.{unsteady}"
+    causes = _faster if ratio < 1 else _slower
+    return next(causes(facts), "The record does not explain it.") + unsteady
+
+
+def _unsteady(facts: _Facts) -> str:
+    spread = iqr(facts.sample.values) / facts.seconds
+    if spread > 0.25:
+        return f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median."
+    for name, what in (("copy", "the copy"), (f"matmul-{peak_dtype(facts.point)}", "the matrix product")):
+        around = _around(facts.record, facts.index, name)
+        if len(around) == 2 and not 0.8 <= around[1] / around[0] <= 1.25:
+            return f" Unsteady: around it the speed of {what} changed by {percent(around[1] / around[0] - 1)}."
+    return ""
+
+
+def _faster(facts: _Facts) -> Iterator[str]:
+    point, ceilings = facts.point, facts.ceilings
+    regime = limits(point, ceilings)
+    cache = max(facts.record.environment.caches.values(), default=0)
+    working_set = facts.value("working_set")
+    if regime == "memory" and point.get("inputs") == "warm" and working_set and 0 < working_set <= cache:
+        yield (
+            f"Its working set of {show_binary(working_set)} stays in the last-level cache "
+            f"({show_binary(cache)}), so main memory does not bound it."
+        )
+    if regime == "overhead":
+        yield (
+            f"Its call costs {show(facts.seconds, SECOND)}, less than the "
+            f"{show(ceilings.overhead, SECOND)} of the negation that stands for the overhead."
+        )
+    read = measured_ceilings(facts.record).get("bandwidth-read")
+    if regime == "memory" and point["kernel"] in READERS and read:
+        copy = measured_ceilings(facts.record)["copy"]
+        if read > 1.1 * copy:
+            yield (
+                f"It only reads, and reading alone runs at {show(read, BYTE_PER_SECOND)} where the copy reaches "
+                f"{show(copy, BYTE_PER_SECOND)}: a written line is first read into the cache, traffic that the "
+                "formula does not count."
+            )
+    if regime == "compute" and facts.seconds > 0.67 * facts.predicted:
+        yield "This product runs faster than the one that stands for the peak: its size suits the library better."
+
+
+def _slower(facts: _Facts) -> Iterator[str]:
+    point, ceilings, record = facts.point, facts.ceilings, facts.record
+    environment = record.environment
+    regime = limits(point, ceilings)
+    flops, moved = counts(point)
+    extra = facts.seconds - facts.predicted
+
+    faults = facts.value("page_faults") or 0.0
+    if faults and faults * PAGE >= 0.25 * moved / 2 and 0.05e-6 <= extra / faults <= 20e-6:
+        yield (
+            f"Its output is fresh memory: {faults:,.0f} page faults in every call, "
+            f"{show(extra / faults, SECOND)} of the extra time for each."
+        )
+    if regime == "overhead" or facts.seconds < 20 * ceilings.overhead:
+        at_peak = max(flops / ceilings.peak, moved / ceilings.bandwidth)
+        if extra < 20 * ceilings.overhead and at_peak < 3 * ceilings.overhead:
+            yield (
+                f"Dispatch: this operation costs {show(facts.seconds, SECOND)} a call, the one-element negation "
+                f"that stands for the overhead {show(ceilings.overhead, SECOND)}."
+            )
+    alone = facts.value("time_one_thread")
+    if alone and environment.threads > 1 and alone / facts.seconds < 1.2:
+        yield (
+            f"The library runs it on one thread: one thread takes {show(alone, SECOND)}, {environment.threads} "
+            f"threads {show(facts.seconds, SECOND)}."
+        )
+    if point["kernel"] == "fused_chain" and point["operations"] >= 16 and regime != "overhead":
+        yield (
+            f"Each of its {point['operations']} operations waits for the one before, while the peak is of "
+            f"independent fused multiply-adds: {show(flops / facts.seconds, FLOP_PER_SECOND)} is "
+            f"{flops / facts.seconds / ceilings.peak:.0%} of it."
+        )
+    if environment.kind != "cpu" and point["kernel"] == "matmul" and environment.multiprocessors:
+        tiles = math.ceil(point["m"] / 128) * math.ceil(point["n"] / 128)
+        if tiles < environment.multiprocessors:
+            yield (
+                f"Too few tiles: 128 × 128 tiles of the result number {tiles}, and the device has "
+                f"{environment.multiprocessors} multiprocessors."
+            )
+    if point["kernel"] == "attention_prefill" and point["causal"]:
+        whole = [
+            s for _, s in _kernels(record)
+            if s.status == "ok" and s.point | {"causal": True, "case": ""} == point | {"case": ""}
+            and not s.point["causal"]
+        ]  # fmt: skip
+        if whole:
+            rate, full = flops / facts.seconds, counts(whole[0].point)[0] / median(whole[0].values)
+            if rate < 0.9 * full:
+                yield (
+                    f"The causal kernel reaches {show(rate, FLOP_PER_SECOND)}, the full one "
+                    f"{show(full, FLOP_PER_SECOND)}: it skips masked blocks, and works through blocks on the diagonal."
+                )
+    if point["kernel"] in ("softmax", "attention_prefill") and alone and alone / facts.seconds > 0.75 * _cores(record):
+        what = "its exponentials and divisions" if point["kernel"] == "softmax" else "the softmax between its products"
+        yield (
+            f"The formula leaves out {what}, each many instructions. It does not wait for memory: one thread takes "
+            f"{alone / facts.seconds:.1f} times as long as {environment.threads}."
+        )
+    larger = [s for s in _series(record, facts.sample) if counts(s.point)[0] > flops]
+    best = max((counts(s.point)[0] / median(s.values) for s in larger), default=0.0)
+    if point["kernel"] == "matmul" and best > 1.5 * flops / facts.seconds:
+        small = "Too few rows" if point["m"] < point["n"] else "Too small"
+        yield (
+            f"{small} to fill the units: {show(flops / facts.seconds, FLOP_PER_SECOND)} here, "
+            f"{show(best, FLOP_PER_SECOND)} at a larger size of the same series."
+        )
+    if faults and faults * PAGE >= 0.02 * moved and 0.05e-6 <= extra / faults <= 20e-6:
+        yield (
+            f"Fresh memory: {faults:,.0f} page faults in every call, {show(extra / faults, SECOND)} of the extra "
+            "time for each."
+        )
+    read = measured_ceilings(record).get("bandwidth-read", 0.0)
+    if regime == "memory" and point["kernel"] in READERS and read and moved / facts.seconds > 0.75 * read:
+        yield (
+            f"It only reads, at {show(moved / facts.seconds, BYTE_PER_SECOND)}. A sum, which only reads too, reaches "
+            f"{show(read, BYTE_PER_SECOND)} on this device, the copy {show(ceilings.bandwidth, BYTE_PER_SECOND)}."
+        )
+    if regime == "memory" and point.get("inputs") == "cold":
+        yield (
+            f"It moves {show(moved / facts.seconds, BYTE_PER_SECOND)} where the copy moves "
+            f"{show(ceilings.bandwidth, BYTE_PER_SECOND)}"
+            + (f" and a sum reads {show(read, BYTE_PER_SECOND)}" if read else "")
+            + ", and no number in the record says why."
+        )
+
+
+def _cores(record: Record) -> int:
+    return min(record.environment.threads, record.environment.cores or record.environment.threads)
+
+
+# In words and tables
+
+
+def summary(record: Record) -> str:
+    """The median and the worst error over a record's kernels, and why the worst is what it is."""
+    rows = points(record, roles=("kernel",))
+    if not rows:
+        return "No kernel of this record was measured."
+    sizes = sorted(abs(r.error) for r in rows)
+    middle = median(sizes)
+    worst = max(rows, key=lambda r: abs(math.log(r.ratio)))
+    near = sum(1 / NEAR <= r.ratio <= NEAR for r in rows)
+    text = (
+        f"{len(rows)} kernels. Median error of the predicted time {middle:.0%}; {near} within a factor of {NEAR}. "
+        f"Worst: {worst.case}, predicted {show(worst.predicted_time, SECOND)}, measured "
+        f"{show(worst.measured_time, SECOND)} ({percent(worst.error)}). {worst.explanation}"
+    )
+    absent = [s for s in missing(record)]
+    return text + (f" Not in it: {'; '.join(absent)}." if absent else "")
+
+
+HEAD = ["case", "limit", "FLOP/B", "predicted", "measured", "IQR", "error", "why"]
+NUMERIC = (2, 3, 4, 5, 6)
+
+
+def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Head, rows of text and the indices of numeric columns: every kernel and lesson, predicted and measured."""
+    entry = datasheet(record)
+    head = [*HEAD[:4], *(["data sheet"] if entry else []), *HEAD[4:]]
+    rows = []
+    for r in points(record, roles=("kernel", "lesson")):
+        sheet = [show(r.datasheet_time, SECOND) if r.datasheet_time else "none"] if entry else []
+        rows.append(
+            [
+                r.case + (" (lesson)" if r.role == "lesson" else ""),
+                r.by_intensity,
+                show(r.arithmetic_intensity, FLOP_PER_BYTE).removesuffix(" FLOP/B"),
+                show(r.predicted_time, SECOND),
+                *sheet,
+                show(r.measured_time, SECOND),
+                f"{r.iqr / r.measured_time:.0%}",
+                percent(r.error),
+                r.explanation,
+            ]
+        )
+    numeric = tuple(range(2, 7 + bool(entry)))
+    return head, rows, numeric
+
+
+def ceilings_text(record: Record) -> str:
+    """The record's ceilings in words, with the data sheet's beside them where the catalog has the device."""
+    found, entry = measured_ceilings(record), datasheet(record)
+    lines = []
+    for name, value in found.items():
+        if name.startswith("matmul-"):
+            dtype = name.removeprefix("matmul-")
+            text = f"matrix product, {dtype}: {show(value, FLOP_PER_SECOND)}"
+            if entry and dtype in entry.peak_dense:
+                text += f", {value / entry.peak_dense[dtype]:.0%} of the data sheet's dense "
+                text += show(entry.peak_dense[dtype], FLOP_PER_SECOND)
+        elif name == "copy":
+            text = f"copy: {show(value, BYTE_PER_SECOND)}, bytes read and bytes written"
+            if entry:
+                text += f", {value / entry.memory_bandwidth:.0%} of the data sheet's "
+                text += show(entry.memory_bandwidth, BYTE_PER_SECOND)
+        elif name.startswith("bandwidth-"):
+            text = f"{name.removeprefix('bandwidth-')} only: {show(value, BYTE_PER_SECOND)}"
+            text = text.replace("in-place only", "in place")
+        else:
+            text = f"{name.replace('overhead-waited', 'overhead, waited for')}: {show(value, SECOND)} a call"
+        lines.append(text)
+    if "copy" in found:
+        for name in found:
+            if name.startswith("matmul-"):
+                ridge = formulas.ridge_point(peak_performance=found[name], memory_bandwidth=found["copy"])
+                lines.append(f"ridge point, {name.removeprefix('matmul-')}: {show(ridge, FLOP_PER_BYTE)}")
+    if not entry:
+        lines.append("data sheet: the catalog has no entry for this device; its ceilings are the measured ones")
+    return "\n".join(lines)
+
+
+def text(record: Record) -> str:
+    """Everything in plain text, the same for the same record: ceilings, table, reasons, regimes, summary."""
+    head, rows, numeric = table(record)
+    parts = [ceilings_text(record), _columns(head[:-1], [r[:-1] for r in rows], numeric)]
+    parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in rows if not r[-1].startswith("As predicted, within 25%.")))
+    parts.append("Regime by three methods:\n" + regimes_text(record))
+    parts.append(
+        "The prediction uses the ceilings measured next before and next after each kernel. They come from other "
+        "samples than the kernel's own."
+    )
+    parts.append(summary(record))
+    return "\n\n".join(p for p in parts if p)
+
+
+def regimes_text(record: Record, roles: tuple[str, ...] = ("kernel", "lesson")) -> str:
+    """A table of the regime of each kernel by intensity, by size and by profiler."""
+    rows = [
+        [r.case, r.by_intensity, " or ".join(r.by_size) or "not swept", r.by_profile or "not profiled"]
+        for r in points(record, roles)
+    ]
+    return _columns(["case", "by intensity", "by size", "by profiler"], rows)
+
+
+__all__ = [
+    "Ceilings", "Row", "banner", "ceilings_of", "ceilings_text", "counts", "datasheet", "limits",
+    "measured_ceilings", "missing", "points", "predict", "regimes_text", "summary", "table", "text",
+]  # fmt: skip
