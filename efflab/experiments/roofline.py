@@ -388,6 +388,19 @@ def peak_dtype(point: dict[str, Scalar]) -> str:
     return str(point["dtype"]) if point["kernel"] in matrix else "fp32"
 
 
+def keep_pages() -> None:
+    """Let glibc keep freed pages for blocks up to 32 MiB, its own upper limit, instead of returning them.
+
+    Otherwise an output that torch allocates pays page faults in every call; that is the lesson of one case,
+    whose output is larger, and would blur all others. Does nothing on other C libraries: the recorded page faults
+    show it.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+
+
 def profile(calls: list[Callable[[], Any]], clock: timer.Clock, seconds: float, device: Any) -> tuple[float, float]:
     """Seconds per call inside operators (on a GPU: kernels on the device), and seconds of wall time per call.
 
