@@ -106,7 +106,11 @@ def wrap(text: str) -> str:
     """Each line of `text` folded at WIDTH columns; indented lines (code) stay as they are."""
     lines = []
     for line in text.strip().splitlines():
-        lines += [line] if line.startswith("  ") else (textwrap.wrap(line, WIDTH, break_long_words=False) or [""])
+        lines += (
+            [line]
+            if line.startswith("  ")
+            else (textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False) or [""])
+        )
     return "\n".join(lines)
 
 

@@ -144,13 +144,17 @@ def own(topic: str, answer: Any) -> records.Record:
     if isinstance(answer, records.Record):
         record = answer
     elif answer is None or answer == "newest":
-        _, kept, problems = records.LabBook().readable()
+        try:
+            book = records.LabBook()
+            _, kept, problems = book.readable()
+        except EfflabError as error:
+            raise NotCounted(str(error)) from None
         kept = [r for r in kept if r.topic == topic]
         if not kept:
             said = f" {problems[0]}" if problems else ""
             raise NotCounted(
-                f"Your lab book {str(records.LabBook().path)!r} has no record of {topic} yet.{said} Run {command} in a "
-                "terminal, which writes one, then check again."
+                f"Your lab book, {book.path.resolve()}, has no record of {topic} yet.{said} Run '!efflab run {topic}' "
+                "in a cell of this notebook, then check again. A record that lies elsewhere can be checked by its path."
             )
         record = kept[-1]
     elif isinstance(answer, str | os.PathLike):
