@@ -326,7 +326,7 @@ class Session:
     def samples(self, point: dict[str, Any]) -> Iterator[Sample]:
         """Ceilings, the kernel, ceilings again; then the profile, one thread and the page faults."""
         if self.device.type == "cpu":
-            keep_pages()
+            keep_pages(point["output"] != "fresh")
         with self.precision(point["dtype"]):
             built = BUILDERS[point["kernel"]](point, self.make(point["dtype"]))
             names = self.ceilings_for(point)
@@ -348,35 +348,35 @@ class Session:
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
             yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
             yield from after
-            yield from self._secondary(point, built, median(timed.values))
+            yield from self._secondary(point, built, timed)
 
-    def _secondary(self, point: dict[str, Any], built: Built, seconds: float) -> Iterator[Sample]:
+    def _secondary(self, point: dict[str, Any], built: Built, timed: timer.Timed) -> Iterator[Sample]:
         def sample(metric: str, unit: str, values: list[float], timing: Timing | None = None) -> Sample:
             return Sample(point=point, metric=metric, unit=unit, values=values, status="ok", timing=timing)
 
         yield sample("working_set", "B", [float(built.working_set)])
         try:
-            operators, wall = profile(built.calls, self.clock, seconds, self.device)
+            operators, wall = profile(built.calls, self.clock, median(timed.values), self.device)
             yield sample("operator_time", "s", [operators])
             yield sample("profiled_time", "s", [wall])
         except Exception as error:
             self.warnings.append(f"{point['case']}: not profiled: {type(error).__name__}")
         if self.device.type != "cpu":
-            timed = timer.waited(built.calls, self.clock, **TIMER[self.scale] | {"time_limit": 0.05, "most": 10})
-            yield sample("waited_time", "s", timed.values, timed.timing)
+            waited = timer.waited(built.calls, self.clock, **TIMER[self.scale] | {"time_limit": 0.05, "most": 10})
+            yield sample("waited_time", "s", waited.values, waited.timing)
             return
-        with contextlib.suppress(ImportError, AttributeError):
-            yield sample("page_faults", "", [page_faults(built.calls, seconds)])
+        if timed.page_faults is not None:
+            yield sample("page_faults", "", [timed.page_faults])
         torch = devices.import_torch()
         threads = torch.get_num_threads()
         if threads > 1:
             try:
                 torch.set_num_threads(1)
                 options = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": TIMER[self.scale]["shortest"]}
-                timed = timer.back_to_back(built.calls, self.clock, cold=point["inputs"] == "cold", **options)
+                alone = timer.back_to_back(built.calls, self.clock, cold=point["inputs"] == "cold", **options)
             finally:
                 torch.set_num_threads(threads)
-            yield sample("time_one_thread", "s", timed.values, timed.timing)
+            yield sample("time_one_thread", "s", alone.values, alone.timing)
 
 
 def peak_dtype(point: dict[str, Scalar]) -> str:
@@ -388,17 +388,20 @@ def peak_dtype(point: dict[str, Scalar]) -> str:
     return str(point["dtype"]) if point["kernel"] in matrix else "fp32"
 
 
-def keep_pages() -> None:
-    """Let glibc keep freed pages for blocks up to 32 MiB, its own upper limit, instead of returning them.
+def keep_pages(keep: bool) -> None:
+    """Let glibc keep freed memory, or have it return all of it at once.
 
-    Otherwise an output that torch allocates pays page faults in every call; that is the lesson of one case,
-    whose output is larger, and would blur all others. Does nothing on other C libraries: the recorded page faults
-    show it.
+    An output that torch allocates pays a page fault for every page that the system has to supply. Kept, the
+    memory of an output under 32 MiB (glibc's limit for its heap) is used again and only the kernel is timed;
+    returned, every call pays, which is the lesson of one case. Does nothing on other C libraries: the recorded
+    page faults show it.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-1, 2**30 if keep else 2**17)  # M_TRIM_THRESHOLD; 128 KiB is its default
+        if not keep:
+            libc.malloc_trim(0)
 
 
 def profile(calls: list[Callable[[], Any]], clock: timer.Clock, seconds: float, device: Any) -> tuple[float, float]:
@@ -425,17 +428,6 @@ def profile(calls: list[Callable[[], Any]], clock: timer.Clock, seconds: float, 
     else:
         inside = sum(e.self_cpu_time_total for e in events if not e.key.startswith("ProfilerStep"))
     return inside * 1e-6 / n, wall / n
-
-
-def page_faults(calls: list[Callable[[], Any]], seconds: float) -> float:
-    """Minor page faults per call of this process, once the calls are warm."""
-    import resource
-
-    n = max(3, min(50, math.ceil(0.02 / seconds)))
-    begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for i in range(n):
-        calls[i % len(calls)]()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin) / n
 
 
 # The sweep

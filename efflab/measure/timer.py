@@ -99,11 +99,16 @@ def clock_for(device: Any) -> Clock:
 
 @dataclass(frozen=True)
 class Timed:
-    """Raw seconds per call, how they were taken, and what to know about them."""
+    """Raw seconds per call, how they were taken, and what to know about them.
+
+    `page_faults` is the number of minor page faults of this process per timed call, None where the system does
+    not count them.
+    """
 
     values: list[float]
     timing: Timing
     warnings: list[str]
+    page_faults: float | None = None
 
 
 def back_to_back(calls: Sequence[Callable[[], Any]], clock: Clock, **options: Any) -> Timed:
@@ -196,6 +201,7 @@ def _repeat(
     loops = len(sequence)
 
     values: list[float] = []
+    faults = _faults()
     begin = clock.now()
     while True:
         values.append(once(sequence) / loops)
@@ -208,6 +214,8 @@ def _repeat(
         if len(values) >= min(3, fewest) and clock.now() - begin >= time_limit:
             stop = "time limit"
             break
+    end = _faults()
+    per_call = (end - faults) / (loops * len(values)) if faults is not None and end is not None else None
     if min(values) <= 0:
         raise EfflabError("timer: the clock did not advance while the call ran. Use a longer call.")
     name = clock.name if mode == "back-to-back" or clock.name == "perf_counter" else "perf_counter+synchronize"
@@ -219,7 +227,15 @@ def _repeat(
             f"wide: the middle half of {len(values)} values spans {spread:.0%} of the median; "
             "something else ran, or the clock speed changed"
         )
-    return Timed(values, timing, warnings)
+    return Timed(values, timing, warnings, per_call)
+
+
+def _faults() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _run(sequence: Sequence[Callable[[], Any]]) -> None:
