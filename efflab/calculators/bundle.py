@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from efflab import units
-from efflab.calculators.calculator import Calculator, Choice, Curve, Formula, Output, Ratio, Slider, read
+from efflab.calculators.calculator import Calculator
+from efflab.calculators.parts import Choice, Curve, Formula, Output, Ratio, Slider, Value, read
 from efflab.formulas import reading
 
 FOLDER = Path(__file__).parent
@@ -115,8 +116,10 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _output(output: Output | Ratio) -> dict[str, Any]:
+def _output(output: Output | Ratio | Value) -> dict[str, Any]:
     common = {"name": output.name, "label": output.label, "shown": output.shown}
+    if isinstance(output, Value):
+        return common
     if isinstance(output, Ratio):
         return common | {"over": output.over, "under": output.under, "percent": output.percent}
     return common | {"formula": read(output.formula).name, "given": dict(output.given)}

@@ -104,7 +104,7 @@ function compile(spec) {
       setters.set(name, [...(setters.get(name) ?? []), choice]);
   }
   const byName = (items) => new Map(items.map((i) => [i.name, i]));
-  return { ...spec, setters, table: byName(spec.inputs), computed: byName(spec.outputs) };
+  return { ...spec, setters, table: byName(spec.inputs), computed: byName(spec.outputs.filter((o) => o.formula || o.over)) };
 }
 
 const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
@@ -177,8 +177,10 @@ function evaluate(c, state) {
   const s = scope(c, state), values = {};
   for (const name of c.drawn) values[name] = s.value(name);
   const relevant = c.inputs.map((i) => i.name).filter((name) => s.touched.has(name));
-  for (const name of c.names)
-    values[name] = name in values || !c.table.has(name) || relevant.includes(name) ? s.value(name) : null;
+  for (const name of c.names) {
+    const v = s.value(name); // a verdict may speak of a slider that does not matter now
+    values[name] = c.table.has(name) && s.touched.has(name) && !relevant.includes(name) ? null : v;
+  }
   const text = (name) => textOf(c, state, name, values[name]);
   const holds = ([left, relation, right]) => {
     const a = values[left], b = typeof right === "string" ? values[right] : right;
@@ -224,8 +226,9 @@ function python(c, result) { // the calls of the formulas that give the numbers 
     const label = JSON.stringify(o.label + ":");
     return `print(${label}, ${o.percent ? `show(100 * ${o.name}) + "%"` : `show(${o.name}, UNITS["${c.units[o.name]}"])`})`;
   });
-  return [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", "",
-    `# ${c.title}`, ...(result.problem ? [`# ${result.problem}`] : []), ...inputs, "", ...calls, "", ...prints, ""].join("\n");
+  const imports = prints.length ? [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", ""] : [];
+  const told = [`# ${c.title}`, ...(result.problem ? [`# ${result.problem}`] : [])];
+  return [...imports, ...told, ...inputs, "", ...calls, "", ...prints, ""].join("\n");
 }
 
 function prediction(c, result, source, now, random) {
@@ -237,19 +240,19 @@ function prediction(c, result, source, now, random) {
   return { schema: "efflab-prediction/1", id, topic: c.topic, created, source, calculator: c.name, inputs, outputs, note: "" };
 }
 
-const fragment = (id, result) =>
-  `#${id}?` + new URLSearchParams(result.relevant.map((n) => [n, String(result.state[n])])).toString();
+const fragment = (id, result) => `#${id}?` + result.relevant.map((n) => `${n}=${encodeURIComponent(result.state[n])}`).join("&");
 
 function restored(c, query) { // the state of a link, and what was wrong with it in words
   const state = {}, problems = [];
-  for (const [name, text] of new URLSearchParams(query)) {
-    const input = c.table.get(name);
+  for (const part of query.split("&").filter(Boolean)) {
+    const [name, ...rest] = part.split("="), input = c.table.get(name);
     try {
+      const text = decodeURIComponent(rest.join("=").replaceAll("+", " "));
       if (!input) throw new Error(`${name} is not an input of this calculator.`);
       const bare = input.kind === "slider" && text.trim() !== "" && Number.isFinite(Number(text));
       state[name] = accept(c, input, bare ? Number(text) : text, name);
     } catch (error) {
-      problems.push(error.message);
+      problems.push(error instanceof URIError ? `${name} cannot be read.` : error.message);
     }
   }
   return { state, problems };
@@ -296,7 +299,7 @@ const WIDE = 6.1; // of a character, in px at the drawing's text size
 
 function draw(c, result, width, runs, id) {
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
-  const height = Math.round(Math.min(340, Math.max(250, width * 0.66)));
+  const height = Math.round(Math.min(350, Math.max(250, width * 0.78)));
   const box = { left: 46, top: 26, width: width - 46 - 14, height: height - 26 - 42 };
   const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(([x, y]) => x !== null && y !== null);
   const dots = [...points, ...runs.flatMap((r) => r.points)].filter(([x, y]) => (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0));
@@ -311,7 +314,7 @@ function draw(c, result, width, runs, id) {
   xs.sort((a, b) => a - b);
   const series = (y, changed) => {
     const all = { ...state, ...changed };
-    return xs.map((x) => [x, scope(c, all, { [curve.x]: x }).value(y)]).filter((p) => p[1] !== null);
+    return xs.map((x) => [x, scope(c, all, { [curve.x]: x }).value(y)]).filter(([, y]) => y !== null && (yKind !== "log" || y > 0));
   };
   const lines = curve.lines.map((l) => ({ ...l, label: filled(l.label, result.text), points: series(l.y, {}) }));
   if (curve.vary)
@@ -324,9 +327,11 @@ function draw(c, result, width, runs, id) {
       } else if (same) same.label += ", " + option.label;
       else lines.push({ y: curve.lines[0].y, label: option.label, faint: true, points: found });
     }
-  const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])].filter((y) => yKind !== "log" || y > 0);
+  const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])];
   if (!ys.length) return { svg: "", height };
-  const top = Math.max(...ys), bottom = Math.min(...ys);
+  // faint lines may raise the drawing, not lower it
+  const top = Math.max(...ys), firm = [...lines.filter((l) => !l.faint).flatMap((l) => l.points), ...dots].map((p) => p[1]);
+  const bottom = Math.min(...(firm.length ? firm : ys)) * 0.7;
   const xAxis = axis(xKind, low, high, box.width, 44, c.units[curve.x]);
   const yAxis = axis(yKind, yKind === "log" ? roundOut(bottom, false) : 0, yKind === "log" ? roundOut(top * 1.5, true) : top * 1.08,
     box.height, 30, c.units[curve.lines[0].y]);
@@ -340,7 +345,8 @@ function draw(c, result, width, runs, id) {
   for (const t of yAxis.minor) line(box.left - 3, Y(t), box.left, Y(t), "axis");
   for (const t of xAxis.ticks) {
     line(X(t), box.top, X(t), base, "grid");
-    write(X(t), base + 16, "middle", xAxis.text(t), "tick");
+    const text = xAxis.text(t), over = X(t) + (text.length * WIDE) / 2 - width;
+    write(X(t) - Math.max(0, over), base + 16, "middle", text, "tick");
   }
   for (const t of yAxis.ticks) {
     line(box.left, Y(t), right, Y(t), "grid");
@@ -353,16 +359,19 @@ function draw(c, result, width, runs, id) {
   write(2, 13, "start", label(curve.lines[0].y, curve.y_label) + yAxis.unit, "title");
   out.push(`<clipPath id="${id}-clip"><rect x="${box.left}" y="${box.top}" width="${box.width}" height="${box.height}"/></clipPath>`);
   for (const m of marks) {
-    const x = X(values[m.x]), text = filled(m.label, result.text), left = x + text.length * WIDE + 8 > right;
+    const x = X(values[m.x]), text = filled(m.label, result.text), wide = text.length * WIDE + 8;
     if (x < box.left || x > right) continue;
     line(x, m.y && values[m.y] !== null ? Y(values[m.y]) : box.top, x, base, "mark");
-    write(x + (left ? -5 : 5), base - 7, left ? "end" : "start", text, "halo");
+    // right or left of the line, at the foot or higher, where no dot is in the way
+    const spots = [7, 23, 39].flatMap((up) => [[x, base - up, 1], [x - wide, base - up, 0]]).filter(([from]) => from > box.left && from + wide < right);
+    const clear = spots.find(([from, y]) => !dots.some(([a, b]) => X(a) > from - 8 && X(a) < from + wide + 8 && Math.abs(Y(b) - y + 4) < 14)) ?? spots[0];
+    if (clear) write(x + (clear[2] ? 5 : -5), clear[1], clear[2] ? "start" : "end", text, "halo");
   }
-  const path = (l) => "M" + l.points.map(([x, y]) => `${X(x)},${Y(yKind === "log" ? Math.max(y, yAxis.low * 1e-3) : y)}`).join("L");
+  const path = (l) => "M" + l.points.map(([x, y]) => `${X(x)},${Y(y)}`).join("L");
   let plainLines = 0;
   for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 3}`;
   out.push(`<g clip-path="url(#${id}-clip)">`);
-  for (const l of lines.toReversed()) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
+  for (const l of lines.toReversed()) if (l.points.length) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
   out.push("</g>");
   // labels at the lines' right ends; one that would lie on another moves left along its line
   const placed = [];

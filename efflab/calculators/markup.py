@@ -6,7 +6,9 @@ from html import escape
 from typing import Any
 
 from efflab.calculators import bundle
-from efflab.calculators.calculator import Calculator, Choice, Result
+from efflab.calculators.calculator import Calculator, Result
+from efflab.calculators.parts import Choice
+from efflab.units import show
 
 
 def html(calculator: Calculator, element_id: str | None = None, **state: Any) -> str:
@@ -63,10 +65,6 @@ def _row(result: Result, name: str) -> str:
 
 def _value(result: Result, name: str) -> str:
     value = result.state[name]
-    return f"{value:,}" if isinstance(value, int) else result.text(name) if isinstance(value, str) else _number(result, name)
-
-
-def _number(result: Result, name: str) -> str:
-    from efflab.units import show
-
-    return show(float(result.state[name]), result.calculator.units[name])
+    if isinstance(value, str):
+        return result.text(name)
+    return f"{value:,}" if isinstance(value, int) else show(value, result.calculator.units[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from efflab.calculators.calculator import Choice, Option, Slider
+from efflab.calculators.parts import Choice, Option, Slider
 from efflab.catalog import BYTES_PER_ELEMENT, accelerators
 
 CUSTOM = "custom"

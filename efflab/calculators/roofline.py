@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from efflab.calculators.calculator import (
-    Calculator, Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider,
-)  # fmt: skip
+from efflab.calculators.calculator import Calculator
+from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider, Value
 from efflab.calculators.picks import custom_accelerator, pick_accelerator, pick_dtype
 from efflab.formulas import roofline
 from efflab.units import FLOP_PER_SECOND
@@ -35,10 +34,11 @@ def _size(name: str, high: float, default: float, label: str, help: str = "") ->
     return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
 
 
+_COUNTS = ("flops", "bytes_moved")
 _KERNELS = Choice(
     "kernel",
     [
-        Option(name, label, formulas=dict(zip(("flops", "bytes_moved"), roofline.KERNELS[name], strict=True)), group=group)
+        Option(name, label, group=group, formulas=dict(zip(_COUNTS, roofline.KERNELS[name], strict=True)))
         for group, name, label in (
             ("Matrix products", "matmul", "Matrix times matrix"),
             ("Matrix products", "gemv", "Matrix times vector"),
@@ -92,6 +92,8 @@ explorer = Calculator(
     "arithmetic intensity; the dot is what this call reaches.",
     inputs=[pick_accelerator(), *custom_accelerator(), pick_dtype(), _KERNELS, *_SIZES, _overhead(0.0)],
     outputs=[
+        Value("flops", "Operations"),
+        Value("bytes_moved", "Bytes moved"),
         Output(roofline.arithmetic_intensity),
         Output(roofline.ridge_point),
         Output(roofline.attainable_performance),

@@ -25,9 +25,9 @@ function start() {
     mounted.set(root.id, mount(root, spec, { state, link, save: download, changed: () => {} }));
   }
   const follow = () => {
-    const [id, query] = decodeURI(location.hash).slice(1).split("?", 2);
-    if (query === undefined || !mounted.has(id)) return;
-    mounted.get(id).restore(location.hash.split("?").slice(1).join("?"));
+    const [, id, query] = /^#([^?]*)\?(.*)$/.exec(location.hash) ?? [];
+    if (!mounted.has(id)) return;
+    mounted.get(id).restore(query);
     document.getElementById(id).scrollIntoView();
   };
   window.addEventListener("hashchange", follow);

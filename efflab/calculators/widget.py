@@ -9,7 +9,7 @@ import anywidget
 import traitlets
 
 from efflab.calculators import bundle
-from efflab.calculators.calculator import Calculator, Choice
+from efflab.calculators.calculator import Calculator
 from efflab.errors import EfflabError
 
 

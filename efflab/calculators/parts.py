@@ -1,0 +1,246 @@
+"""What a calculator is declared with: inputs, outputs, a verdict, a curve."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, Literal
+
+from efflab.formulas import reading
+from efflab.units import NUMBER, Unit
+
+Formula = Callable[..., Any]
+read = cache(reading.read)
+
+RELATIONS = ("<", "<=", ">", ">=", "==")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_DECADE = ("1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8")
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A numeric input.
+
+    Attributes:
+        name: the formula parameter that it feeds.
+        low, high: the range, in the parameter's base unit.
+        default: its value at first.
+        scale: how the stops of the slider are spread. "log2" has 2^k and 1.5 × 2^k, as sizes are chosen.
+            The number field beside the slider takes any value in the range.
+        label: what the reader sees; the name in words if empty.
+        help: one short phrase under the label.
+        integer: only whole numbers.
+        zero: zero is allowed too, below `low` (a logarithmic scale has no zero).
+        steps: how many steps a linear scale has.
+        unit: checked against the formulas where given; taken from them otherwise.
+    """
+
+    name: str
+    low: float
+    high: float
+    default: float
+    scale: Literal["linear", "log", "log2"] = "linear"
+    label: str = ""
+    help: str = ""
+    integer: bool = False
+    zero: bool = False
+    steps: int = 50
+    unit: Unit | None = None
+
+    def stops(self) -> list[float]:
+        """The values at which the slider stops, rising, with `low`, `high` and the default among them."""
+        if self.scale == "linear":
+            found = [self.low + (self.high - self.low) * i / self.steps for i in range(self.steps + 1)]
+        elif self.scale == "log":
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            ladder = _DECADE if len(decades) < 12 else ("1", "2", "5")
+            found = [float(f"{m}e{e}") for e in decades for m in ladder]
+        else:
+            octaves = range(math.floor(math.log2(self.low)), math.ceil(math.log2(self.high)) + 1)
+            found = [m * 2.0**e for e in octaves for m in (1.0, 1.5)]
+        if self.integer:
+            found = [float(round(v)) for v in found if self.scale == "linear" or v == round(v)]
+        kept = {v for v in found if self.low <= v <= self.high} | {float(self.low), float(self.high)}
+        return sorted(kept | {float(self.default)} | ({0.0} if self.zero else set()))
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a `Choice`.
+
+    Attributes:
+        name: how state, links and Python call it.
+        label: what the reader sees; the name if empty.
+        sets: value names that it sets. A mapping in place of a value is looked up by the option of another
+            choice: see `Choice.by`.
+        formulas: value names that it computes, each with a formula.
+        group: the heading under which the option is listed.
+    """
+
+    name: str
+    label: str = ""
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    formulas: Mapping[str, Formula] = field(default_factory=dict)
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An input with named options.
+
+    Attributes:
+        name: a formula parameter with a Literal of these options, or any other name.
+        options: texts, or `Option` where an option sets values or provides formulas.
+        default: the name of the option chosen at first.
+        by: value name to the name of the choice that the values set under that name are looked up by.
+        missing: the sentence for a look-up that finds nothing. `{has}` lists what there is.
+        shared: calculators on one page can be linked by this input.
+    """
+
+    name: str
+    options: Sequence[str | Option]
+    default: str
+    label: str = ""
+    help: str = ""
+    by: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
+    shared: bool = False
+
+    @cached_property
+    def table(self) -> dict[str, Option]:
+        """The options by name."""
+        options = [o if isinstance(o, Option) else Option(o) for o in self.options]
+        return {o.name: o for o in options}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A value computed by a formula.
+
+    Attributes:
+        formula: the formula.
+        name: the value's name; the formula's own if empty.
+        label: what the reader sees; the name in words if empty.
+        given: formula parameter to the name it takes its value from, where that is another name, or to a number.
+        shown: listed among the outputs. Other values serve the verdict and the curve only.
+    """
+
+    formula: Formula
+    name: str = ""
+    label: str = ""
+    given: Mapping[str, str | float] = field(default_factory=dict)
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A value divided by another: a share, a factor, a rate.
+
+    Attributes:
+        name: the value's name.
+        over, under: names of the two values.
+        unit: unit of the result.
+        percent: written as a percentage.
+    """
+
+    name: str
+    over: str
+    under: str
+    label: str = ""
+    unit: Unit = NUMBER
+    percent: bool = False
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value listed among the outputs that an option of a choice provides."""
+
+    name: str
+    label: str = ""
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a verdict: a sentence, and when it holds.
+
+    Attributes:
+        text: the sentence; `{name}` is replaced by that value with its unit.
+        when: conditions that must all hold, each (name, relation, name or number). None: always.
+    """
+
+    text: str
+    when: Sequence[tuple[str, str, str | float]] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a curve: the value `y` over the swept input. A faint line is context, drawn thin."""
+
+    y: str
+    label: str = ""
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A labelled vertical line where the x axis has the value `x`; `y` also marks the point on it."""
+
+    x: str
+    label: str
+    y: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The points of one recorded run, laid over a curve.
+
+    Attributes:
+        label: device and date.
+        option: (choice, option) for which the points belong on the drawing from the start, such as
+            ("accelerator", "H200 SXM"); None if there is none.
+        points: (x, y, title) in base units.
+    """
+
+    label: str
+    option: tuple[str, str] | None
+    points: Sequence[tuple[float, float, str]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A drawing: one value swept, others over it.
+
+    Attributes:
+        x: the name swept, an input or any value that the lines depend on.
+        lines: what is drawn over it.
+        low, high: the swept range; the slider's where `x` is a slider. It grows to hold the current point.
+        scale: of the x axis and the y axis.
+        at: the current points, (x name, y name).
+        at_label: what the legend calls them.
+        marks: labelled verticals.
+        vary: name of a choice: the first line is drawn faintly for its other options too.
+        slope_label: text along the first line's rising part.
+        x_label, y_label: axis titles, without unit.
+        describe: text alternative; `{name}` is replaced.
+        runs: returns the recorded runs. Called when the calculator is shown, not when it is declared.
+    """
+
+    x: str
+    lines: Sequence[Line]
+    describe: str
+    low: float | None = None
+    high: float | None = None
+    scale: Literal["log-log", "linear-linear", "log-linear", "linear-log"] = "log-log"
+    at: Sequence[tuple[str, str]] = ()
+    at_label: str = "this case"
+    marks: Sequence[Mark] = ()
+    vary: str = ""
+    slope_label: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    runs: Callable[[], Sequence[Run]] | None = None

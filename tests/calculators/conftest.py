@@ -1,0 +1,53 @@
+"""The front end in a JavaScript engine without a document, and random states to feed it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from py_mini_racer import MiniRacer
+
+from efflab import calculators
+from efflab.calculators import bundle
+from efflab.calculators.parts import Choice
+from efflab.formulas import reading
+
+
+class JavaScript:
+    """The front end's functions, called with JSON values."""
+
+    def __init__(self) -> None:
+        self.engine = MiniRacer()
+        self.engine.eval(bundle.core({reading.read(f).name: f for f in reading.every()}))
+
+    def call(self, expression: str, **values: object) -> object:
+        """The value of an expression in which `values` are constants."""
+        constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
+        return json.loads(self.engine.eval(f"(() => {{ {constants} return JSON.stringify({expression}); }})()"))
+
+
+@pytest.fixture(scope="session")
+def js() -> JavaScript:
+    return JavaScript()
+
+
+def random_state(calculator: calculators.Calculator, seed: int) -> dict[str, float | str]:
+    """A state with every input drawn from its whole range, on a log scale where the slider has one."""
+    draw = random.Random(f"{calculator.name}-{seed}")
+    state: dict[str, float | str] = {}
+    for given in calculator.inputs:
+        if isinstance(given, Choice):
+            state[given.name] = draw.choice(list(given.table))
+        elif given.zero and draw.random() < 0.2:
+            state[given.name] = 0.0
+        elif given.scale == "linear":
+            state[given.name] = draw.uniform(given.low, given.high)
+        else:
+            state[given.name] = math.exp(draw.uniform(math.log(given.low), math.log(given.high)))
+        if getattr(given, "integer", False):
+            state[given.name] = min(max(round(state[given.name]), int(given.low)), int(given.high))
+        elif not isinstance(given, Choice):
+            state[given.name] = min(max(state[given.name], 0.0 if given.zero else given.low), given.high)
+    return state

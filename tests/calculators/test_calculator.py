@@ -1,0 +1,285 @@
+"""Declarations, states and the roofline's calculators, in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from efflab import calculators
+from efflab.calculators.calculator import Calculator
+from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider
+from efflab.catalog import accelerators
+from efflab.errors import EfflabError
+from efflab.formulas import roofline
+from efflab.units import BYTE, FLOP_PER_SECOND
+
+BANDWIDTH = Slider("memory_bandwidth", 1e9, 1e13, default=1e12, scale="log")
+PEAK = Slider("peak_performance", 1e9, 1e16, default=1e14, scale="log")
+GOOD = {
+    "name": "good", "title": "Good?", "topic": "roofline", "inputs": [BANDWIDTH, PEAK],
+    "outputs": [roofline.ridge_point], "verdict": [Case("{ridge_point}.")],
+}  # fmt: skip
+
+
+def declare(**changes):
+    return Calculator(**(GOOD | changes))
+
+
+def test_a_small_declaration_computes():
+    good = declare()
+    assert good.evaluate(memory_bandwidth="2 TB/s")["ridge_point"] == 50
+    assert good.evaluate(memory_bandwidth=2e12).verdict == "50 FLOP/B."
+    assert good.evaluate().relevant == ("memory_bandwidth", "peak_performance")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"name": "Bad Name"}, "lower case"),
+        ({"inputs": [BANDWIDTH]}, "nothing gives 'peak_performance' a value (needed by ridge_point)"),
+        ({"inputs": [BANDWIDTH, PEAK, PEAK]}, "'peak_performance' is declared twice"),
+        ({"inputs": [BANDWIDTH, PEAK, Slider("colour", 1, 2, default=1)]}, "slider colour: no formula takes"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, default=1e17)]}, "the default 1e+17 is outside"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, low=0.0, scale="linear")]}, "needs more than zero"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, low=0.0)]}, "a log scale needs low > 0"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, zero=True)]}, "needs more than zero"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, low=1e17)]}, "must be less than high"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, scale="cubic")]}, "scale must be"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, high=float("inf"))]}, "high must be a finite number"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, unit=BYTE)]}, "its unit is 'B', the formula's 'FLOP/s'"),
+        ({"inputs": [BANDWIDTH, dataclasses.replace(PEAK, default=1.5e9, integer=True, low=1.5)]}, "whole number"),
+        ({"outputs": [len]}, "is neither a formula"),
+        ({"outputs": [Output(len)]}, "is not a formula"),
+        ({"outputs": [roofline.ridge_point, roofline.ridge_point]}, "'ridge_point' is declared twice"),
+        ({"outputs": [Output(roofline.ridge_point, "memory_bandwidth")]}, "both an input and an output"),
+        ({"outputs": [Output(roofline.ridge_point, given={"bandwidth": 1.0})]}, "Did you mean 'memory_bandwidth'"),
+        (
+            {"outputs": [Output(roofline.ridge_point, given={"memory_bandwidth": "ridge_point"})]},
+            "'ridge_point' is FLOP/B and",
+        ),
+        ({"outputs": [roofline.ridge_point, Ratio("half", "ridge_pint", "ridge_point")]}, "nothing gives 'ridge_pint'"),
+        ({"verdict": []}, "the last case must hold always"),
+        ({"verdict": [Case("x", [("ridge_point", ">", 1)])]}, "the last case must hold always"),
+        ({"verdict": [Case("{ridge_pont}")]}, "Did you mean 'ridge_point'"),
+        ({"verdict": [Case("x", [("ridge_point", "=>", 1)]), Case("y")]}, "verdict: relation: '=>'"),
+        ({"verdict": [Case("x", [("ridge", ">", 1)]), Case("y")]}, "verdict: name: 'ridge'"),
+        ({"curve": Curve("peak_performance", [], "x")}, "at least one line"),
+        ({"curve": Curve("peak", [Line("ridge_point")], "x")}, "curve: name: 'peak'"),
+        ({"curve": Curve("ridge_point", [Line("ridge_point")], "x")}, "low and high must be given"),
+        ({"curve": Curve("ridge_point", [Line("ridge_point")], "x", low=0, high=1)}, "a log scale needs low > 0"),
+        ({"curve": Curve("peak_performance", [Line("ridge_point")], "{x}")}, "placeholder: 'x'"),
+        ({"curve": Curve("peak_performance", [Line("ridge_point")], "x", vary="dtype")}, "not a choice"),
+        ({"curve": Curve("peak_performance", [Line("ridge_point")], "x", marks=[Mark("rdge", "x")])}, "'rdge'"),
+    ],
+)
+def test_a_wrong_declaration_names_the_field_and_the_mend(changes, told):
+    with pytest.raises(EfflabError) as error:
+        declare(**changes)
+    assert told in str(error.value)
+    assert str(error.value).startswith("calculator ")
+
+
+def test_a_cycle_is_refused():
+    with pytest.raises(EfflabError, match="flops needs bytes_moved needs flops: a cycle"):
+        declare(
+            inputs=[],
+            outputs=[Ratio("flops", "bytes_moved", "bytes_moved"), Ratio("bytes_moved", "flops", "flops")],
+            verdict=[Case("")],
+        )
+
+
+def test_every_way_of_choosing_is_checked():
+    """The second option leaves a name without a value; the first alone would pass."""
+    choice = Choice("kind", [Option("full", sets={"peak_performance": 1e12}), "empty"], default="full")
+    with pytest.raises(EfflabError, match=r"nothing gives 'peak_performance' a value .* with kind 'empty'"):
+        declare(inputs=[BANDWIDTH, choice])
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (Choice("kind", [], default=""), "it needs options"),
+        (Choice("kind", ["a", "a"], default="a"), "a name of its own"),
+        (Choice("kind", ["alpha", "beta"], default="alhpa"), "Did you mean 'alpha'"),
+        (Choice("kind", [Option("a", formulas={"flops": len})], default="a"), "flops is not a formula"),
+        (Choice("kind", [Option("a", sets={"ridge_point": 1})], default="a"), "which is also an output"),
+        (Choice("kind", ["a"], default="a", by={"peak_performance": "dtype"}), "which is not a choice"),
+        (Choice("kind", ["a"], default="a", by={"peak_performance": "kind"}), "it needs missing"),
+        (Choice("kind", ["a"], default="a", by={"peak_performance": "kind"}, missing="{what}"), "placeholder: 'what'"),
+    ],
+)
+def test_a_wrong_choice_is_named(choice, told):
+    with pytest.raises(EfflabError) as error:
+        declare(inputs=[BANDWIDTH, PEAK, choice])
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"acelerator": "H200 SXM"}, "Did you mean 'accelerator'"),
+        ({"accelerator": "H200"}, "Did you mean 'H200 SXM'"),
+        ({"accelerator": 3}, "accelerator: 3 is not known"),
+        ({"dtype": "bf17"}, "Did you mean 'bf16'"),
+        ({"m": 0}, "m must be between 1 and 131,072, got 0"),
+        ({"m": -4}, "m must be between"),
+        ({"m": 1e9}, "m must be between"),
+        ({"m": 2.5}, "m must be a whole number, got 2.5"),
+        ({"m": float("nan")}, "m must be a finite number"),
+        ({"m": float("inf")}, "m must be a finite number"),
+        ({"m": "4 GB"}, "m: unit 'GB'"),
+        ({"m": None}, "m must be a number, got NoneType"),
+        ({"m": True}, "m must be a number, got bool True"),
+        ({"m": [4096]}, "m must be a number, got list"),
+        ({"overhead": "5"}, "overhead: '5' has no unit"),
+        ({"overhead": "5 GB"}, "overhead: unit 'GB' is not a unit of time"),
+        ({"overhead": "1 h"}, "overhead must be 0 or between 100 ns and 10 ms, got 60 min"),
+        ({"memory_bandwidth": "512 Mb/s"}, "means bits"),
+    ],
+)
+def test_a_bad_state_names_the_input_and_the_mend(state, told):
+    with pytest.raises(EfflabError) as error:
+        calculators.get("roofline-explorer").evaluate(**state)
+    assert told in str(error.value)
+
+
+def test_numbers_come_as_numbers_numpy_scalars_and_texts():
+    explorer = calculators.get("roofline-explorer")
+    expected = explorer.evaluate(m=1024).values
+    for m in (1024.0, np.int64(1024), np.float32(1024), "1,024", " 1024 "):
+        assert explorer.evaluate(m=m).values == expected
+
+
+def test_an_unknown_calculator_names_the_nearest():
+    with pytest.raises(EfflabError, match="Did you mean 'roofline-explorer'"):
+        calculators.get("rooflin-explorer")
+
+
+# The roofline's calculators against numbers worked by hand from the data sheet of an H200 SXM: 989.4 TFLOP/s dense
+# bf16 and 4.8 TB/s.
+
+
+def test_matmul_4096_on_an_h200():
+    here = calculators.get("roofline-explorer").evaluate()
+    assert here["flops"] == 137_438_953_472
+    assert here["bytes_moved"] == 3 * 4096 * 4096 * 2
+    assert here["arithmetic_intensity"] == pytest.approx(4096 / 3)
+    assert here["time"] == pytest.approx(137.438953472e9 / 989.4e12)
+    assert here.text("ridge_point") == "206 FLOP/B"
+    assert here.verdict.startswith("Compute-bound: 6.62 times above the ridge point")
+
+
+def test_the_verdict_follows_the_limit():
+    explorer = calculators.get("roofline-explorer")
+    assert explorer.evaluate(kernel="gemv").verdict.startswith("Memory-bound: 206 times below the ridge point")
+    assert explorer.evaluate(m=16, n=16, k=16, overhead="5 µs").verdict.startswith("Overhead-bound: 5 µs of the 5 µs")
+    assert explorer.evaluate(m=620, n=620, k=620).verdict.startswith("Balanced")
+    assert explorer.evaluate(kernel="attention_decode", kv_heads=64).verdict.startswith("No such attention")
+    # the KV heads of another kernel say nothing about a matrix product
+    assert explorer.evaluate(kernel="matmul", kv_heads=64).verdict.startswith("Compute-bound")
+
+
+@pytest.mark.parametrize("kernel", roofline.KERNELS)
+def test_only_the_inputs_that_matter_are_relevant(kernel):
+    explorer = calculators.get("roofline-explorer")
+    here = explorer.evaluate(kernel=kernel)
+    for name in here.relevant:
+        given = explorer.table[name]
+        if isinstance(given, Choice):
+            others = [o for o in given.table if o != here.state[name] and o != "custom"]
+        else:
+            others = [given.low, given.high]
+        results = [explorer.evaluate(**{"kernel": kernel, name: v}).values for v in others]
+        assert any(r != here.values for r in results), f"{name} is shown and changes nothing"
+    for name in set(explorer.table) - set(here.relevant):
+        given = explorer.table[name]
+        if isinstance(given, Slider):
+            assert explorer.evaluate(**{"kernel": kernel, name: given.low}).values == here.values
+
+
+@pytest.mark.parametrize("name", list(calculators.every()))
+def test_every_accelerator_and_dtype_computes_or_says_why_not(name):
+    calculator = calculators.get(name)
+    refused = 0
+    for accelerator in [*accelerators(), "custom"]:
+        for dtype in calculator.table["dtype"].table:
+            here = calculator.evaluate(accelerator=accelerator, dtype=dtype)
+            has = accelerator == "custom" or dtype in accelerators()[accelerator].peak_dense
+            assert (here.problem is None) == has
+            assert (here["ridge_point" if name != "overhead" else "time"] is not None) == has
+            if not has:
+                refused += 1
+                assert here.verdict.startswith(f"{accelerator} has no dense {dtype} peak. It has: ")
+                assert set(here.outputs()) < {o.name for o in calculator.outputs}
+                assert all(isinstance(q["value"], float | int) for q in here.outputs().values())
+    assert refused > 10
+
+
+def test_a_custom_accelerator_takes_its_own_numbers():
+    ridge = calculators.get("ridge-point")
+    own = ridge.evaluate(accelerator="custom", peak_performance="200 GFLOP/s", memory_bandwidth="36 GB/s", dtype="fp32")
+    assert own["ridge_point"] == pytest.approx(200 / 36)
+    assert own["operations_to_hide_memory"] == pytest.approx(200 / 36 * 2 * 4)
+    assert set(own.relevant) == {"accelerator", "dtype", "peak_performance", "memory_bandwidth"}
+
+
+def test_a_custom_kernel_takes_its_own_numbers():
+    own = calculators.get("roofline-explorer").evaluate(kernel="custom", flops="3 TFLOP", bytes_moved="2 GB")
+    assert own["arithmetic_intensity"] == 1500
+    assert {"flops", "bytes_moved"} <= set(own.relevant) and "m" not in own.relevant
+
+
+def test_fusing_long_chains_stops_paying():
+    fusion = calculators.get("fusion")
+    slow = {
+        "accelerator": "custom",
+        "peak_performance": 1e12,
+        "memory_bandwidth": 1e12,
+        "overhead": 0.0,
+        "dtype": "bf16",
+    }
+    # one read and one write of 2 B each take as long as 4 operations, so a longer fused chain is compute-bound
+    assert fusion.evaluate(operations=3, **slow)["fusion_speedup"] == pytest.approx(3)
+    assert fusion.evaluate(operations=40, **slow)["fusion_speedup"] == pytest.approx(4)
+    assert "still memory-bound" in fusion.evaluate(operations=3, **slow).verdict
+    assert "now compute-bound" in fusion.evaluate(operations=40, **slow).verdict
+    assert fusion.evaluate(operations=1, **slow).verdict.startswith("Nothing to fuse")
+
+
+def test_one_launch_is_worth_ten_gigaflop():
+    overhead = calculators.get("overhead")
+    here = overhead.evaluate()
+    assert here["operations_to_hide_overhead"] == pytest.approx(989.4e12 * 10e-6)
+    assert here["bytes_to_hide_overhead"] == pytest.approx(48e6)
+    assert here["overhead_share"] > 0.95 and here.verdict.startswith("Overhead-bound")
+    assert overhead.evaluate(size=16384).verdict.startswith("Hidden in the work")
+    assert overhead.evaluate(overhead=0).verdict.startswith("No overhead to hide")
+
+
+def test_a_sweep_bends_at_the_ridge_point():
+    explorer = calculators.get("roofline-explorer")
+    ridge = explorer.evaluate()["ridge_point"]
+    xs = [ridge / 100, ridge / 10, ridge, ridge * 10]
+    ys = explorer.sweep("attainable_performance", "arithmetic_intensity", xs)
+    assert ys == pytest.approx([989.4e10, 989.4e11, 989.4e12, 989.4e12])
+    assert explorer.sweep("time", "m", [1, 2], accelerator="A100 SXM 80GB", dtype="fp8") == [None, None]
+
+
+def test_a_prediction_holds_what_mattered_and_what_came_out():
+    made = calculators.get("roofline-explorer").evaluate(kernel="softmax").prediction(note="before the lab")
+    assert set(made.inputs) == {"accelerator", "dtype", "kernel", "rows", "columns", "overhead"}
+    assert made.outputs["time"].unit == "s" and made.outputs["performance"].unit == FLOP_PER_SECOND.symbol
+    assert (made.calculator, made.source, made.note) == ("roofline-explorer", "calculator", "before the lab")
+
+
+@pytest.mark.parametrize("calculator", calculators.every().values(), ids=lambda c: c.name)
+def test_sliders_stop_at_sensible_values(calculator):
+    for slider in calculator.inputs:
+        if isinstance(slider, Slider):
+            stops = slider.stops()
+            assert stops == sorted(set(stops)) and slider.default in stops
+            assert 10 <= len(stops) <= 120
+            assert all(calculator.accept(slider.name, s) == s for s in stops)
+    assert calculator.topic == "roofline"
