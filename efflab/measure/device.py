@@ -54,7 +54,7 @@ def choose(name: str | None = None) -> Any:
 def import_torch() -> Any:
     """The torch module. Raises `EfflabError` with the mend where it does not import."""
     # torch's profiler prints its own notes on stderr unless it was told before its first use.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
         import torch
     except (ImportError, OSError) as error:

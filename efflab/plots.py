@@ -1,0 +1,132 @@
+"""Pictures of records: the roofline with its measured points, and how far predictions were off.
+
+matplotlib is imported when a picture is drawn, not with this module. Colours are Okabe and Ito's, which people
+with any colour vision can tell apart; markers differ too, and points carry numbers that a list explains, so
+that labels never cover each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from efflab.errors import EfflabError
+from efflab.reconcile import NEAR
+from efflab.reconcile import roofline as reconcile
+from efflab.records import Record
+from efflab.units import FLOP_PER_SECOND, SECOND, show
+
+STYLE = {"overhead": ("#CC79A7", "D"), "memory": ("#0072B2", "o"), "compute": ("#D55E00", "s")}
+ROOFS = ["#000000", "#009E73", "#E69F00", "#56B4E9", "#999999"]
+
+
+def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -> Any:
+    """Draw a record's kernels under its measured ceilings, both axes logarithmic.
+
+    Args:
+        record: a record of the topic roofline.
+        roles: which points to draw.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        EfflabError: matplotlib is missing, or the record has no ceilings or no kernels.
+    """
+    plt = _pyplot()
+    rows = reconcile.points(record, roles)
+    ceilings = reconcile.measured_ceilings(record)
+    peaks = {n.removeprefix("matmul-"): v for n, v in ceilings.items() if n.startswith("matmul-")}
+    if not rows or not peaks or "copy" not in ceilings:
+        raise EfflabError(f"record {record.id}: it has no ceilings or no kernels to draw. Measure it again.")
+    bandwidth = ceilings["copy"]
+
+    figure, (axes, side) = plt.subplots(1, 2, figsize=(10, 5.4), width_ratios=[7, 3], layout="constrained")
+    low = min(0.05, *(r.arithmetic_intensity for r in rows)) / 1.5
+    high = max(1e3, *(r.arithmetic_intensity for r in rows)) * 1.5
+    for colour, (dtype, peak) in zip(ROOFS, sorted(peaks.items(), key=lambda item: item[1]), strict=False):
+        ridge = peak / bandwidth
+        label = f"{dtype} product: {show(peak, FLOP_PER_SECOND)}"
+        axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=colour, lw=1.6, label=label, zorder=1)
+    for regime, (colour, marker) in STYLE.items():
+        of = [(n, r) for n, r in enumerate(rows, 1) if r.by_intensity == regime]
+        if of:
+            axes.scatter(
+                [r.arithmetic_intensity for _, r in of], [r.performance for _, r in of], s=130, color=colour,
+                marker=marker, edgecolor="white", linewidth=0.8, label=f"limit: {regime}", zorder=3,
+            )  # fmt: skip
+        for n, r in of:
+            axes.annotate(
+                str(n), (r.arithmetic_intensity, r.performance), color="white", fontsize=7, ha="center", va="center",
+                weight="bold", zorder=4,
+            )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlim=(low, high))
+    axes.set_xlabel("arithmetic intensity (FLOP/B)")
+    axes.set_ylabel("performance (FLOP/s)")
+    axes.set_title(f"{record.environment.device}, {record.created[:10]}: measured ceilings and kernels", fontsize=10)
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    side.axis("off")
+    step = min(0.045, 1.0 / (len(rows) + 1))
+    for n, r in enumerate(rows, 1):
+        side.text(
+            0, 1 - n * step, f"{n:>2}  {r.case}: {r.ratio:.2g}×", fontsize=8, family="monospace",
+            transform=side.transAxes, color=STYLE[r.by_intensity][0],
+        )  # fmt: skip
+    side.set_title("measured ÷ predicted time", fontsize=9, loc="left")
+    return figure
+
+
+def errors(record: Record) -> Any:
+    """Draw how far each kernel's measured time is from the predicted one, sorted, with the ±25% band.
+
+    Raises:
+        EfflabError: matplotlib is missing, or the record has no kernels.
+    """
+    plt = _pyplot()
+    rows = sorted(reconcile.points(record, ("kernel", "lesson")), key=lambda r: r.ratio)
+    if not rows:
+        raise EfflabError(f"record {record.id}: it has no kernels to draw. Measure it again.")
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
+    axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
+    axes.axvline(1, color="#000000", lw=1)
+    for y, r in enumerate(rows):
+        colour, marker = STYLE[r.by_intensity]
+        axes.plot([1, r.ratio], [y, y], color=colour, lw=1.5)
+        axes.plot(r.ratio, y, marker=marker, color=colour, ms=7)
+    axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured_time, SECOND)}" for r in rows], fontsize=8)
+    axes.set_xscale("log")
+    widest = max(2.0, *(max(r.ratio, 1 / r.ratio) for r in rows)) * 1.2
+    ticks = [t for t in (2.0**k for k in range(-8, 9)) if 1 / widest <= t <= widest]
+    axes.set_xlim(1 / widest, widest)
+    axes.set_xticks(ticks, [f"{t:g}×" if t >= 1 else f"1/{1 / t:g}×" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("measured ÷ predicted time")
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def shrinking(pairs: list[tuple[str, float]]) -> Any:
+    """Draw how a learner's error changed: (date, measured ÷ predicted) in the order predicted.
+
+    Raises:
+        EfflabError: matplotlib is missing, nothing to draw, or a ratio that is not greater than zero.
+    """
+    if not pairs:
+        raise EfflabError("errors over time: there is no prediction with a measurement yet.")
+    if any(not ratio > 0 for _, ratio in pairs):
+        raise EfflabError("errors over time: every ratio must be greater than zero.")
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    axes.plot(range(1, len(pairs) + 1), [math.exp(abs(math.log(r))) for _, r in pairs], "o-", color="#0072B2")
+    axes.set(yscale="log", xlabel="prediction", ylabel="off by a factor of", ylim=(0.95, None))
+    axes.grid(True, alpha=0.3)
+    return figure
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise EfflabError("plots need matplotlib, which is not installed: run 'pip install matplotlib'.") from None
+    return plt
