@@ -16,9 +16,15 @@ from efflab import records
 from efflab.errors import EfflabError, unknown
 from efflab.reconcile import columns, error, percent, topic
 from efflab.records import LabBook, Prediction, Record
-from efflab.units import SECOND, parse, show
+from efflab.units import BYTE_PER_SECOND, FLOP_PER_SECOND, SECOND, Unit, parse, show
 
 MODES = ("live", "replay")
+REGIMES = ("overhead", "memory", "compute")  # as formulas number the limiting factor
+CEILINGS: dict[str, tuple[str, Unit]] = {
+    "copy": ("bandwidth", BYTE_PER_SECOND),
+    "peak": ("performance", FLOP_PER_SECOND),
+    "overhead": ("time", SECOND),
+}
 
 
 class Lab:
@@ -60,7 +66,8 @@ class Lab:
         self.mode: str = chosen
         self.labbook = LabBook(labbook)
         self._file, self._scale, self._device = record, scale, device
-        self._prediction: Prediction | None = None
+        self._outputs: dict[str, float] = {}  # everything committed to, in base units
+        self._seen = False  # the kernels' times were shown
         self._record: Record | None = None
         self._path: Path | None = None
         self._replayed = self._load() if chosen == "replay" else None
@@ -94,56 +101,94 @@ class Lab:
 
     # Predict
 
+    def cases(self) -> dict[str, dict[str, records.Scalar]]:
+        """What this lab measures: the point of each case, by its name."""
+        if self._replayed is not None:
+            points = [s.point for s in self._replayed.samples if s.metric == "time"]
+        else:
+            from efflab.experiments import runner
+            from efflab.measure import device
+
+            chosen = device.choose(self._device)
+            scale = self._scale or runner.default_scale(chosen)
+            plan = self._experiment.plan(scale, chosen, device.environment(chosen), None)
+            points = [c.point for c in plan.cases]
+        return {str(p["case"]): p for p in points if p.get("role") in ("kernel", "series", "lesson")}
+
+    def describe(self, *names: str) -> None:
+        """Print the kernel, sizes and dtype of the named cases; of all but the size sweeps if none is named.
+
+        Raises:
+            EfflabError: an unknown case.
+        """
+        cases = self.cases()
+        for name in names:
+            if name not in cases:
+                raise unknown("describe: case", name, cases)
+        shown = names or [n for n, p in cases.items() if p["role"] != "series"]
+        hidden = {"case", "role", "kernel", "dtype", "inputs", "output", "series", "bytes_per_element"}
+        rows = []
+        for name in shown:
+            sizes = ", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in cases[name].items()
+                              if k not in hidden)  # fmt: skip
+            rows.append([name, str(cases[name]["kernel"]), str(cases[name]["dtype"]), sizes])
+        print(columns(["case", "kernel", "dtype", "sizes"], rows))
+
     def predict(
-        self, times: Mapping[str, str | float], limits: Mapping[str, str] | None = None, *, note: str = ""
+        self,
+        times: Mapping[str, str] | None = None,
+        limits: Mapping[str, str] | None = None,
+        *,
+        ceilings: Mapping[str, str] | None = None,
+        note: str = "",
     ) -> None:
-        """Commit to a prediction. It is kept in the lab book before anything can be measured.
+        """Commit to a prediction. It goes into the lab book and cannot be changed.
 
         Args:
-            times: case to time with its unit: {"matmul-2048": "80 ms"}.
+            times: case to time with its unit: {"matmul-large": "80 ms"}.
             limits: case to what limits it: "overhead", "memory" or "compute".
+            ceilings: "copy" (as "40 GB/s"), "peak" (as "200 GFLOP/s"), "overhead" (as "5 µs").
             note: how you got there, for yourself.
 
         Raises:
-            EfflabError: an unknown case or limit, a time without unit or not greater than zero, something
-                measured already, or a lab book that cannot be written.
+            EfflabError: an unknown case, limit or ceiling, a number without unit or not greater than zero, results
+                that were shown already, or a lab book that cannot be written.
         """
-        if self._record is not None:
-            raise EfflabError("predict: this run is measured already. Make a new Lab to predict another one.")
-        limits = dict(limits or {})
-        if not times and not limits:
-            raise EfflabError("predict: give at least one time, such as {'matmul-2048': '80 ms'}, or one limit.")
+        if self._seen:
+            raise EfflabError("predict: the results were shown already. Make a new Lab to predict another run.")
+        times, limits, ceilings = dict(times or {}), dict(limits or {}), dict(ceilings or {})
+        if not times and not limits and not ceilings:
+            raise EfflabError("predict: give at least one time, limit or ceiling, such as {'matmul-large': '80 ms'}.")
+        if ceilings and self._record is not None:
+            raise EfflabError("predict: the ceilings are measured already. Predict times and limits now.")
         cases = self.cases()
         outputs: dict[str, tuple[float, str]] = {}
         for case, written in times.items():
             if case not in cases:
                 raise unknown("predict: case", case, cases)
-            seconds = parse(written, SECOND, f"predict: time of {case}")
-            if not (seconds > 0 and math.isfinite(seconds)):
-                raise EfflabError(f"predict: time of {case}: {written!r} is not greater than zero.")
-            outputs[f"{case}.time"] = (seconds, "s")
-        regimes = ("overhead", "memory", "compute")
+            outputs[f"{case}.time"] = (_positive(written, SECOND, f"predict: time of {case}"), "s")
         for case, limit in limits.items():
             if case not in cases:
                 raise unknown("predict: case", case, cases)
-            if limit not in regimes:
-                raise unknown(f"predict: limit of {case}", limit, regimes)
-            outputs[f"{case}.limiting_factor"] = (float(regimes.index(limit)), "")
-        prediction = Prediction.new(self.topic, outputs, source="lab", note=note, inputs={"mode": self.mode})
-        self.labbook.save_prediction(prediction)
-        self._prediction = prediction
-        print(f"Committed: {len(times)} times and {len(limits)} limits. They are in your lab book.")
-
-    def cases(self) -> list[str]:
-        """The names of the cases that this lab measures."""
+            if limit not in REGIMES:
+                raise unknown(f"predict: limit of {case}", limit, REGIMES)
+            outputs[f"{case}.limiting_factor"] = (float(REGIMES.index(limit)), "")
+        for name, written in ceilings.items():
+            if name not in CEILINGS:
+                raise unknown("predict: ceiling", name, CEILINGS)
+            what, unit = CEILINGS[name]
+            outputs[f"ceiling-{name}.{what}"] = (_positive(written, unit, f"predict: ceiling {name}"), unit.symbol)
+        inputs: dict[str, records.Scalar] = {"mode": self.mode}
         if self._replayed is not None:
-            return [str(c) for c in self._replayed.spec.get("cases", [])]
-        from efflab.experiments import runner
-        from efflab.measure import device
-
-        chosen = device.choose(self._device)
-        scale = self._scale or runner.default_scale(chosen)
-        return list(self._experiment.plan(scale, chosen, device.environment(chosen), None).spec["cases"])
+            inputs["record"] = self._replayed.id
+        elif self._record is not None:
+            inputs["record"] = self._record.id
+        prediction = Prediction.new(self.topic, outputs, source="lab", note=note, inputs=inputs)
+        self.labbook.save_prediction(prediction)
+        self._outputs |= {name: value for name, (value, _) in outputs.items()}
+        counts = ((len(times), "time"), (len(limits), "limit"), (len(ceilings), "ceiling"))
+        said = " and ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counts if n)
+        print(f"Committed to your lab book: {said}.")
 
     # Measure
 
@@ -152,11 +197,13 @@ class Lab:
 
         Raises:
             EfflabError: no prediction is committed yet, or the run failed; says what is kept.
+
+        The kernels' times stay hidden until `reconcile`, so that they can be predicted from the measured ceilings.
         """
-        if self._prediction is None:
+        if not self._outputs:
             raise EfflabError(
-                "measure: commit to a prediction first, with lab.predict(...). A prediction made after the "
-                "measurement is worth nothing."
+                "measure: commit to a prediction first, with lab.predict(...). One that is made after the "
+                "measurement proves nothing."
             )
         if self._record is not None:
             raise EfflabError("measure: this lab has measured already. Make a new Lab to measure again.")
@@ -171,7 +218,7 @@ class Lab:
                 scale=self._scale,
                 device=self._device,
                 out=self.labbook.path / "records",
-                report=lambda line: print(line, flush=True),
+                report=lambda line: print(line.partition(": ")[0], flush=True),
             )
             print(f"Measured: {len(self._record.samples)} samples, kept in your lab book as {self._path.name}.")
         for line in topic(self.topic).missing(self._record):
@@ -183,9 +230,34 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet.
         """
+        record = self._measured()
+        self._seen = True
+        return record
+
+    def _measured(self) -> Record:
         if self._record is None:
-            raise EfflabError("record: nothing is measured yet. Call lab.predict(...), then lab.measure().")
+            raise EfflabError(f"{self!r}: nothing is measured yet. Call lab.predict(...), then lab.measure().")
         return self._record
+
+    def ceilings(self) -> None:
+        """Print the measured ceilings, beside yours and the data sheet's where there are any.
+
+        Raises:
+            EfflabError: nothing is measured yet.
+        """
+        record = self._measured()
+        print(topic(self.topic).ceilings_text(record))
+        found = topic(self.topic).measured_ceilings(record)
+        dtype = self.cases()["matmul-large"]["dtype"]
+        rows = []
+        for name, (what, unit) in CEILINGS.items():
+            yours = self._outputs.get(f"ceiling-{name}.{what}")
+            measured = found.get(f"matmul-{dtype}" if name == "peak" else name)
+            if yours and measured:
+                rows.append([name, show(yours, unit), show(measured, unit), percent(error(yours, measured))])
+        if rows:
+            print()
+            print(columns(["ceiling", "you", "measured", "your error"], rows, (1, 2, 3)))
 
     # Reconcile
 
@@ -195,17 +267,17 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet.
         """
-        record = self.record()
+        record = self._measured()
         rows = {r.case: r for r in topic(self.topic).points(record)}
-        yours = _yours(self._prediction)
+        yours = {tuple(name.rpartition(".")[::2]): value for name, value in self._outputs.items()}
         table, reasons, factors = [], [], []
-        for case in dict.fromkeys(case for case, _ in yours):
+        for case in dict.fromkeys(case for case, _ in yours if not case.startswith("ceiling-")):
             row = rows.get(case)
             if row is None:
                 table.append([case, "", "", "", "not measured", "", ""])
                 continue
             time, limit = yours.get((case, "time")), yours.get((case, "limiting_factor"))
-            said = ("overhead", "memory", "compute")[int(limit)] if limit is not None else ""
+            said = REGIMES[int(limit)] if limit is not None else ""
             if time is not None:
                 factors.append(max(time / row.measured_time, row.measured_time / time))
             table.append(
@@ -220,7 +292,10 @@ class Lab:
                 ]
             )
             reasons.append(f"{case}: {row.explanation}")
+        if not table:
+            raise EfflabError("reconcile: you predicted no kernel. Commit to times with lab.predict(...) first.")
         head = ["case", "your limit", "you", "formula", "measured", "your error", "formula's error"]
+        self._seen = True
         print(columns(head, table, (2, 3, 4, 5, 6)))
         if reasons:
             print("\nWhy the formula and the measurement part:")
@@ -231,6 +306,36 @@ class Lab:
     def table(self) -> None:
         """Print every kernel of the run: ceilings, predicted, measured, why, and the regime by three methods."""
         print(topic(self.topic).text(self.record()))
+
+    def regimes(self, *names: str) -> None:
+        """Print what limits the named cases by three methods, each with its numbers.
+
+        Raises:
+            EfflabError: nothing is measured yet, or an unknown case.
+        """
+        print("\n".join(topic(self.topic).evidence(self.record(), name) for name in names))
+
+    def compare(self, slow: str, fast: str) -> None:
+        """Print how much faster one case is than another, predicted and measured.
+
+        Raises:
+            EfflabError: nothing is measured yet, or a case that is unknown or was not measured.
+        """
+        rows = {r.case: r for r in topic(self.topic).points(self.record())}
+        for name in (slow, fast):
+            if name not in rows:
+                gone = [m for m in topic(self.topic).missing(self.record()) if m.startswith(f"{name} ")]
+                if gone:
+                    print(f"{gone[0]} So there is nothing to compare.")
+                    return
+                raise unknown("compare: case", name, rows)
+        a, b = rows[slow], rows[fast]
+        print(f"{slow}: predicted {show(a.predicted_time, SECOND)}, measured {show(a.measured_time, SECOND)}")
+        print(f"{fast}: predicted {show(b.predicted_time, SECOND)}, measured {show(b.measured_time, SECOND)}")
+        print(
+            f"faster by: predicted {a.predicted_time / b.predicted_time:.3g}×, "
+            f"measured {a.measured_time / b.measured_time:.3g}×"
+        )
 
     def show(self, kind: Literal["roofline", "errors"] = "roofline") -> Any:
         """A picture of the run.
@@ -246,9 +351,8 @@ class Lab:
         return drawn[kind](self.record())
 
 
-def _yours(prediction: Prediction | None) -> dict[tuple[str, str], float]:
-    found = {}
-    for name, quantity in (prediction.outputs if prediction else {}).items():
-        case, _, what = name.rpartition(".")
-        found[case, what] = quantity.value
-    return found
+def _positive(written: str, unit: Unit, name: str) -> float:
+    value = parse(written, unit, name)
+    if not (value > 0 and math.isfinite(value)):
+        raise EfflabError(f"{name}: {written!r} is not greater than zero.")
+    return value

@@ -440,9 +440,8 @@ def _point(case: str, kernel: str, dtype: str, arguments: dict[str, Any], **extr
     } | extra  # fmt: skip
 
 
-def _square(n: int, dtype: str, **extra: Any) -> dict[str, Any]:
-    name = f"matmul-{n}" if dtype == "fp32" else f"matmul-{n}-{dtype}"
-    return _point(name, "matmul", dtype, {"m": n, "n": n, "k": n}, **extra)
+def _square(n: int, dtype: str, name: str | None = None, **extra: Any) -> dict[str, Any]:
+    return _point(name or f"matmul-{n}", "matmul", dtype, {"m": n, "n": n, "k": n}, **extra)
 
 
 def _linear(m: int, n: int, dtype: str, **extra: Any) -> dict[str, Any]:
@@ -451,19 +450,19 @@ def _linear(m: int, n: int, dtype: str, **extra: Any) -> dict[str, Any]:
     )
 
 
-def _relu(n: int, dtype: str, **extra: Any) -> dict[str, Any]:
+def _relu(n: int, dtype: str, name: str | None = None, **extra: Any) -> dict[str, Any]:
     arguments = {"elements": n, "operations": 1}
-    return _point(f"relu-{n}", "fused_chain", dtype, arguments, series="relu by elements", **extra)
+    return _point(name or f"relu-{n}", "fused_chain", dtype, arguments, series="relu by elements", **extra)
 
 
 def _relu_fresh(n: int, dtype: str) -> dict[str, Any]:
     arguments = {"elements": n, "operations": 1}
-    return _point("relu-fresh-output", "fused_chain", dtype, arguments, inputs="cold", output="fresh", role="lesson")
+    return _point("relu-fresh", "fused_chain", dtype, arguments, inputs="cold", output="fresh", role="lesson")
 
 
-def _softmax_rows(rows: int, columns: int, dtype: str, **extra: Any) -> dict[str, Any]:
+def _softmax_rows(rows: int, columns: int, dtype: str, name: str | None = None, **extra: Any) -> dict[str, Any]:
     arguments = {"rows": rows, "columns": columns}
-    return _point(f"softmax-{rows}", "softmax", dtype, arguments, series="softmax by rows", **extra)
+    return _point(name or f"softmax-{rows}", "softmax", dtype, arguments, series="softmax by rows", **extra)
 
 
 def _chain(kind: str, n: int, k: int, dtype: str, **extra: Any) -> dict[str, Any]:
@@ -486,15 +485,15 @@ def _decode(b: int, h: int, kv: int, t: int, d: int, dtype: str) -> dict[str, An
 def smoke_points() -> list[dict[str, Any]]:
     """Seconds, for tests; sizes too small to say anything about a device. No torch.compile."""
     return [
-        _square(16, "fp32", series="matmul by size"),
-        _square(64, "fp32", series="matmul by size"),
-        _square(192, "fp32", series="matmul by size"),
+        _square(16, "fp32", "matmul-tiny", series="matmul by size"),
+        _square(64, "fp32", "matmul-medium", series="matmul by size"),
+        _square(192, "fp32", "matmul-large", series="matmul by size"),
         _point("gemv", "gemv", "fp32", {"m": 512, "n": 512}, inputs="cold"),
-        _relu(64, "fp32"),
-        _relu(2**12, "fp32"),
-        _relu(2**18, "fp32", inputs="cold"),
-        _chain("unfused", 2**18, 4, "fp32"),
-        _softmax_rows(256, 256, "fp32"),
+        _relu(64, "fp32", "relu-tiny"),
+        _relu(2**12, "fp32", "relu-in-cache", role="lesson"),
+        _relu(2**18, "fp32", "relu-large", inputs="cold"),
+        _chain("unfused", 2**18, 8, "fp32"),
+        _softmax_rows(256, 256, "fp32", "softmax-large"),
         _point("layer-norm", "layer_norm", "fp32", {"rows": 256, "columns": 256}, output="fresh"),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=False),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=True),
@@ -507,41 +506,41 @@ def cpu_points(fast_bf16: bool) -> list[dict[str, Any]]:
     by_size = {"series": "matmul by size"}
     by_operations = {"series": "fused chain by operations"}
     points = [
-        _square(2048, "fp32", **by_size),
-        _square(512, "fp32", **by_size),
+        _square(2048, "fp32", "matmul-large", **by_size),
+        _square(512, "fp32", "matmul-medium", **by_size),
         _square(256, "fp32", **by_size, role="series"),
         _square(128, "fp32", **by_size, role="series"),
         _square(64, "fp32", **by_size, role="series"),
-        _square(32, "fp32", **by_size),
+        _square(32, "fp32", "matmul-tiny", **by_size),
         _linear(1, 4096, "fp32"),
         _linear(4, 4096, "fp32", role="series"),
         _linear(16, 4096, "fp32"),
         _linear(64, 4096, "fp32", role="series"),
         _linear(256, 4096, "fp32", role="series"),
         _point("gemv", "gemv", "fp32", {"m": 4096, "n": 4096}, inputs="cold"),
-        _relu(2**24, "fp32", inputs="cold"),
+        _relu(2**24, "fp32", "relu-large", inputs="cold"),
         _relu(2**22, "fp32", inputs="cold", role="series"),
-        _relu(2**18, "fp32", role="lesson"),
+        _relu(2**18, "fp32", "relu-in-cache", role="lesson"),
         _relu(2**14, "fp32", role="series"),
         _relu(2**10, "fp32", role="series"),
-        _relu(2**6, "fp32"),
+        _relu(2**6, "fp32", "relu-tiny"),
         _relu_fresh(2**24, "fp32"),
         _chain("unfused", 2**24, 8, "fp32"),
         _chain("fused", 2**24, 8, "fp32", **by_operations),
         _chain("fused", 2**24, 32, "fp32", **by_operations, role="series"),
         _chain("fused", 2**24, 128, "fp32", **by_operations, role="series"),
-        _softmax_rows(16384, 1024, "fp32", inputs="cold"),
+        _softmax_rows(16384, 1024, "fp32", "softmax-large", inputs="cold"),
         _softmax_rows(4096, 1024, "fp32", inputs="cold", role="series"),
         _softmax_rows(256, 1024, "fp32", role="series"),
         _softmax_rows(16, 1024, "fp32", role="series"),
-        _softmax_rows(1, 1024, "fp32"),
+        _softmax_rows(1, 1024, "fp32", "softmax-tiny"),
         _point("layer-norm", "layer_norm", "fp32", {"rows": 7168, "columns": 1024}, output="reused", inputs="cold"),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=False),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=True),
         _decode(4, 8, 8, 4096, 64, "fp32"),
     ]
     if fast_bf16:
-        points.insert(1, _square(2048, "bf16"))
+        points.insert(1, _square(2048, "bf16", "matmul-bf16"))
     return points
 
 
@@ -550,15 +549,15 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
     by_size = {"series": "matmul by size"}
     by_operations = {"series": "fused chain by operations"}
     points = [
-        _square(16384, dtype, **by_size),
+        _square(16384, dtype, "matmul-large", **by_size),
         _square(4096, dtype, **by_size),
         _square(2048, dtype, **by_size, role="series"),
-        _square(1024, dtype, **by_size),
+        _square(1024, dtype, "matmul-medium", **by_size),
         _square(512, dtype, **by_size, role="series"),
-        _square(128, dtype, **by_size),
-        _square(2048, "fp32"),
-        *([_square(4096, "tf32")] if tf32 else []),
-        *([_square(4096, "fp8", output="reused")] if fp8 else []),
+        _square(128, dtype, "matmul-tiny", **by_size),
+        _square(2048, "fp32", "matmul-fp32"),
+        *([_square(4096, "tf32", "matmul-tf32")] if tf32 else []),
+        *([_square(4096, "fp8", "matmul-fp8", output="reused")] if fp8 else []),
         _linear(1, 8192, dtype),
         _linear(4, 8192, dtype, role="series"),
         _linear(16, 8192, dtype),
@@ -566,22 +565,22 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
         _linear(256, 8192, dtype),
         _linear(1024, 8192, dtype, role="series"),
         _point("gemv", "gemv", dtype, {"m": 8192, "n": 8192}, inputs="cold"),
-        _relu(2**28, dtype, inputs="cold"),
+        _relu(2**28, dtype, "relu-large", inputs="cold"),
         _relu(2**26, dtype, inputs="cold", role="series"),
-        _relu(2**22, dtype, role="lesson"),
+        _relu(2**22, dtype, "relu-in-cache", role="lesson"),
         _relu(2**18, dtype, role="series"),
         _relu(2**14, dtype, role="series"),
-        _relu(2**6, dtype),
+        _relu(2**6, dtype, "relu-tiny"),
         _relu_fresh(2**28, dtype),
         _chain("unfused", 2**27, 8, dtype),
         _chain("fused", 2**27, 8, dtype, **by_operations),
         _chain("fused", 2**27, 32, dtype, **by_operations, role="series"),
         _chain("fused", 2**27, 128, dtype, **by_operations, role="series"),
-        _softmax_rows(65536, 4096, dtype, inputs="cold"),
+        _softmax_rows(65536, 4096, dtype, "softmax-large", inputs="cold"),
         _softmax_rows(16384, 4096, dtype, inputs="cold", role="series"),
         _softmax_rows(1024, 4096, dtype, role="series"),
         _softmax_rows(64, 4096, dtype, role="series"),
-        _softmax_rows(1, 4096, dtype),
+        _softmax_rows(1, 4096, dtype, "softmax-tiny"),
         _point("layer-norm", "layer_norm", dtype, {"rows": 65536, "columns": 4096}, output="reused", inputs="cold"),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=False),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=True),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from efflab import catalog
-from efflab.errors import EfflabError
+from efflab.errors import EfflabError, unknown
 from efflab.formulas import roofline as formulas
 from efflab.reconcile import NEAR, error, percent
 from efflab.reconcile import banner as banner
@@ -543,7 +543,9 @@ def summary(record: Record) -> str:
         f"Worst: {worst.case}, predicted {show(worst.predicted_time, SECOND)}, measured "
         f"{show(worst.measured_time, SECOND)} ({percent(worst.error)}). {worst.explanation}"
     )
-    absent = [s for s in missing(record)]
+    if record.scale == "smoke":
+        text = "Smoke scale: its sizes are too small to say anything about the device. " + text
+    absent = missing(record)
     return text + (f" Not in it: {'; '.join(absent)}." if absent else "")
 
 
@@ -630,7 +632,52 @@ def regimes_text(record: Record, roles: tuple[str, ...] = ("kernel", "lesson")) 
     return _columns(["case", "by intensity", "by size", "by profiler"], rows)
 
 
+def evidence(record: Record, case: str) -> str:
+    """The regime of one case by three methods, each with the numbers that it rests on.
+
+    Raises:
+        EfflabError: the record has no such case, or it was not measured.
+    """
+    found = {r.case: r for r in points(record)}
+    if case not in found:
+        raise unknown("case", case, found)
+    row = found[case]
+    index, sample = next((i, s) for i, s in _kernels(record) if s.point["case"] == case)
+    facts = _Facts(record, index, sample, row.ceilings, row.predicted_time, row.measured_time)
+    work = row.flops / row.ceilings.peak
+    traffic = row.bytes_moved / row.ceilings.bandwidth
+    lines = [
+        f"{case}",
+        f"  by intensity: {row.by_intensity}. {show(row.arithmetic_intensity, FLOP_PER_BYTE)}, ridge point "
+        f"{show(row.ceilings.ridge_point, FLOP_PER_BYTE)}; overhead {show(row.ceilings.overhead, SECOND)}, "
+        f"traffic {show(traffic, SECOND)}, arithmetic {show(work, SECOND)}.",
+    ]
+    series = _series(record, sample)
+    if row.by_size:
+        at = series.index(sample)
+        low, high = series[max(0, at - 1)], series[min(len(series) - 1, at + 1)]
+        (w0, q0), (w1, q1) = counts(low.point), counts(high.point)
+        grown = median(high.values) / median(low.values)
+        lines.append(
+            f"  by size: {' or '.join(row.by_size)}. From {low.point['case']} to {high.point['case']} the FLOP grow "
+            f"{w1 / w0:.3g}-fold, the bytes {q1 / q0:.3g}-fold, the time {grown:.3g}-fold."
+        )
+    else:
+        lines.append("  by size: not swept.")
+    inside, wall = facts.value("operator_time"), facts.value("profiled_time")
+    if row.by_profile and inside and wall:
+        where = "operators" if record.environment.kind == "cpu" else "kernels on the device"
+        lines.append(
+            f"  by profiler: {row.by_profile}. {where[0].upper()}{where[1:]} fill {min(1, inside / wall):.0%} of the "
+            f"time, at {row.flops / inside / row.ceilings.peak:.0%} of the peak and "
+            f"{row.bytes_moved / inside / row.ceilings.bandwidth:.0%} of the bandwidth."
+        )
+    else:
+        lines.append("  by profiler: not profiled.")
+    return "\n".join(lines)
+
+
 __all__ = [
-    "Ceilings", "Row", "banner", "ceilings_of", "ceilings_text", "counts", "datasheet", "limits",
+    "Ceilings", "Row", "banner", "ceilings_of", "ceilings_text", "counts", "datasheet", "evidence", "limits",
     "measured_ceilings", "missing", "points", "predict", "regimes_text", "summary", "table", "text",
 ]  # fmt: skip

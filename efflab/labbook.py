@@ -1,0 +1,254 @@
+"""The lab book as one page: predictions, records, how the error shrank, progress. It loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+
+from efflab import records
+from efflab.errors import EfflabError
+from efflab.reconcile import error, percent
+from efflab.reconcile import topic as reconcile_topic
+from efflab.reconcile import topics as reconcile_topics
+from efflab.records import LabBook, Prediction, Record
+from efflab.units import SECOND, UNITS, show
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One predicted time and the measured one, both in s."""
+
+    created: str
+    topic: str
+    case: str
+    predicted: float
+    measured: float
+    record: str
+
+    @property
+    def factor(self) -> float:
+        """By which factor the prediction was off, at least 1."""
+        return max(self.predicted / self.measured, self.measured / self.predicted)
+
+
+def pairs(predictions: list[Prediction], found: list[Record]) -> list[Pair]:
+    """Each predicted time with its measurement, in the order predicted.
+
+    A prediction for a replay names its record. A live one belongs to the first record of its topic that was
+    begun after it. Predictions without a measurement are left out.
+    """
+    shipped = {t: records.recorded(t) for t in {p.topic for p in predictions} if t in reconcile_topics()}
+    result = []
+    for prediction in predictions:
+        if prediction.topic not in shipped:
+            continue
+        if named := prediction.inputs.get("record"):
+            known = [r for r in [*found, *shipped[prediction.topic]] if r.id == named]
+        else:
+            known = [r for r in found if r.topic == prediction.topic and r.created >= prediction.created]
+        if not known:
+            continue
+        rows = {row.case: row for row in reconcile_topic(prediction.topic).points(known[0])}
+        for name, quantity in prediction.outputs.items():
+            case, _, what = name.rpartition(".")
+            if what == "time" and case in rows and quantity.unit == "s" and quantity.value > 0:
+                result.append(
+                    Pair(
+                        prediction.created, prediction.topic, case, quantity.value, rows[case].measured_time,
+                        known[0].id,
+                    )
+                )  # fmt: skip
+    return result
+
+
+def page(book: LabBook) -> tuple[str, list[str]]:
+    """The page, and one sentence for every file that cannot be read (the page lists them too)."""
+    predictions, found, problems = book.readable()
+    parts = [
+        "<h1>Lab book</h1>",
+        '<p class="lead">What you predicted, what you measured, and how far apart they were.</p>',
+    ]
+    if not predictions and not found and not problems and not book.progress_path.exists():
+        parts.append(_START)
+        return _page(parts), []
+    try:
+        matched = pairs(predictions, found)
+    except EfflabError as error_:
+        matched = []
+        problems.append(str(error_))
+    parts.append(_progress(book, problems))
+    parts.append(_errors(matched))
+    parts.append(_predictions(predictions, matched))
+    parts.append(_records(found, problems))
+    if problems:
+        items = "".join(f"<li>{html.escape(p)}</li>" for p in problems)
+        parts.append(f"<h2>Could not be read</h2><ul>{items}</ul>")
+    return _page(parts), problems
+
+
+def _table(head: list[str], rows: list[list[str]], numeric: tuple[int, ...] = ()) -> str:
+    def cells(tag: str, row: list[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i in numeric else ''}{' scope=col' if tag == 'th' else ''}>{html.escape(c)}</{tag}>"
+            for i, c in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return (
+        f'<div class="wide" tabindex="0"><table><thead><tr>{cells("th", head)}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _progress(book: LabBook, problems: list[str]) -> str:
+    if not book.progress_path.exists():
+        return ""
+    try:
+        data, kind = records.parse_json(book.progress_path.read_bytes(), str(book.progress_path))
+        if kind != "efflab-progress":
+            raise EfflabError(f"{book.progress_path}: this is no progress file; its schema is {kind!r}.")
+        entries = data.get("questions")
+        if not isinstance(entries, dict):
+            raise EfflabError(f"{book.progress_path}: the field 'questions' is missing.")
+    except (EfflabError, OSError) as error_:
+        problems.append(str(error_))
+        return ""
+    by_topic: dict[str, list[bool]] = {}
+    for name, entry in entries.items():
+        solved = isinstance(entry, dict) and entry.get("solved") is True
+        by_topic.setdefault(name.rpartition("-")[0] or name, []).append(solved)
+    rows = [[t.replace("_", " "), str(sum(s)), str(len(s))] for t, s in sorted(by_topic.items())]
+    return "<h2>Progress</h2>" + _table(["topic", "questions solved", "questions tried"], rows, (1, 2)) if rows else ""
+
+
+def _errors(matched: list[Pair]) -> str:
+    if not matched:
+        return (
+            "<h2>Error over time</h2><p>No prediction has a measurement yet. Commit to one with "
+            "<code>lab.predict(...)</code>, then call <code>lab.measure()</code>.</p>"
+        )
+    width, height, left, top = 640, 200, 56, 14
+    logs = [math.log10(p.factor) for p in matched]
+    highest = max(0.31, *logs) * 1.1
+
+    def place(i: int) -> tuple[float, float]:
+        x = left + (width - left - 16) * (i / max(1, len(logs) - 1) if len(logs) > 1 else 0.5)
+        return x, top + (height - top - 34) * (1 - logs[i] / highest)
+
+    dots = [place(i) for i in range(len(logs))]
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 1e6) if math.log10(t) <= highest]
+    lines = []
+    for t in ticks:
+        y = top + (height - top - 34) * (1 - math.log10(t) / highest)
+        lines.append(
+            f'<line x1="{left}" x2="{width - 8}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{t:g}×</text>'
+        )
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
+    marks = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{html.escape(p.case)}: off by {p.factor:.2g}×</title></circle>'
+        for (x, y), p in zip(dots, matched, strict=True)
+    )
+    half = max(1, len(matched) // 2)
+    first, last = (
+        records.median([p.factor for p in matched[:half]]),
+        records.median([p.factor for p in matched[-half:]]),
+    )
+    said = (
+        f"Your first {half} predictions were off by a factor of {first:.2g} (median), your last {half} by {last:.2g}."
+    )
+    if len(matched) == 1:
+        said = f"Your first prediction was off by a factor of {first:.2g}."
+    return (
+        f"<h2>Error over time</h2><p>{said}</p>"
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(said)}">{"".join(lines)}'
+        f'<polyline points="{path}" class="curve"/>{marks}'
+        f'<text x="{(width + left) / 2:.0f}" y="{height - 6}" text-anchor="middle">prediction, in order</text></svg>'
+    )
+
+
+def _predictions(predictions: list[Prediction], matched: list[Pair]) -> str:
+    if not predictions:
+        return ""
+    measured = {(p.created, p.topic, p.case): p for p in matched}
+    rows = []
+    for prediction in predictions:
+        for name, quantity in prediction.outputs.items():
+            case, _, what = name.rpartition(".")
+            pair = measured.get((prediction.created, prediction.topic, case)) if what == "time" else None
+            unit = UNITS[quantity.unit]
+            value = show(quantity.value, unit)
+            if what == "limiting_factor" and quantity.value in (0, 1, 2):
+                value = ("overhead", "memory", "compute")[int(quantity.value)]
+            rows.append(
+                [
+                    prediction.created[:10], prediction.topic, prediction.calculator or prediction.source, name, value,
+                    show(pair.measured, SECOND) if pair else "",
+                    percent(error(pair.predicted, pair.measured)) if pair else "",
+                ]
+            )  # fmt: skip
+    head = ["date", "topic", "from", "what", "predicted", "measured", "error"]
+    return "<h2>Predictions</h2>" + _table(head, rows, (4, 5, 6))
+
+
+def _records(found: list[Record], problems: list[str]) -> str:
+    parts = []
+    for record in reversed(found):
+        e = record.environment
+        title = f"{record.topic}, {e.device}, {record.created[:10]}, {record.scale} scale"
+        parts.append(f"<h3>{html.escape(title)}</h3>")
+        if not record.finished:
+            parts.append("<p>This run did not finish.</p>")
+        if record.topic not in reconcile_topics():
+            parts.append(f"<p>{len(record.samples)} samples.</p>")
+            continue
+        module = reconcile_topic(record.topic)
+        try:
+            head, rows, numeric = module.table(record)
+            parts.append(f"<p>{html.escape(module.summary(record))}</p>")
+            parts.append(_table(head, rows, tuple(numeric)))
+        except EfflabError as error_:
+            problems.append(f"{record.id}: {error_}")
+    return ("<h2>Records</h2>" + "".join(parts)) if parts else ""
+
+
+_START = """<h2>It is empty. How to start</h2>
+<ol>
+<li>Predict and measure in a lab: open <code>labs/roofline.ipynb</code>, or in Python
+<pre>from efflab.lab import Lab
+lab = Lab("roofline")
+lab.predict({"matmul-2048": "80 ms"}, {"matmul-2048": "compute"})
+lab.measure()
+lab.reconcile()</pre></li>
+<li>Or measure from the command line: <code>efflab run roofline</code>.</li>
+<li>Add what you saved on the course's site: <code>efflab labbook add FILE</code>.</li>
+<li>Then make this page again: <code>efflab labbook</code>.</li>
+</ol>"""
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--line:#d0d7de;--paper:#fff;--mark:#0072b2}
+@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa5b1;--line:#3d444d;--paper:#0d1117;--mark:#56b4e9}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:64rem;padding:1.5rem 1rem 4rem;background:var(--paper);color:var(--ink);
+font:1rem/1.5 system-ui,sans-serif}
+h1,h2,h3{line-height:1.25}h2{margin-top:2.2rem}.lead{color:var(--soft)}
+.wide{overflow-x:auto}.wide:focus-visible{outline:2px solid var(--mark)}
+table{border-collapse:collapse;font-size:.9rem}
+th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{overflow-x:auto}
+svg{max-width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}
+.grid{stroke:var(--line)}.curve{fill:none;stroke:var(--mark);stroke-width:2}circle{fill:var(--mark)}
+@media print{body{max-width:none}.wide{overflow:visible}}
+"""
+
+
+def _page(parts: list[str]) -> str:
+    body = "\n".join(p for p in parts if p)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Lab book</title>\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
