@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
+import io
 import json
+from pathlib import Path
 from typing import Any
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -29,6 +32,7 @@ def setup(app: Sphinx) -> None:
     app.add_directive("claim", Claim)
     app.add_directive("published-numbers", PublishedNumbers)
     app.add_directive("recorded-runs", RecordedRuns)
+    app.add_directive("recorded-plot", RecordedPlot)
 
 
 class _Directive(SphinxDirective):
@@ -41,6 +45,12 @@ class _Directive(SphinxDirective):
         return self.error(str(error))
 
 
+def front_matter(page: Path) -> dict[str, Any]:
+    """The YAML between the first two lines "---" of a page."""
+    _, _, rest = page.read_text(encoding="utf-8").partition("---\n")
+    return yaml.safe_load(rest.partition("\n---\n")[0]) or {}
+
+
 class Chapter(_Directive):
     """What a reader can predict after the chapter, and what it takes. Reads the page's front matter.
 
@@ -50,8 +60,7 @@ class Chapter(_Directive):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        raw = self.env.metadata.get(self.env.docname, {}).get("efflab")
-        facts = json.loads(raw) if isinstance(raw, str) else raw
+        facts = front_matter(Path(self.env.doc2path(self.env.docname))).get("efflab")
         wanted = ("topic", "reading_minutes", "lab_minutes", "needs")
         if not facts or any(key not in facts for key in wanted):
             raise self.error(f"{{chapter}}: the page's front matter needs efflab: {{{', '.join(wanted)}}}.")
@@ -103,7 +112,9 @@ class Formula(_Directive):
             "",
             *rows,
             "",
-            f"Gives {read.unit.symbol or 'a number'}. Assumes: {read.assumes}",
+            f"Result in {read.unit.symbol}. Assumes: {read.assumes}"
+            if read.unit.symbol
+            else f"Assumes: {read.assumes}",
             "",
             f"Source: {read.source}. Code: `efflab.formulas.{read.name}`",
         ]
@@ -216,3 +227,55 @@ class RecordedRuns(_Directive):
         return f'<p class="efflab-run-banner">{banner}</p><p>{summary}</p>' + table(
             [html.escape(h) for h in head], cells, banner, "efflab-run-table", numeric=set(numeric)
         )
+
+
+class RecordedPlot(_Directive):
+    """The picture of a topic's newest recorded run on each device, in a light and a dark version."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        topic = self.arguments[0]
+        newest = {r.environment.device: r for r in records.recorded(topic)}
+        if not newest:
+            raise self.error(f"{{recorded-plot}}: no recorded run of {topic!r}.")
+        up = "../" * self.env.docname.count("/")
+        figures = []
+        for record in reversed(newest.values()):
+            for theme, drawing in _drawings(topic, record).items():
+                target = Path(self.env.app.outdir) / "_images" / f"{record.id}-{theme}.svg"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(drawing, encoding="utf-8")
+            device, day = html.escape(record.environment.device), record.created[:10]
+            caption = f"Recorded on {device}, {day}. The table below holds the same numbers."
+            images = "".join(
+                f'<img class="only-{theme}" src="{up}_images/{record.id}-{theme}.svg" alt="{caption}" loading="lazy">'
+                for theme in ("light", "dark")
+            )
+            figures.append(
+                f'<figure class="efflab-figure"><div role="region" tabindex="0" aria-label="Plot, {device}, {day}">'
+                f"{images}</div><figcaption>{caption}</figcaption></figure>"
+            )
+        return [nodes.raw("", "".join(figures), format="html")]
+
+
+def _drawings(topic: str, record: records.Record) -> dict[str, str]:
+    """The topic's plot as SVG for a light and for a dark page. Text stays text, so the files are small."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from efflab import plots
+
+    # A fixed salt keeps the ids inside the drawing, and so the built page, the same from build to build.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": record.id, "font.family": "sans-serif"}):
+        figure = getattr(plots, topic)(record)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        matplotlib.pyplot.close(figure)
+    light = buffer.getvalue()
+    dark = light
+    for ink, paler in (("#000000", "#e6e9ee"), ("#0072b2", "#6cb6f0"), ("#b0b0b0", "#5a6270"), ("#cccccc", "#5a6270")):
+        dark = dark.replace(ink, paler)
+    if "fill: #ffffff; opacity: 0.8" in dark:  # the legend's background
+        dark = dark.replace("fill: #ffffff; opacity: 0.8", "fill: #14181e; opacity: 0.8")
+    return {"light": light, "dark": dark}

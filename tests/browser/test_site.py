@@ -29,7 +29,7 @@ def test_no_page_overflows_or_asks_or_complains(watched, served, name, width):
     page = open_page(watched, served, name)
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("h1").count() == 1
+    assert page.locator("article h1").count() == 1
     watched.assert_clean()
 
 
@@ -49,7 +49,7 @@ def test_axe_finds_nothing(watched, served, name, theme):
 def test_axe_would_find_something(watched, served):
     """The check can fail: an image without a text."""
     page = open_page(watched, served, PAGES[0])
-    page.evaluate("document.querySelector('h1').insertAdjacentHTML('afterend', '<img src=\"x.png\">')")
+    page.evaluate("document.querySelector('article h1').insertAdjacentHTML('afterend', '<img src=\"x.png\">')")
     page.evaluate(asset("axe-core/axe.min.js").read_text())
     assert [v["id"] for v in page.evaluate("axe.run()")["violations"]].count("image-alt") == 1
 
