@@ -52,14 +52,14 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
         of = [(n, r) for n, r in enumerate(rows, 1) if r.by_intensity == regime]
         if of:
             axes.scatter(
-                [r.arithmetic_intensity for _, r in of], [r.performance for _, r in of], s=130, color=colour,
+                [r.arithmetic_intensity for _, r in of], [r.performance for _, r in of], s=55, color=colour,
                 marker=marker, edgecolor="white", linewidth=0.8, label=f"limit: {regime}", zorder=3,
             )  # fmt: skip
-        for n, r in of:
-            axes.annotate(
-                str(n), (r.arithmetic_intensity, r.performance), color="white", fontsize=7, ha="center", va="center",
-                weight="bold", zorder=4,
-            )  # fmt: skip
+    for (x, y), numbers in _clusters([(r.arithmetic_intensity, r.performance) for r in rows]):
+        axes.annotate(
+            ",".join(map(str, numbers)), (x, y), xytext=(8, 0), textcoords="offset points", fontsize=8, va="center",
+            weight="bold", zorder=4, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.7},
+        )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.set_xlabel("arithmetic intensity (FLOP/B)")
     axes.set_ylabel("performance (FLOP/s)")
@@ -122,6 +122,19 @@ def shrinking(pairs: list[tuple[str, float]]) -> Any:
     axes.set(yscale="log", xlabel="prediction", ylabel="off by a factor of", ylim=(0.95, None))
     axes.grid(True, alpha=0.3)
     return figure
+
+
+def _clusters(points: list[tuple[float, float]]) -> list[tuple[tuple[float, float], list[int]]]:
+    """Points that lie so close that their labels would cover each other share one label."""
+    found: list[tuple[tuple[float, float], list[int]]] = []
+    for number, (x, y) in enumerate(points, 1):
+        for (cx, cy), numbers in found:
+            if abs(math.log10(x / cx)) < 0.2 and abs(math.log10(y / cy)) < 0.1:
+                numbers.append(number)
+                break
+        else:
+            found.append(((x, y), [number]))
+    return found
 
 
 def _pyplot() -> Any:

@@ -47,7 +47,7 @@ def error(predicted: float, measured: float) -> float:
 
 def percent(value: float) -> str:
     """A ratio as a signed percentage without decimals, with a true minus sign: "+12%", "−40%"."""
-    text = f"{value:+.0%}"
+    text = f"{value:+,.0%}"
     return "0%" if text in ("+0%", "-0%") else text.replace("-", "−")
 
 

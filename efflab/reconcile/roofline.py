@@ -436,7 +436,12 @@ def _slower(facts: _Facts) -> Iterator[str]:
                 f"that stands for the overhead {show(ceilings.overhead, SECOND)}."
             )
     alone = facts.value("time_one_thread")
-    if alone and environment.threads > 1 and alone / facts.seconds < 1.1:
+    if alone and environment.threads > 1 and alone / facts.seconds < 0.9:
+        yield (
+            f"Its threads hinder each other: one thread takes {show(alone, SECOND)}, {environment.threads} threads "
+            f"{show(facts.seconds, SECOND)}. Too little work to share, or another program holds a core."
+        )
+    if alone and environment.threads > 1 and 0.9 <= alone / facts.seconds < 1.1:
         yield (
             f"The library runs it on one thread: one thread takes {show(alone, SECOND)}, {environment.threads} "
             f"threads {show(facts.seconds, SECOND)}."
