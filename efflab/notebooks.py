@@ -15,6 +15,7 @@ In a source a solution stands between the lines `### BEGIN SOLUTION` and `### EN
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -61,9 +62,9 @@ def root() -> Path:
 
 
 def targets(folder: Path) -> list[Target]:
-    """Every notebook that has a source, labs first."""
+    """Every notebook that has a source; the labs last, since they take longer and may fail."""
     found = []
-    for kind in ("labs", "notebooks"):
+    for kind in ("notebooks", "labs"):
         for source in sorted((folder / kind / "source").glob("*.md")):
             found.append(Target(source, folder / kind / f"{source.stem}.ipynb", executed=kind == "labs"))
     return found
@@ -83,8 +84,11 @@ def read(source: Path) -> Any:
         raise EfflabError(f"{source}: cannot be read: {error.strerror}.") from None
     if not re.match(r"---\n(.*\n)*?jupytext:", text):
         raise EfflabError(f"{source}: the header names no jupytext format. Begin it as the other sources do.")
+    myst = re.search(r"^ *format_name: *myst *$", text, re.MULTILINE) is not None
+    if not myst and re.search(r"^```{code-cell}", text, re.MULTILINE):
+        raise EfflabError(f"{source}: it has MyST code cells, but the header does not say 'format_name: myst'.")
     try:
-        notebook = jupytext.reads(text, fmt="md:myst" if "format_name: myst" in text else "md")
+        notebook = jupytext.reads(text, fmt="md:myst" if myst else "md")
     except Exception as error:  # jupytext raises what its parsers raise
         raise EfflabError(f"{source}: not a notebook that jupytext reads: {error}") from None
     if not any(cell.cell_type == "code" for cell in notebook.cells):
@@ -124,8 +128,8 @@ def cut(source: str, name: str) -> str:
                 raise EfflabError(f"{name}, line {number}: a solution begins inside the one that begins at {open_at}.")
             open_at = number
             message = begin["message"] or MESSAGE
-            quote = '"' if '"' not in message else "'"
-            lines.append(f"{begin['indent']}raise NotImplementedError({quote}{message}{quote})")
+            literal = repr(message) if '"' in message else json.dumps(message, ensure_ascii=False)
+            lines.append(f"{begin['indent']}raise NotImplementedError({literal})")
         elif end:
             if open_at is None:
                 raise EfflabError(f"{name}, line {number}: '### END SOLUTION' without its '### BEGIN SOLUTION'.")
