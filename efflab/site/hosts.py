@@ -66,6 +66,9 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
             r'<button class="\1" aria-label="Search"',
             cleaned,
         )
+        # Roles that docutils writes and ARIA has deprecated, or forbids where they stand.
+        cleaned = re.sub(r' role="doc-(biblioentry|backlink)"', "", cleaned)
+        cleaned = re.sub(r'(<div class="[^"]*citation-list[^"]*") role="list"', r"\1", cleaned)
         if cleaned != text:
             page.write_text(cleaned, encoding="utf-8")
     for leftover in ("scripts/fontawesome.js", "scripts/fontawesome.js.map", "scripts/fontawesome.js.LICENSE.txt"):

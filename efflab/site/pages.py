@@ -221,7 +221,9 @@ class RecordedRuns(_Directive):
 
     def _run(self, module: Any, record: records.Record) -> str:
         head, rows, numeric = module.table(record)
-        cells = [[html.escape(c) for c in row] for row in rows]
+        # The last column explains; it gets the width of the table under its row.
+        cells = [[html.escape(c) for c in row[:-1]] for row in rows]
+        notes = [html.escape(row[-1]) for row in rows]
         banner = html.escape(module.banner(record))
         summary = html.escape(module.summary(record))
         return f'<p class="efflab-run-banner">{banner}</p><p>{summary}</p>' + table(
@@ -276,6 +278,6 @@ def _drawings(topic: str, record: records.Record) -> dict[str, str]:
     dark = light
     for ink, paler in (("#000000", "#e6e9ee"), ("#0072b2", "#6cb6f0"), ("#b0b0b0", "#5a6270"), ("#cccccc", "#5a6270")):
         dark = dark.replace(ink, paler)
-    if "fill: #ffffff; opacity: 0.8" in dark:  # the legend's background
-        dark = dark.replace("fill: #ffffff; opacity: 0.8", "fill: #14181e; opacity: 0.8")
+    dark = dark.replace("fill: #ffffff; opacity: 0.8", "fill: #14181e; opacity: 0.8")  # the legend's background
+    dark = dark.replace("</defs>", "<style>text { fill: #e6e9ee }</style></defs>", 1)  # text without a colour is black
     return {"light": light, "dark": dark}

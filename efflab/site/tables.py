@@ -7,7 +7,12 @@ from collections.abc import Collection, Sequence
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], label: str, classes: str = "", numeric: Collection[int] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    label: str,
+    classes: str = "",
+    numeric: Collection[int] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """An HTML table. Cells are HTML.
 
@@ -17,12 +22,19 @@ def table(
         label: what a screen reader announces.
         classes: further CSS classes.
         numeric: columns that are set flush right.
+        notes: a text under each row, across all columns; "" for none.
     """
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(f"<{tag}{' class=num' if i in numeric else ''}>{c}</{tag}>" for i, c in enumerate(row))
 
-    body = "".join(f"<tr>{cells('td', r)}</tr>" for r in rows)
+    def lines(row: Sequence[str], note: str) -> str:
+        if not note:
+            return f"<tr>{cells('td', row)}</tr>"
+        under = f'<tr class="efflab-note"><td colspan="{len(head)}">{note}</td></tr>'
+        return f'<tr class="efflab-noted">{cells("td", row)}</tr>{under}'
+
+    body = "".join(lines(r, note) for r, note in zip(rows, notes or [""] * len(rows), strict=True))
     return (
         f'<div class="efflab-table {classes}" role="region" tabindex="0" aria-label="{html.escape(label)}">'
         f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
