@@ -68,7 +68,7 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
         )
         # Roles that docutils writes and ARIA has deprecated, or forbids where they stand.
         cleaned = re.sub(r' role="doc-(biblioentry|backlink)"', "", cleaned)
-        cleaned = re.sub(r'(<div class="[^"]*citation-list[^"]*") role="list"', r"\1", cleaned)
+        cleaned = re.sub(r'<div role="list" class="citation-list">', '<div class="citation-list">', cleaned)
         if cleaned != text:
             page.write_text(cleaned, encoding="utf-8")
     for leftover in ("scripts/fontawesome.js", "scripts/fontawesome.js.map", "scripts/fontawesome.js.LICENSE.txt"):

@@ -227,7 +227,7 @@ class RecordedRuns(_Directive):
         banner = html.escape(module.banner(record))
         summary = html.escape(module.summary(record))
         return f'<p class="efflab-run-banner">{banner}</p><p>{summary}</p>' + table(
-            [html.escape(h) for h in head], cells, banner, "efflab-run-table", numeric=set(numeric)
+            [html.escape(h) for h in head[:-1]], cells, banner, "efflab-run-table", numeric, notes
         )
 
 
