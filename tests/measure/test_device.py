@@ -1,0 +1,115 @@
+"""What a process has of its machine, read from made-up system files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from efflab.errors import EfflabError
+from efflab.measure import device
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_the_tightest_cpu_quota_of_all_parents_holds(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "cg/slurm/job_7/cpu.max": "max 100000\n",
+        "cg/slurm/cpu.max": "350000 100000\n",
+        "own": "0::/slurm/job_7/step_0\n",
+    })  # fmt: skip
+    assert device.cpu_quota(root / "cg", root / "own") == 3.5
+    assert device.cpu_quota(root / "cg", root / "missing") is None
+
+
+def test_version_1_groups_are_read(tmp_path: Path) -> None:
+    root = tree(tmp_path, {
+        "cg/cpu,cpuacct/docker/x/cpu.cfs_quota_us": "150000\n",
+        "cg/cpu,cpuacct/docker/x/cpu.cfs_period_us": "100000\n",
+        "cg/memory/docker/x/memory.limit_in_bytes": "1073741824\n",
+        "cg/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "own": "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n",
+    })  # fmt: skip
+    (root / "cg/cpu").symlink_to("cpu,cpuacct")
+    assert device.cpu_quota(root / "cg", root / "own") == 1.5
+    assert device.memory_limit(root / "cg", root / "own") == 2**30
+
+
+def test_caches_are_summed_over_instances_that_the_cores_reach(tmp_path: Path) -> None:
+    files = {}
+    for core in range(4):
+        for index, (level, kind, size, shared) in enumerate(
+            [("1", "Data", "32K", str(core)), ("1", "Instruction", "64K", str(core)), ("2", "Unified", "1M", str(core)),
+             ("3", "Unified", "16384K", "0-1" if core < 2 else "2-3")]
+        ):  # fmt: skip
+            base = f"cpu{core}/cache/index{index}"
+            files |= {f"{base}/level": level, f"{base}/type": kind, f"{base}/size": size,
+                      f"{base}/shared_cpu_list": shared}  # fmt: skip
+    root = tree(tmp_path, files)
+    assert device.cpu_caches(root, {0, 1}) == {"L1d": 2 * 2**15, "L2": 2 * 2**20, "L3": 2**24}
+    assert device.cpu_caches(root, {1, 2}) == {"L1d": 2 * 2**15, "L2": 2 * 2**20, "L3": 2 * 2**24}
+    assert device.cpu_caches(tmp_path / "none", {0}) == {}
+
+
+def test_cpu_name_and_flags(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t:  Some   CPU 9000 \nflags\t\t: fpu avx2 avx512_bf16 hypervisor\n")
+    assert device.cpu_name(info) == "Some CPU 9000"
+    assert "avx512_bf16" in device.cpu_flags(info)
+    assert device.cpu_name(tmp_path / "none")
+    assert device.cpu_flags(tmp_path / "none") == frozenset()
+
+
+def test_slurm_is_read_from_its_variables_only() -> None:
+    assert device.slurm({}) is None
+    job = device.slurm({"SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_USER": "someone"})
+    assert job is not None
+    assert (job.job, job.nodes) == ("4711", 2)
+    assert device.slurm({"SLURM_JOB_ID": "1; rm -rf"}) is None
+
+
+def test_the_environment_of_this_cpu() -> None:
+    found = device.environment(torch.device("cpu"))
+    assert found.kind == "cpu"
+    assert found.threads == torch.get_num_threads()
+    assert found.torch == torch.__version__
+    assert found.cores is not None
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        assert found.cores <= len(os.sched_getaffinity(0))
+    assert found.memory is None or found.memory > 2**20
+
+
+def test_affinity_narrows_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert device.cores() == 1
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "tpu:0", "cpu "])
+def test_unknown_devices_are_named(name: str) -> None:
+    with pytest.raises(EfflabError, match="not known"):
+        device.choose(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_said() -> None:
+    with pytest.raises(EfflabError, match="cuda"):
+        device.choose("cuda")
+    assert device.choose().type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_environment_of_a_gpu() -> None:
+    found = device.environment(device.choose("cuda"))
+    assert found.kind in ("cuda", "rocm")
+    assert found.device == torch.cuda.get_device_name()
+    assert found.memory == torch.cuda.get_device_properties(0).total_memory
+    with pytest.raises(EfflabError, match="torch sees"):
+        device.choose("cuda:99")

@@ -1,0 +1,171 @@
+"""The timer on a clock that the test drives: no real time passes, so every value is known."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import statistics
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efflab.errors import EfflabError
+from efflab.measure import timer
+
+
+class FakeClock:
+    """A device on which a call takes `cost(i)` seconds for the i-th call; waiting takes `wait` seconds."""
+
+    name = "cuda-events"
+
+    def __init__(self, cost: Callable[[int], float], wait: float = 0.0) -> None:
+        self.time, self.pending, self.calls = 0.0, 0.0, 0
+        self.cost, self.wait = cost, wait
+        self.inputs: list[int] = []
+
+    def call(self, which: int = 0) -> None:
+        self.pending += self.cost(self.calls)
+        self.calls += 1
+        self.inputs.append(which)
+
+    def synchronize(self) -> None:
+        self.time += self.pending + self.wait
+        self.pending = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        self.synchronize()
+        run()
+        took = self.pending
+        self.synchronize()
+        return took
+
+
+def test_a_constant_call_is_timed_exactly() -> None:
+    clock = FakeClock(lambda i: 1e-3)
+    timed = timer.back_to_back([clock.call], clock)
+    assert timed.values == pytest.approx([1e-3] * len(timed.values))
+    assert timed.timing.stop == "stable"
+    assert len(timed.values) == timer.FEWEST
+    assert timed.timing.loops * 1e-3 >= timer.SHORTEST
+    assert timed.warnings == []
+
+
+def test_a_short_call_is_repeated_until_the_clock_can_see_it() -> None:
+    clock = FakeClock(lambda i: 2e-7)
+    timed = timer.back_to_back([clock.call], clock)
+    assert timed.timing.loops * 2e-7 >= timer.SHORTEST
+    assert timed.timing.loops * 2e-7 < 4 * timer.SHORTEST
+    assert timed.values[0] == pytest.approx(2e-7)
+
+
+def test_the_first_call_is_not_in_any_value() -> None:
+    clock = FakeClock(lambda i: 10.0 if i == 0 else 1e-2)
+    timed = timer.back_to_back([clock.call], clock, time_limit=60)
+    assert max(timed.values) == pytest.approx(1e-2)
+    assert timed.timing.warmup >= 1
+
+
+def test_waiting_costs_every_call() -> None:
+    clock = FakeClock(lambda i: 1e-5, wait=4e-5)
+    assert statistics.median(timer.waited([clock.call], clock).values) == pytest.approx(5e-5)
+    assert timer.waited([clock.call], clock).timing.clock == "perf_counter+synchronize"
+    clock = FakeClock(lambda i: 1e-5, wait=4e-5)
+    assert statistics.median(timer.back_to_back([clock.call], clock).values) == pytest.approx(1e-5)
+
+
+def test_every_set_of_inputs_is_used_equally() -> None:
+    clock = FakeClock(lambda i: 1e-4)
+    calls = [lambda k=k: clock.call(k) for k in range(3)]
+    timed = timer.back_to_back(calls, clock, cold=True)
+    assert timed.timing.inputs == 3
+    assert timed.timing.cold
+    assert timed.timing.loops % 3 == 0
+    counts = [clock.inputs.count(k) for k in range(3)]
+    assert counts[0] == counts[1] == counts[2]
+    assert clock.inputs[:6] == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_noisy_call_stops_at_the_time_limit_and_warns() -> None:
+    noise = itertools.cycle([1e-2, 5e-2, 2e-2, 9e-2, 3e-2])
+    clock = FakeClock(lambda i: next(noise))
+    timed = timer.back_to_back([clock.call], clock, time_limit=0.5)
+    assert timed.timing.stop == "time limit"
+    assert any("wide" in w for w in timed.warnings)
+
+
+def test_a_noisy_call_stops_at_the_repeat_limit() -> None:
+    noise = itertools.cycle([1e-2, 5e-2, 2e-2, 9e-2, 3e-2])
+    clock = FakeClock(lambda i: next(noise))
+    timed = timer.back_to_back([clock.call], clock, time_limit=1e9, most=17)
+    assert timed.timing.stop == "repeat limit"
+    assert len(timed.values) == 17
+
+
+def test_a_slow_call_is_still_repeated_three_times() -> None:
+    clock = FakeClock(lambda i: 100.0)
+    assert len(timer.back_to_back([clock.call], clock, time_limit=0.1).values) == 3
+
+
+def test_the_collector_is_off_inside_and_on_after() -> None:
+    seen = []
+    clock = FakeClock(lambda i: 1e-3)
+
+    def call() -> None:
+        seen.append(gc.isenabled())
+        clock.call()
+
+    timer.back_to_back([call], clock)
+    assert not any(seen)
+    assert gc.isenabled()
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        timer.back_to_back([broken], clock)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"time_limit": 0}, {"time_limit": float("nan")}, {"time_limit": float("inf")}, {"shortest": -1}, {"stable": 0},
+     {"fewest": 0}, {"fewest": 9, "most": 3}],
+)  # fmt: skip
+def test_options_out_of_range_are_named(options: dict[str, float]) -> None:
+    clock = FakeClock(lambda i: 1e-3)
+    with pytest.raises(EfflabError, match=next(iter(options))):
+        timer.back_to_back([clock.call], clock, **options)
+
+
+def test_nothing_to_call_and_a_clock_that_stands_still() -> None:
+    with pytest.raises(EfflabError, match="nothing to call"):
+        timer.back_to_back([], FakeClock(lambda i: 1e-3))
+    clock = FakeClock(lambda i: 0.0)
+    with pytest.raises(EfflabError, match="does not advance"):
+        timer.back_to_back([clock.call], clock)
+
+
+def test_the_interval_of_the_median_matches_published_ranks() -> None:
+    # Ranks of the 95% interval of a median, from tables of the sign test (e.g. Conover 1999, table A3).
+    ranks = {6: 1, 8: 1, 9: 2, 12: 3, 15: 4, 20: 6, 25: 8, 30: 10, 40: 14}
+    for n, r in ranks.items():
+        values = [float(2**i) for i in range(n)]
+        assert timer.half_width(values) == (values[n - r] - values[r - 1]) / 2, n
+
+
+@given(st.lists(st.floats(min_value=0.1, max_value=10), min_size=1, max_size=40))
+def test_the_interval_holds_the_median(values: list[float]) -> None:
+    ordered = sorted(values)
+    assert 0 <= timer.half_width(values) <= (ordered[-1] - ordered[0]) / 2
+
+
+def test_the_real_cpu_clock_advances_and_counts_faults() -> None:
+    clock = timer.CPUClock()
+    timed = timer.back_to_back([lambda: sum(range(1000))], clock, time_limit=0.02, shortest=1e-4)
+    assert min(timed.values) > 0
+    assert timed.page_faults is None or timed.page_faults >= 0
