@@ -1,0 +1,239 @@
+"""The roofline's sweep: its points carry what was run, checked by counting and by numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from efflab.experiments import roofline, runner
+from efflab.formulas.roofline import KERNELS
+from efflab.measure import device
+from efflab.records import Environment, Record, load_record
+
+
+def environment(**changes: Any) -> Environment:
+    base: dict[str, Any] = {
+        "device": "d", "kind": "cpu", "count": 1, "memory": 2**34, "threads": 2, "cores": 2, "caches": {"L3": 2**25},
+        "torch": "2", "python": "3", "efflab": "0",
+    }  # fmt: skip
+    return Environment(**base | changes)
+
+
+SWEEPS = {
+    "smoke": roofline.smoke_points(),
+    "cpu": roofline.cpu_points(True),
+    "gpu": roofline.gpu_points("bf16", True, True),
+}
+POINTS = [pytest.param(p, id=f"{scale}-{p['case']}") for scale, points in SWEEPS.items() for p in points]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A smoke run on this CPU."""
+    found, path = runner.run(
+        roofline.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path_factory.mktemp("run"), report=lambda _: None
+    )
+    assert load_record(path) == found
+    return found
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_points_carry_exactly_what_their_formulas_take(point: dict[str, Any]) -> None:
+    for function in KERNELS[point["kernel"]]:
+        for name in inspect.signature(function).parameters:
+            assert name in point, f"{point['case']} lacks {name}"
+        assert function(**{n: point[n] for n in inspect.signature(function).parameters}) > 0
+    assert point["bytes_per_element"] == roofline.BYTES[point["dtype"]]
+
+
+@pytest.mark.parametrize("scale", SWEEPS)
+def test_sweeps_are_wide_enough(scale: str) -> None:
+    points = SWEEPS[scale]
+    assert len({p["case"] for p in points}) == len(points), "two cases share a name"
+    if scale == "smoke":
+        return
+    kernels = [p for p in points if p["role"] == "kernel"]
+    assert len(kernels) >= 10
+    assert {p["kernel"] for p in kernels} == set(KERNELS)
+    series: dict[str, int] = {}
+    for p in points:
+        if p.get("series"):
+            series[p["series"]] = series.get(p["series"], 0) + 1
+    assert sum(n >= 5 for n in series.values()) >= 3
+    assert sum(p["role"] == "lesson" for p in points) >= 2
+
+
+def test_no_kernel_has_the_shape_of_a_ceiling() -> None:
+    for scale, kind, capability in (("cpu", "cpu", "AVX512"), ("gpu", "cuda", "9.0"), ("gpu", "cuda", "7.5"),
+                                    ("gpu", "rocm", None), ("smoke", "cpu", None)):  # fmt: skip
+        points, sizes = roofline.EXPERIMENT._sweep(
+            scale, environment(kind=kind, compute_capability=capability, cores=64 if scale == "cpu" else 2)
+        )
+        for p in points:
+            if p["kernel"] == "matmul" and p["m"] == p["n"] == p["k"]:
+                assert sizes.get(f"matmul-{p['dtype']}") != p["n"], p["case"]
+
+
+def test_old_gpus_get_only_dtypes_that_they_have() -> None:
+    dtypes = {}
+    for capability in ("7.5", "8.0", "8.9", "10.0"):
+        points, sizes = roofline.EXPERIMENT._sweep("gpu", environment(kind="cuda", compute_capability=capability))
+        dtypes[capability] = {p["dtype"] for p in points}
+        assert {f"matmul-{p['dtype']}" for p in points if p["kernel"] == "matmul"} <= set(sizes)
+    assert dtypes["7.5"] == {"fp16", "fp32"}
+    assert dtypes["8.0"] == {"bf16", "fp32", "tf32"}
+    assert dtypes["8.9"] == dtypes["10.0"] == {"bf16", "fp32", "tf32", "fp8"}
+
+
+def test_the_copy_exceeds_the_cache_and_fits_the_memory() -> None:
+    for cache in (2**20, 2**25, 400 * 2**20):
+        _, sizes = roofline.EXPERIMENT._sweep("cpu", environment(caches={"L3": cache}))
+        assert 8 * sizes["copy"] >= 4 * cache
+        assert 8 * sizes["copy"] <= 2**34 / 4
+
+
+def build(point: dict[str, Any], cache: int = 2**16) -> roofline.Built:
+    make = roofline.Make(torch.device("cpu"), point["dtype"], cache, 2**33)
+    return roofline.BUILDERS[point["kernel"]](point, make)
+
+
+COUNTED = ("matmul", "attention_prefill", "attention_decode")  # torch's counter knows no product with a vector
+
+
+@pytest.mark.parametrize(
+    "point", [p for p in roofline.smoke_points() if p["kernel"] in COUNTED], ids=lambda p: p["case"]
+)
+def test_flop_of_the_real_call_agree_with_torchs_own_counter(point: dict[str, Any]) -> None:
+    call = build(point).calls[0]
+    # The CPU's fused attention is one operator that the counter does not know; the plain one is two products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    formula = KERNELS[point["kernel"]][0]
+    counted = counter.get_total_flops()
+    expected = formula(**{n: point[n] for n in inspect.signature(formula).parameters})
+    if point.get("causal"):
+        # The counter takes no account of the mask: half of its pairs, and half of the diagonal, are skipped.
+        s = point["sequence_length"]
+        counted = counted * (s + 1) / (2 * s)
+    assert counted == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("point", roofline.smoke_points(), ids=lambda p: p["case"])
+def test_working_set_agrees_with_the_formulas_bytes(point: dict[str, Any]) -> None:
+    built = build(point)
+    formula = KERNELS[point["kernel"]][1]
+    expected = formula(**{n: point[n] for n in inspect.signature(formula).parameters})
+    if point["kernel"] == "unfused_chain":
+        expected = 3 * point["elements"] * point["bytes_per_element"]  # its buffers are moved many times
+    assert built.working_set == pytest.approx(expected)
+
+
+def test_cold_inputs_exceed_the_cache_together_and_warm_ones_are_one() -> None:
+    point = next(p for p in roofline.smoke_points() if p["case"] == "gemv")
+    built = build(point, cache=2**24)
+    assert len(built.calls) * built.working_set >= 4 * 2**24
+    assert len(build(point | {"inputs": "warm"}, cache=2**24).calls) == 1
+    with pytest.raises(runner.Unavailable, match="memory"):
+        make = roofline.Make(torch.device("cpu"), "fp32", 2**30, 2**28)
+        roofline.BUILDERS["gemv"](point, make)
+
+
+def test_chains_compute_the_same_and_are_not_in_place() -> None:
+    seen: list[torch.Tensor] = []
+    point = roofline._chain("unfused", 1000, 5, "fp32")
+    make = roofline.Make(torch.device("cpu"), "fp32", 2**10, 2**30)
+    real = make.empty
+
+    class Spy(roofline.Make):
+        def __call__(self, *shape: int) -> torch.Tensor:
+            seen.append(super().__call__(*shape))
+            return seen[-1]
+
+        def empty(self, *shape: int) -> torch.Tensor:
+            seen.append(real(*shape))
+            return seen[-1]
+
+    roofline.BUILDERS["unfused_chain"](point, Spy(torch.device("cpu"), "fp32", 2**10, 2**30)).calls[0]()
+    x, y, _z = seen[:3]
+    expected = x.double().clone()
+    for i in range(5):
+        expected = expected + 0.001 if i % 2 else expected * 0.999
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(x, y)
+
+
+def test_inputs_are_random_and_not_zero() -> None:
+    make = roofline.Make(torch.device("cpu"), "fp32", 2**20, 2**30)
+    values = make(10_000)
+    assert abs(float(values.mean())) < 0.05
+    assert abs(float(values.std()) - 1) < 0.05
+    assert not torch.equal(make(100), make(100))
+
+
+def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "compiler", lambda: None)
+    with pytest.raises(runner.Unavailable, match=r"g\+\+"):
+        build(roofline._chain("fused", 1000, 8, "fp32"))
+
+
+# A run
+
+
+def test_a_smoke_run_measures_every_case_every_way(record: Record) -> None:
+    for case in record.spec["cases"]:
+        metrics = {s.metric for s in record.samples if s.point["case"] == case and s.status == "ok"}
+        assert {"time", "working_set", "operator_time", "profiled_time"} <= metrics, case
+
+
+def test_ceilings_stand_around_every_kernel(record: Record) -> None:
+    cases = [s.point["case"] for s in record.samples]
+    for i, sample in enumerate(record.samples):
+        if sample.metric == "time" and sample.point["role"] == "kernel":
+            for ceiling in ("ceiling-copy", "ceiling-matmul-fp32", "ceiling-overhead"):
+                assert ceiling in cases[:i]
+                assert ceiling in cases[i + 1 : i + 5], "measured right after it"
+
+
+def test_timings_say_how_they_were_taken(record: Record) -> None:
+    for sample in record.samples:
+        if sample.metric == "time":
+            assert sample.timing is not None
+            assert sample.timing.clock == "perf_counter"
+            assert sample.timing.cold == (sample.point.get("inputs") == "cold")
+
+
+def test_threads_and_precision_are_as_before(tmp_path: Path) -> None:
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    session = roofline.Session("smoke", torch.device("cpu"), environment(), {"copy": 2**12, "matmul-fp32": 16}, [])
+    with contextlib.suppress(RuntimeError), session.precision("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        raise RuntimeError
+    assert torch.get_float32_matmul_precision() == precision
+    list(session.samples(roofline.smoke_points()[0]))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+def test_a_fresh_large_output_pays_page_faults_and_a_given_one_does_not() -> None:
+    session = roofline.Session("smoke", torch.device("cpu"), environment(), {"copy": 2**12, "matmul-fp32": 16}, [])
+    faults = {}
+    for name, output in (("given", "preallocated"), ("fresh", "fresh")):
+        point = roofline._relu(2**24, "fp32", name) | {"output": output}
+        found = [s for s in session.samples(point) if s.metric == "page_faults"]
+        faults[name] = found[0].values[0]
+    assert faults["given"] < 100
+    assert faults["fresh"] > 0.9 * 2**24 * 4 / 2**21, "at least one fault for every huge page"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_smoke_run_on_a_gpu(tmp_path: Path) -> None:
+    record, _ = runner.run(roofline.EXPERIMENT, scale="smoke", device="cuda", out=tmp_path, report=lambda _: None)
+    assert all(s.status == "ok" for s in record.samples)
+    assert {s.timing.clock for s in record.samples if s.timing} == {"cuda-events", "perf_counter+synchronize"}

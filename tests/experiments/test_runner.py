@@ -1,0 +1,291 @@
+"""The runner keeps what was measured: out of memory, failures, Ctrl-C, kill -9, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from efflab import records
+from efflab.errors import EfflabError
+from efflab.experiments import get, runner, topics
+from efflab.records import Environment, Record, Sample
+
+
+class Fake:
+    """An experiment of cases that each run a function."""
+
+    topic = "fake"
+    scales = ("smoke", "cpu", "gpu")
+
+    def __init__(self, **cases: Callable[[], float]) -> None:
+        self.functions = cases
+        self.ran: list[str] = []
+
+    def plan(self, scale: str, device: Any, environment: Environment, resumed: Record | None) -> runner.Plan:
+        def case(name: str, function: Callable[[], float]) -> runner.Case:
+            point: dict[str, Any] = {"case": name}
+
+            def samples() -> Iterator[Sample]:
+                self.ran.append(name)
+                value = function()
+                yield Sample(point=point, metric="time", unit="s", values=[value], status="ok")
+
+            return runner.Case(point, samples)
+
+        spec = {"scale": scale, "cases": list(self.functions)}
+        return runner.Plan(spec, [case(n, f) for n, f in self.functions.items()])
+
+
+def run(experiment: Fake, out: Path, **options: Any) -> tuple[Record, Path]:
+    return runner.run(experiment, scale="smoke", device="cpu", out=out, report=lambda _: None, **options)
+
+
+def raises(error: BaseException) -> Callable[[], float]:
+    def function() -> float:
+        raise error
+
+    return function
+
+
+def test_a_whole_run_is_saved_once_and_leaves_nothing_else(tmp_path: Path) -> None:
+    record, path = run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path)
+    assert [s.values for s in record.samples] == [[1.0], [2.0]]
+    assert record.finished
+    assert records.load(path) == record
+    assert list(tmp_path.iterdir()) == [path]
+    _again, other = run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path)
+    assert other != path
+    assert records.load(path) == record
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 B"), "oom"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "failed"),
+        (runner.Unavailable("no compiler"), "failed"),
+        (ZeroDivisionError("x"), "failed"),
+    ],
+)
+def test_a_failing_case_is_a_result(error: Exception, status: str, tmp_path: Path) -> None:
+    record, _ = run(Fake(a=lambda: 1.0, b=raises(error), c=lambda: 3.0), tmp_path)
+    assert [s.status for s in record.samples] == ["ok", status, "ok"]
+    assert record.samples[1].message
+    assert record.finished
+
+
+def test_real_allocation_failure_is_out_of_memory(tmp_path: Path) -> None:
+    record, _ = run(Fake(a=lambda: float(torch.empty(2**60).numel())), tmp_path)
+    assert record.samples[0].status == "oom"
+
+
+def test_samples_before_a_failure_are_kept(tmp_path: Path) -> None:
+    class Half(Fake):
+        def plan(self, *arguments: Any) -> runner.Plan:
+            point: dict[str, Any] = {"case": "half"}
+
+            def samples() -> Iterator[Sample]:
+                yield Sample(point=point, metric="time", unit="s", values=[1.0], status="ok")
+                raise RuntimeError("the profiler is broken")
+
+            return runner.Plan({"scale": "smoke"}, [runner.Case(point, samples)])
+
+    record, _ = run(Half(), tmp_path)
+    assert record.samples[0].values == [1.0]
+    assert any("the profiler is broken" in w for w in record.warnings)
+
+
+def test_messages_hold_no_path_host_or_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "node-17")
+    monkeypatch.setattr("getpass.getuser", lambda: "jane")
+    said = runner.plain("node-17: /home/jane/.cache/x/lib.so: failed for jane\n in C:\\Users\\jane\\a.cpp " + "y" * 400)
+    assert "jane" not in said
+    assert "node-17" not in said
+    assert "/home" not in said
+    assert "lib.so" in said
+    assert len(said) <= 300
+    assert "\n" not in said
+
+
+def test_stopped_by_hand_then_continued(tmp_path: Path) -> None:
+    first = Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt()), c=lambda: 3.0)
+    with pytest.raises(runner.Interrupted, match="stopped after 1 of 3") as caught:
+        run(first, tmp_path)
+    (partial,) = tmp_path.glob("*.partial.json")
+    assert str(partial) in str(caught.value)
+    kept = records.load_record(partial)
+    assert kept.finished is None
+    second = Fake(a=lambda: 99.0, b=lambda: 2.0, c=lambda: 3.0)
+    record, path = run(second, tmp_path)
+    assert second.ran == ["b", "c"]
+    assert [s.values[0] for s in record.samples] == [1.0, 2.0, 3.0]
+    assert record.id == kept.id
+    assert any("resumed" in w for w in record.warnings)
+    assert not list(tmp_path.glob("*.partial.json"))
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == [path]
+
+
+def test_stopped_before_anything(tmp_path: Path) -> None:
+    with pytest.raises(runner.Interrupted, match="Nothing was measured"):
+        run(Fake(a=raises(KeyboardInterrupt())), tmp_path)
+
+
+def test_another_sweep_does_not_continue_a_partial_run(tmp_path: Path) -> None:
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)
+    other = Fake(a=lambda: 5.0, b=lambda: 6.0, c=lambda: 7.0)
+    _record, _ = run(other, tmp_path)
+    assert other.ran == ["a", "b", "c"]
+    assert len(list(tmp_path.glob("*.partial.json"))) == 1
+
+
+def test_restart_sets_the_partial_run_aside(tmp_path: Path) -> None:
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)
+    fresh = Fake(a=lambda: 8.0, b=lambda: 9.0)
+    record, _ = run(fresh, tmp_path, restart=True)
+    assert [s.values[0] for s in record.samples] == [8.0, 9.0]
+    (aside,) = tmp_path.glob("*.old")
+    assert records.load_record(aside).samples[0].values == [1.0]
+
+
+def test_a_torn_partial_file_is_named_and_restart_helps(tmp_path: Path) -> None:
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)
+    (partial,) = tmp_path.glob("*.partial.json")
+    partial.write_text(partial.read_text()[:100])
+    with pytest.raises(EfflabError, match="--restart"):
+        run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path)
+    record, _ = run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path, restart=True)
+    assert record.finished
+
+
+def test_killed_between_saving_and_tidying_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    record, _path = run(Fake(a=lambda: 1.0), tmp_path)
+    monkeypatch.undo()
+    assert list(tmp_path.glob("*.partial.json"))
+    after = Fake(a=lambda: 2.0)
+    again, _same = run(after, tmp_path)
+    assert after.ran == []
+    assert again.samples == record.samples
+    assert not list(tmp_path.glob("*.partial.json"))
+
+
+def test_two_runs_of_the_same_do_not_share_a_file(tmp_path: Path) -> None:
+    inner: list[str] = []
+
+    def nested() -> float:
+        with pytest.raises(EfflabError, match="another process"):
+            run(Fake(a=nested), tmp_path)
+        inner.append("refused")
+        return 1.0
+
+    run(Fake(a=nested), tmp_path)
+    assert inner == ["refused"]
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, spare = tmp_path / "out", tmp_path / "spare"
+    spare.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+    real = os.open
+
+    def full(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path).endswith(".tmp") and str(path).startswith(str(out)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", full)
+    lines: list[str] = []
+    experiment = Fake(a=lambda: 1.0, b=lambda: 2.0)
+    with pytest.raises(records.NotSaved) as caught:
+        runner.run(experiment, scale="smoke", device="cpu", out=out, report=lines.append)
+    assert experiment.ran == ["a", "b"], "the run must go on"
+    assert sum("disk is full" in line for line in lines) == 1
+    kept = records.load_record(caught.value.kept)
+    assert [s.values[0] for s in kept.samples] == [1.0, 2.0]
+    assert len(list(spare.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [("gpu", "needs a GPU"), ("multi", "no such scale"), ("huge", "not known"), ("", None)],
+)
+def test_scales_that_do_not_fit(scale: str, said: str | None, tmp_path: Path) -> None:
+    if said is None:
+        record, _ = runner.run(Fake(a=lambda: 1.0), scale=None, device="cpu", out=tmp_path, report=lambda _: None)
+        assert record.scale == "cpu"
+        return
+    with pytest.raises(EfflabError, match=said):
+        runner.run(Fake(a=lambda: 1.0), scale=scale, device="cpu", out=tmp_path, report=lambda _: None)
+
+
+def test_every_topic_has_an_experiment_and_unknown_ones_are_named() -> None:
+    for topic in topics():
+        assert get(topic).topic == topic
+    with pytest.raises(EfflabError, match="roofline"):
+        get("rooflin")
+
+
+def test_killed_in_the_middle_of_a_real_run(tmp_path: Path, root: Path) -> None:
+    """SIGKILL, as the kernel's out-of-memory killer or a scheduler sends it: finished points survive."""
+    command = [sys.executable, "-m", "efflab.cli", "run", "roofline", "--scale", "smoke", "--device", "cpu", "--out"]
+    environment = os.environ | {"PYTHONPATH": str(root), "EFFLAB_LABBOOK": str(tmp_path / "book")}
+    process = subprocess.Popen(
+        [*command, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # each line comes after the case before it was written
+        if line.startswith("[6/"):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert process.returncode == -signal.SIGKILL
+    (partial,) = tmp_path.glob("*.partial.json")
+    before = records.load_record(partial)
+    done = {s.point["case"] for s in before.samples}
+    assert len(done) >= 5
+
+    after = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert after.returncode == 0, after.stderr
+    assert after.stderr.count("kept from the earlier run") >= 5
+    (final,) = tmp_path.glob("roofline-*.json")
+    record = records.load_record(final)
+    assert record.finished
+    assert record.samples[: len(before.samples)] == before.samples
+    assert {s.point["case"] for s in record.samples} >= set(record.spec["cases"])
+    assert not list(tmp_path.glob("*.partial.json"))
+
+
+def test_sigterm_says_how_to_continue(tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "efflab.cli", "run", "roofline", "--scale", "smoke", "--device", "cpu", "--out"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[4/"):
+            break
+    time.sleep(0)
+    process.terminate()
+    rest = process.stderr.read()
+    process.wait()
+    process.stderr.close()
+    assert process.returncode == 130
+    assert "Run the same command again to continue" in rest
+    assert "Traceback" not in rest
