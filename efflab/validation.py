@@ -22,7 +22,7 @@ class Row:
     Attributes:
         published: the catalog's row.
         printed: the printed value in base units.
-        expected: what the formula should give: the printed value, or the correct one of a misprint.
+        expected: what the formula should give: the printed value, or the correct one where the source differs.
         ours: what the formula gives.
         unit: the formula's unit.
     """
@@ -45,10 +45,10 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """One word for the page."""
+        """For the page: "agrees", or how the source differs; "disagrees" is a defect and fails the tests."""
         if not self.agrees:
-            return "differs"
-        return "misprint" if self.published.misprint else "agrees"
+            return "disagrees"
+        return self.published.differs.kind if self.published.differs else "agrees"
 
 
 def evaluate(row: Published) -> Row:
@@ -69,7 +69,7 @@ def evaluate(row: Published) -> Row:
             else:
                 raise unknown("input", name, [*read.units, *read.options])
         printed = parse(row.printed, read.unit, "printed")
-        expected = parse(row.misprint.correct, read.unit, "misprint.correct") if row.misprint else printed
+        expected = parse(row.differs.correct, read.unit, "differs.correct") if row.differs else printed
         return Row(row, printed, expected, float(function(**values)), read.unit)
     except EfflabError as error:
         raise EfflabError(f"published.yaml: {row.id}: {error}") from None

@@ -121,9 +121,10 @@ class Accelerator(_Entry):
         return self.peak_dense_tflops[dtype] * TERA  # type: ignore[index]
 
 
-class Misprint(_Entry):
-    """A printed value that is wrong, and what it should be."""
+class Differs(_Entry):
+    """A printed value that does not follow from the source's own inputs, what does, and why."""
 
+    kind: Literal["misprint", "rounded", "counted otherwise"]
     correct: str | float
     why: str = Field(min_length=10)
 
@@ -142,7 +143,7 @@ class Published(_Entry):
     tolerance: float = Field(gt=0, le=0.2)
     source: Source
     note: str = ""
-    misprint: Misprint | None = None
+    differs: Differs | None = None
 
 
 def load(path: Path, model: type[_Entry]) -> list[Any]:

@@ -100,6 +100,35 @@ def roofline_time(
 
 
 @formula
+def queued_time(
+    *,
+    flops: Flop,
+    bytes_moved: Byte,
+    peak_performance: FlopPerSecond,
+    memory_bandwidth: BytePerSecond,
+    overhead: Second,
+) -> Second:
+    r"""Least time per call of a kernel in a queue of many calls.
+
+    Equation: t = \max\left(t_0,\ \frac{W}{\pi},\ \frac{Q}{\beta}\right)
+    Where: W = flops; Q = bytes_moved; \pi = peak_performance; \beta = memory_bandwidth; t_0 = overhead
+    Source: Definition; He 2022, Making Deep Learning Go Brrrr From First Principles
+    Assumes: arithmetic, traffic and the launch of the next call overlap perfectly, as on a GPU whose results are
+        not waited for.
+    """
+    return maximum(
+        overhead,
+        roofline_time(
+            flops=flops,
+            bytes_moved=bytes_moved,
+            peak_performance=peak_performance,
+            memory_bandwidth=memory_bandwidth,
+            overhead=0.0 * overhead,
+        ),
+    )
+
+
+@formula
 def limiting_factor(
     *,
     flops: Flop,
@@ -335,7 +364,7 @@ def unfused_chain_time(
     Where: N = elements; k = operations; b = bytes_per_element; \pi = peak_performance; \beta =
         memory_bandwidth; t_0 = overhead
     Source: Definition
-    Assumes: as `roofline_time`, once per operation.
+    Assumes: as `roofline_time`, once per operation: each operation's overhead comes on top of its work.
     """
     return operations * roofline_time(
         flops=chain_flops(elements=elements, operations=1),
@@ -416,8 +445,8 @@ def softmax_flops(*, rows: Count, columns: Count) -> Flop:
 
     Equation: W = 5rc
     Where: r = rows; c = columns
-    Source: Milakov & Gimelshein 2018, Online normalizer calculation for softmax, arXiv:1805.02867 (safe
-        softmax)
+    Source: counted from the safe softmax of Milakov & Gimelshein 2018, arXiv:1805.02867; Yuan et al. 2024,
+        arXiv:2402.16363, count the same five
     Assumes: per element one comparison, subtraction, exponential, addition and division, each one FLOP.
     """
     return as_flop(5 * rows * columns)
@@ -498,7 +527,8 @@ def attention_prefill_flops(
 
     Equation: W = 4 B h_q d \sum_{i=1}^{s} n_i, \quad n_i = s \text{ or, if causal, } i
     Where: B = batch; h_q = query_heads; s = sequence_length; d = head_dim; \text{causal} = causal
-    Source: Dao et al. 2022, FlashAttention, arXiv:2205.14135; Vaswani et al. 2017, arXiv:1706.03762, eq. 1
+    Source: Dao 2023, FlashAttention-2, arXiv:2307.08691, section 4 (4 s^2 d per head); Vaswani et al. 2017,
+        arXiv:1706.03762, eq. 1
     Assumes: the two matrix products only; a causal kernel skips every masked pair.
     """
     pairs = sequence_length * (sequence_length + 1) / 2 if causal else sequence_length * sequence_length
@@ -520,8 +550,10 @@ def attention_prefill_bytes(
     Equation: Q = (2 h_q + 2 h_{kv}) B s d \, b
     Where: B = batch; h_q = query_heads; h_{kv} = kv_heads; s = sequence_length; d = head_dim; b =
         bytes_per_element
-    Source: Dao et al. 2022, FlashAttention, arXiv:2205.14135
-    Assumes: Q, K, V are read once and the output is written once; the scores never reach main memory.
+    Source: Definition
+    Assumes: Q, K, V are read once and the output is written once; the scores never reach main memory, and keys and
+        values that are read again come from a cache. FlashAttention itself moves more where they do not
+        (arXiv:2205.14135, theorem 2).
     """
     return (2 * query_heads + 2 * kv_heads) * batch * sequence_length * head_dim * bytes_per_element
 
@@ -542,7 +574,7 @@ def attention_prefill_intensity(
     Equation: I = \frac{W}{Q} = \frac{s}{b} \text{ for } h_q = h_{kv} \text{, not causal}
     Where: B = batch; h_q = query_heads; h_{kv} = kv_heads; s = sequence_length; d = head_dim; b =
         bytes_per_element; \text{causal} = causal
-    Source: Dao et al. 2022, FlashAttention, arXiv:2205.14135
+    Source: Definition
     Assumes: as `attention_prefill_flops` and `attention_prefill_bytes`.
     """
     return arithmetic_intensity(

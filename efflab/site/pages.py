@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +163,13 @@ class PublishedNumbers(_Directive):
         if differing := [r.published.id for r in rows if not r.agrees]:
             raise self.error(f"{{published-numbers}}: our formula differs from {', '.join(differing)}.")
         lines = [self._cells(r) for r in rows]
-        misprints = sum(1 for r in rows if r.published.misprint)
+        kinds = Counter(r.published.differs.kind for r in rows if r.published.differs)
         summary = nodes.paragraph()
         summary += nodes.Text(
-            f"{len(rows)} published numbers: {len(rows) - misprints} agree with the formula within the stated "
-            f"tolerance, {misprints} {'is' if misprints == 1 else 'are'} misprinted or misread at the source."
+            f"{len(rows)} published numbers: {len(rows) - kinds.total()} agree with the formula within the stated "
+            f"tolerance. The others do not follow from their source's own inputs: "
+            + ", ".join(f"{kinds[k]} {k}" for k in ("misprint", "rounded", "counted otherwise") if kinds[k])
+            + "."
         )
         head = ["Source", "What", "Formula", "Printed", "Ours", "Difference", "Verdict"]
         markup = table(head, lines, "Published numbers against our formulas", "efflab-published", numeric={3, 4, 5})
@@ -181,10 +184,10 @@ class PublishedNumbers(_Directive):
         inputs = ", ".join(f"{k} = {v}" for k, v in published.inputs.items())
         what = f"{html.escape(published.note)}<br>" if published.note else ""
         ours = show(row.ours, unit)
-        badge = f'<span class="efflab-verdict efflab-verdict-{row.verdict}">{row.verdict}</span>'
-        if published.misprint:
-            correct = html.escape(str(published.misprint.correct))
-            badge += f"<br><small>{html.escape(published.misprint.why)} Correct: {correct}.</small>"
+        badge = f'<span class="efflab-verdict efflab-verdict-{row.verdict.split()[0]}">{row.verdict}</span>'
+        if published.differs:
+            correct = html.escape(str(published.differs.correct))
+            badge += f"<br><small>{html.escape(published.differs.why)} Correct: {correct}.</small>"
         else:
             badge += f"<br><small>within {show(published.tolerance * 100)}%</small>"
         printed = published.printed if isinstance(published.printed, str) else show(float(published.printed), NUMBER)
@@ -278,6 +281,6 @@ def _drawings(topic: str, record: records.Record) -> dict[str, str]:
     dark = light
     for ink, paler in (("#000000", "#e6e9ee"), ("#0072b2", "#6cb6f0"), ("#b0b0b0", "#5a6270"), ("#cccccc", "#5a6270")):
         dark = dark.replace(ink, paler)
-    dark = dark.replace("fill: #ffffff; opacity: 0.8", "fill: #14181e; opacity: 0.8")  # the legend's background
+    dark = dark.replace("fill: #ffffff", "fill: #14181e")  # the grounds of the legend and the labels
     dark = dark.replace("</defs>", "<style>text { fill: #e6e9ee }</style></defs>", 1)  # text without a colour is black
     return {"light": light, "dark": dark}
