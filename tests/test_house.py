@@ -29,7 +29,7 @@ SIBLINGS = {
 }
 # Files in those folders that belong to no topic.
 SHARED = {
-    "efflab/calculators": {"__init__", "bundle", "calculator", "picks", "widget"},
+    "efflab/calculators": {"__init__", "bundle", "calculator", "checks", "markup", "parts", "picks", "widget"},
     "efflab/experiments": {"__init__", "runner"},
     "efflab/reconcile": {"__init__"},
     "efflab/exercises/checks": {"__init__"},
