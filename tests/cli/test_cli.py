@@ -1,0 +1,330 @@
+"""The command line: every command's help, its messages, its exit status, and life without Jupyter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from efflab import cli, labbook, records
+from efflab.records import LabBook, Prediction
+
+
+@pytest.fixture(autouse=True)
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "book"
+    monkeypatch.setenv("EFFLAB_LABBOOK", str(folder))
+    monkeypatch.delenv("EFFLAB_MODE", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smoke record of this machine, made by the command itself."""
+    out = tmp_path_factory.mktemp("records")
+    assert cli.main(["run", "roofline", "--scale", "smoke", "--device", "cpu", "--out", str(out)]) == 0
+    (file,) = out.glob("*.json")
+    return file
+
+
+COMMANDS = ["doctor", "run", "replay", "labbook", "notebooks", "check"]
+
+
+@pytest.mark.parametrize("command", [[], *[[c] for c in COMMANDS], ["labbook", "add"]], ids=" ".join)
+def test_every_help_says_something(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: efflab")
+    assert len(said) > 150
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nosuch"], "'nosuch' is not known"),
+        (["run", "rooflin"], "Did you mean 'roofline'"),
+        (["replay", "rooflin"], "Did you mean 'roofline'"),
+        (["run", "roofline", "--scale", "gpu", "--device", "cpu"], "needs a GPU"),
+        (["run", "roofline", "--scale", "multi", "--device", "cpu"], "no such scale"),
+        (["run", "roofline", "--scale", "big", "--device", "cpu"], "not known"),
+        (["run", "roofline", "--device", "abacus"], "'abacus' is not known"),
+        (["replay", "roofline", "--record", "nowhere.json"], "no such file"),
+        (["labbook", "add", "nowhere.json"], "no such file"),
+        (["check", "nowhere.json"], "no such file"),
+        (["labbook", "--out", "."], "this is a folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.startswith("efflab: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    assert "doctor" in capsys.readouterr().out
+
+
+def test_replay_prints_a_banner_and_the_same_twice(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["replay", "roofline", "--record", str(smoke)]) == 0
+    first = capsys.readouterr().out
+    assert cli.main(["replay", "roofline", "--record", str(smoke)]) == 0
+    assert capsys.readouterr().out == first
+    assert first.startswith("Replay of a recorded run: ")
+    assert "Not measured here" in first.splitlines()[0]
+    assert str(smoke.parent) not in first
+    for word in ("predicted", "measured", "Median error", "by profiler"):
+        assert word in first
+
+
+def test_replay_refuses_a_record_of_another_topic(
+    smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(smoke.read_text().replace('"topic": "roofline"', '"topic": "precision"'))
+    assert cli.main(["replay", "roofline", "--record", str(other)]) == 2
+    assert "'precision'" in capsys.readouterr().err
+
+
+def test_check_tells_what_a_file_holds(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(smoke)]) == 0
+    assert "a record of roofline at smoke scale" in capsys.readouterr().out
+    prediction = records.save(Prediction.new("roofline", {"time": (1.0, "s")}), tmp_path)
+    progress = tmp_path / "progress.json"
+    progress.write_text('{"schema": "efflab-progress/1", "questions": {}}')
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(smoke.read_text().replace('"threads"', '"thread"'))
+    assert cli.main(["check", str(prediction), str(damaged), str(progress)]) == 2
+    captured = capsys.readouterr()
+    assert "a prediction for roofline" in captured.out
+    assert "a progress file" in captured.out
+    assert "threads" in captured.err
+    newer = tmp_path / "newer.json"
+    newer.write_text(smoke.read_text().replace("efflab-record/1", "efflab-record/2"))
+    assert cli.main(["check", str(newer)]) == 2
+    assert "Update efflab" in capsys.readouterr().err
+
+
+# The lab book
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and checks that elements close."""
+
+    VOID = frozenset({"meta", "link", "br", "line", "circle", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.stack: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        assert self.stack == [], f"not closed: {self.stack}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [v or "" for k, v in attributes if k in ("src", "href", "srcset", "action")]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.stack.pop() == tag
+
+
+def assert_self_contained(text: str) -> None:
+    page = Page(text)
+    assert all(load.startswith("data:") for load in page.loads)
+    assert "script" not in page.tags
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_an_empty_lab_book_says_how_to_start(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["labbook"]) == 0
+    text = (book / "labbook.html").read_text()
+    assert "How to start" in text
+    assert "efflab run roofline" in text
+    assert_self_contained(text)
+
+
+def test_the_lab_book_shows_predictions_records_errors_and_progress(
+    smoke: Path, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = records.load_record(smoke)
+    measured = records.median(record.find(case="relu-large")[0].values)
+    prediction = Prediction.new(
+        "roofline",
+        {"relu-large.time": (measured * 4, "s"), "relu-large.limiting_factor": (1.0, ""), "x<b>.time": (1.0, "s")},
+        inputs={"record": record.id},
+        note="<script>alert(1)</script>",
+    )
+    download = records.save(prediction, tmp_path)
+    assert cli.main(["labbook", "add", str(smoke), str(download)]) == 0
+    book.joinpath("progress.json").write_text(
+        '{"schema": "efflab-progress/1", "questions": {"roofline-1": {"solved": true}, "roofline-2": {}}}'
+    )
+    (book / "records" / "torn.json").write_text("{")
+    out = tmp_path / "page.html"
+    assert cli.main(["labbook", "--out", str(out)]) == 0
+    assert "torn.json" in capsys.readouterr().err
+    text = out.read_text()
+    assert_self_contained(text)
+    assert "off by a factor of 4" in text
+    assert "+300%" in text
+    assert "torn.json" in text
+    assert "questions solved" in text
+    assert "x&lt;b&gt;" in text
+    assert str(tmp_path) not in text.replace(str(book / "records" / "torn.json"), "")
+    (pair,) = labbook.pairs(LabBook().predictions(), [record])
+    assert pair.factor == pytest.approx(4)
+
+
+def test_a_live_prediction_belongs_to_the_first_run_after_it(smoke: Path) -> None:
+    record = records.load_record(smoke)
+    outputs = {"relu-large.time": (1.0, "s")}
+    before = Prediction.new("roofline", outputs).model_copy(update={"created": "2000-01-01T00:00:00Z"})
+    after = Prediction.new("roofline", outputs).model_copy(update={"created": "2999-01-01T00:00:00Z"})
+    assert len(labbook.pairs([before], [record])) == 1
+    assert labbook.pairs([after], [record]) == []
+
+
+def test_a_damaged_progress_file_is_said(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book.mkdir()
+    (book / "progress.json").write_text("{")
+    assert cli.main(["labbook"]) == 0
+    assert "progress.json" in capsys.readouterr().err
+
+
+# The doctor
+
+
+def test_the_doctor_looks_at_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    status = cli.main(["doctor"])
+    said = capsys.readouterr().out
+    assert status in (0, 1)
+    for what in ("Python", "torch", "device", "threads", "lab book", "disk space", "Slurm", "JupyterLab", "caches"):
+        assert f"{what}:" in said
+    assert ("Ready" in said) == (status == 0)
+
+
+def test_the_doctor_finds_a_lab_book_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EFFLAB_LABBOOK", str(tmp_path / "file" / "book"))
+    assert cli.main(["doctor"]) == 1
+    assert "EFFLAB_LABBOOK" in capsys.readouterr().out
+
+
+def test_the_doctor_gives_a_mend_for_each_missing_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    from efflab.measure import device
+
+    monkeypatch.setattr(device, "compiler", lambda: None)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda path: _Usage())
+    found = {f.what: f for f in cli.examine()}
+    assert found["C++ compiler"].state == "note"
+    assert found["JupyterLab"].state == "note"
+    assert found["pydantic"].state == "problem"
+    assert found["disk space"].state == "problem"
+    assert found["Slurm"].state == "note"
+    assert all(f.mend for f in found.values() if f.state == "problem")
+
+
+class _Usage:
+    free = 2**20
+
+
+# From elsewhere
+
+BLOCKED = """
+import sys, importlib.abc
+
+class Block(importlib.abc.MetaPathFinder):
+    names = ("IPython", "ipykernel", "ipywidgets", "jupyter", "jupyterlab", "jupytext", "nbformat", "nbclient",
+             "anywidget", "sympy", "matplotlib", "sphinx", "myst_nb")
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names or name.startswith("jupyter"):
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
+
+sys.meta_path.insert(0, Block())
+from efflab import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["run", "roofline", "--scale", "smoke", "--device", "cpu"], 0),
+        (["replay", "roofline", "--record", "RECORD"], 0),
+        (["labbook"], 0),
+        (["check", "RECORD"], 0),
+        (["run", "nosuch"], 2),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else str(value),
+)
+def test_without_any_jupyter_package(
+    arguments: list[str], status: int, smoke: Path, root: Path, tmp_path: Path
+) -> None:
+    given = [str(smoke) if a == "RECORD" else a for a in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *given], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_as_a_module_from_an_uninstalled_checkout(root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import sys; sys.path[:0] = sys.argv[1].split(':'); "
+         "from efflab.cli import main; sys.exit(main(['--version']))",
+         ":".join([str(root), *[p for p in sys.path if p.endswith("site-packages")]])],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"efflab \d+\.\d+\.\d+\n", done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-m", "efflab.cli", "run", "nosuch"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(smoke: Path, root: Path) -> None:
+    command = f"{sys.executable} -m efflab.cli replay roofline --record {smoke} | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("Replay of a recorded run")
+
+
+def test_a_record_names_no_host_and_no_user(smoke: Path) -> None:
+    import getpass
+    import platform
+
+    text = smoke.read_text()
+    for name in (platform.node(), str(Path.home())):
+        if len(name) > 3:
+            assert name not in text
+    data = json.loads(text)
+    user = getpass.getuser()
+    assert user not in json.dumps(data["environment"]).replace(data["environment"]["device"], "")

@@ -1,0 +1,185 @@
+"""The lab's steps: nothing is measured before a prediction, nothing predicted after it was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efflab import records
+from efflab.errors import EfflabError
+from efflab.experiments import get, runner
+from efflab.lab import Lab
+from efflab.records import LabBook
+
+CEILINGS = {"copy": "20 GB/s", "peak": "100 GFLOP/s", "overhead": "10 µs"}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smoke record to replay."""
+    out = tmp_path_factory.mktemp("run")
+    return runner.run(get("roofline"), scale="smoke", device="cpu", out=out, report=lambda _: None)[1]
+
+
+@pytest.fixture
+def lab(recorded: Path, tmp_path: Path) -> Lab:
+    return Lab("roofline", "replay", record=recorded, labbook=tmp_path)
+
+
+def test_a_replay_from_start_to_end(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.start()
+    assert capsys.readouterr().out.startswith("Replay of a recorded run: ")
+    with pytest.raises(EfflabError, match="commit to a prediction first"):
+        lab.measure()
+    lab.predict(ceilings=CEILINGS, note="a guess")
+    with pytest.raises(EfflabError, match="nothing is measured yet"):
+        lab.ceilings()
+    lab.measure()
+    lab.ceilings()
+    said = capsys.readouterr().out
+    assert "20 GB/s" in said
+    with pytest.raises(EfflabError, match="ceilings are measured already"):
+        lab.predict(ceilings=CEILINGS)
+    with pytest.raises(EfflabError, match="predicted no kernel"):
+        lab.reconcile()
+    lab.describe("relu-large", "matmul-large")
+    lab.predict({"relu-large": "1 h", "matmul-large": "1 ms"}, {"relu-large": "memory", "relu-tiny": "compute"})
+    lab.reconcile()
+    said = capsys.readouterr().out
+    assert "memory ✓" in said
+    assert "compute (overhead)" in said
+    assert "off by a factor of" in said
+    with pytest.raises(EfflabError, match="shown already"):
+        lab.predict({"relu-large": "2 ms"})
+    lab.regimes("relu-large", "relu-tiny")
+    lab.compare("chain-8-unfused", "relu-large")
+    lab.table()
+    assert "by profiler" in capsys.readouterr().out
+    assert lab.record().topic == "roofline"
+    assert lab.show("roofline") is not None
+    assert lab.show("errors") is not None
+
+    kept = LabBook(tmp_path).predictions()
+    assert [len(p.outputs) for p in sorted(kept, key=lambda p: len(p.outputs))] == [3, 4]
+    assert all(p.inputs["record"] == lab.record().id for p in kept)
+    values = {n: q for p in kept for n, q in p.outputs.items()}
+    assert values["relu-large.time"].value == 3600
+    assert values["relu-tiny.limiting_factor"].value == 2
+    assert (values["ceiling-copy.bandwidth"].value, values["ceiling-copy.bandwidth"].unit) == (20e9, "B/s")
+
+
+def test_a_replay_prints_the_same_every_time(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for k in range(2):
+        lab = Lab("roofline", "replay", record=recorded, labbook=tmp_path / str(k))
+        lab.start()
+        lab.describe()
+        lab.predict({"relu-large": "1 ms"}, {"relu-large": "memory"}, ceilings=CEILINGS)
+        lab.measure()
+        lab.ceilings()
+        lab.reconcile()
+        lab.table()
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert str(tmp_path) not in texts[0]
+    assert str(recorded.parent) not in texts[0]
+
+
+def test_a_live_lab_measures_here_and_hides_times_until_they_are_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = Lab("roofline", "live", scale="smoke", device="cpu", labbook=tmp_path)
+    lab.start()
+    assert capsys.readouterr().out.startswith("Live on ")
+    lab.predict(ceilings=CEILINGS)
+    capsys.readouterr()
+    lab.measure()
+    said = capsys.readouterr().out
+    assert "[4/" in said
+    assert "µs" not in said
+    assert "ms" not in said
+    with pytest.raises(EfflabError, match="measured already"):
+        lab.measure()
+    (kept,) = LabBook(tmp_path).records()
+    assert kept.id in said
+    lab.predict({"relu-large": "1 ms"})
+    lab.reconcile()
+    prediction = next(p for p in LabBook(tmp_path).predictions() if "relu-large.time" in p.outputs)
+    assert prediction.inputs["record"] == kept.id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "said"),
+    [
+        ({}, {}, "at least one"),
+        ({"times": {"relu-larg": "1 ms"}}, {}, "Did you mean 'relu-large'"),
+        ({"times": {"relu-large": "fast"}}, {}, "no number"),
+        ({"times": {"relu-large": "3"}}, {}, "no unit"),
+        ({"times": {"relu-large": 3}}, {}, "unit"),
+        ({"times": {"relu-large": "3 GB"}}, {}, "not a unit of time"),
+        ({"times": {"relu-large": "0 s"}}, {}, "greater than zero"),
+        ({"times": {"relu-large": "-1 s"}}, {}, "greater than zero"),
+        ({"times": {"relu-large": "1e400 s"}}, {}, "greater than zero"),
+        ({"limits": {"relu-large": "memry"}}, {}, "Did you mean 'memory'"),
+        ({"limits": {"relu": "memory"}}, {}, "not known"),
+        ({}, {"ceilings": {"copy": "3 s"}}, "bandwidth"),
+        ({}, {"ceilings": {"speed": "3 s"}}, "not known"),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused_and_not_kept(
+    arguments: dict[str, dict[str, str]], named: dict[str, dict[str, str]], said: str, lab: Lab, tmp_path: Path
+) -> None:
+    with pytest.raises(EfflabError, match=said):
+        lab.predict(**arguments, **named)
+    assert LabBook(tmp_path).predictions() == []
+    with pytest.raises(EfflabError, match="commit to a prediction first"):
+        lab.measure()
+
+
+def test_a_prediction_that_cannot_be_written_does_not_count(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab("roofline", "replay", record=recorded, labbook=tmp_path / "book")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "predictions").write_text("in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(records.NotSaved):
+        lab.predict({"relu-large": "1 ms"})
+    with pytest.raises(EfflabError, match="commit"):
+        lab.measure()
+
+
+def test_modes(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EFFLAB_MODE", raising=False)
+    assert Lab("roofline", labbook=tmp_path).mode == "live"
+    monkeypatch.setenv("EFFLAB_MODE", "replay")
+    assert Lab("roofline", labbook=tmp_path, record=recorded).mode == "replay"
+    assert Lab("roofline", "live", labbook=tmp_path).mode == "live"
+    with pytest.raises(EfflabError, match="not offered yet"):
+        Lab("roofline", "submit", labbook=tmp_path)
+    with pytest.raises(EfflabError, match="Did you mean 'replay'"):
+        Lab("roofline", "reply", labbook=tmp_path)
+    with pytest.raises(EfflabError, match="Did you mean 'roofline'"):
+        Lab("roofine", "live", labbook=tmp_path)
+
+
+def test_a_replay_needs_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "none")
+    with pytest.raises(EfflabError, match="no recorded run"):
+        Lab("roofline", "replay", labbook=tmp_path)
+    with pytest.raises(EfflabError, match="no such file"):
+        Lab("roofline", "replay", record=tmp_path / "missing.json", labbook=tmp_path)
+
+
+def test_unknown_cases_and_pictures_are_named(lab: Lab) -> None:
+    lab.predict({"relu-large": "1 ms"})
+    lab.measure()
+    for call in (lambda: lab.regimes("relu-larg"), lambda: lab.compare("relu-large", "relu-larg"),
+                 lambda: lab.describe("relu-larg")):  # fmt: skip
+        with pytest.raises(EfflabError, match="Did you mean 'relu-large'"):
+            call()
+    with pytest.raises(EfflabError, match="picture"):
+        lab.show("pie")  # type: ignore[arg-type]
