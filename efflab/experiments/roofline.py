@@ -477,9 +477,21 @@ def _prefill(b: int, h: int, kv: int, s: int, d: int, dtype: str, causal: bool) 
     return _point(name, "attention_prefill", dtype, arguments, output="reused")
 
 
-def _decode(b: int, h: int, kv: int, t: int, d: int, dtype: str) -> dict[str, Any]:
+def _decode(
+    b: int, h: int, kv: int, t: int, d: int, dtype: str, name: str | None = None, **extra: Any
+) -> dict[str, Any]:
     arguments = {"batch": b, "query_heads": h, "kv_heads": kv, "context_length": t, "head_dim": d}
-    return _point("attention-decode", "attention_decode", dtype, arguments, output="reused", inputs="cold")
+    return _point(
+        name or f"attention-decode-{t}", "attention_decode", dtype, arguments, output="reused",
+        series="attention decode by context", **extra,
+    )  # fmt: skip
+
+
+def _layer_norm_rows(rows: int, columns: int, dtype: str, name: str | None = None, **extra: Any) -> dict[str, Any]:
+    return _point(
+        name or f"layer-norm-{rows}", "layer_norm", dtype, {"rows": rows, "columns": columns}, output="reused",
+        series="layer norm by rows", **extra,
+    )  # fmt: skip
 
 
 def smoke_points() -> list[dict[str, Any]]:
@@ -497,7 +509,7 @@ def smoke_points() -> list[dict[str, Any]]:
         _point("layer-norm", "layer_norm", "fp32", {"rows": 256, "columns": 256}, output="fresh"),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=False),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=True),
-        _decode(1, 2, 2, 256, 16, "fp32"),
+        _decode(1, 2, 2, 256, 16, "fp32", "attention-decode", inputs="cold"),
     ]
 
 
@@ -534,10 +546,12 @@ def cpu_points(fast_bf16: bool) -> list[dict[str, Any]]:
         _softmax_rows(256, 1024, "fp32", role="series"),
         _softmax_rows(16, 1024, "fp32", role="series"),
         _softmax_rows(1, 1024, "fp32", "softmax-tiny"),
-        _point("layer-norm", "layer_norm", "fp32", {"rows": 7168, "columns": 1024}, output="reused", inputs="cold"),
+        _layer_norm_rows(7168, 1024, "fp32", "layer-norm", inputs="cold"),
+        _layer_norm_rows(512, 1024, "fp32", role="series"),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=False),
         _prefill(1, 8, 8, 1024, 64, "fp32", causal=True),
-        _decode(4, 8, 8, 4096, 64, "fp32"),
+        _decode(4, 8, 8, 4096, 64, "fp32", "attention-decode", inputs="cold"),
+        _decode(4, 8, 8, 256, 64, "fp32", role="series"),
     ]
     if fast_bf16:
         points.insert(1, _square(2048, "bf16", "matmul-bf16"))
@@ -581,10 +595,12 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
         _softmax_rows(1024, 4096, dtype, role="series"),
         _softmax_rows(64, 4096, dtype, role="series"),
         _softmax_rows(1, 4096, dtype, "softmax-tiny"),
-        _point("layer-norm", "layer_norm", dtype, {"rows": 65536, "columns": 4096}, output="reused", inputs="cold"),
+        _layer_norm_rows(65536, 4096, dtype, "layer-norm", inputs="cold"),
+        _layer_norm_rows(1024, 4096, dtype, role="series"),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=False),
         _prefill(4, 32, 8, 4096, 128, dtype, causal=True),
-        _decode(32, 32, 8, 4096, 128, dtype),
+        _decode(32, 32, 8, 4096, 128, dtype, "attention-decode", inputs="cold"),
+        _decode(32, 32, 8, 128, 128, dtype, role="series"),
     ]
     return points
 
