@@ -477,7 +477,9 @@ def _slower(facts: _Facts) -> Iterator[str]:
         here, there = moved / facts.seconds, counts(inside.point)[1] / median(inside.values)
         if there < 1.5 * here:
             what = (
-                "exponentials and divisions, each many instructions" if point["kernel"] == "softmax" else "arithmetic"
+                "the exponentials and divisions, each many instructions"
+                if point["kernel"] == "softmax"
+                else ("the cores' own work")
             )
             yield (
                 f"Memory does not bound it: with its data in the cache ({inside.point['case']}) it moves "
