@@ -172,7 +172,7 @@ def last_level_cache(environment: Environment) -> int:
 
 def has_fast_bf16() -> bool:
     """The CPU multiplies bf16 in hardware (AVX512-BF16, AMX or Arm's bf16), as far as its flags say."""
-    return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"} & cpu_flags())
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
 
 
 def versions() -> dict[str, Any]:

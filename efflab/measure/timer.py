@@ -85,9 +85,10 @@ class CUDAClock:
         """Seconds between an event before and an event after what `run` puts on the stream."""
         begin, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         self._cuda.synchronize(self._device)
-        begin.record()
+        stream = self._cuda.current_stream(self._device)  # of this device, not of the current one
+        begin.record(stream)
         run()
-        end.record()
+        end.record(stream)
         end.synchronize()
         return begin.elapsed_time(end) * 1e-3
 
