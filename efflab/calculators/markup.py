@@ -7,8 +7,12 @@ from typing import Any
 
 from efflab.calculators import bundle
 from efflab.calculators.calculator import Calculator, Result
-from efflab.calculators.parts import Choice
+from efflab.calculators.parts import Choice, Curve
 from efflab.units import show
+
+
+# The script's own buttons take the place of these, so that nothing moves when it starts.
+BUTTONS = ("Reset", "Share", "Copy as Python", "Save as prediction")
 
 
 def html(calculator: Calculator, element_id: str | None = None, **state: Any) -> str:
@@ -31,15 +35,18 @@ def html(calculator: Calculator, element_id: str | None = None, **state: Any) ->
         f'<p class="calc-intro">{escape(calculator.intro)}</p>' if calculator.intro else "",
         f'<div class="calc-body{" calc-wide" if calculator.curve else ""}"><div class="calc-inputs">',
         *(_row(result, n) for n in result.relevant),
-        '</div><div class="calc-figure"><div class="calc-plot"></div></div>' if calculator.curve else "</div>",
-        "</div>" if calculator.curve else "",
+        "</div>",
+        _figure(result, calculator.curve) if calculator.curve else "",
+        "</div>",
         '<dl class="calc-outputs">',
         *(
             f"<div><dt>{escape(o.label)}</dt><dd>{escape(result.text(o.name))}</dd></div>"
             for o in calculator.outputs
             if o.shown
         ),
-        f'</dl><p class="calc-verdict">{escape(result.verdict)}</p><div class="calc-actions"></div>',
+        f'</dl><p class="calc-verdict">{escape(result.verdict)}</p><div class="calc-actions">',
+        *(f'<button type="button" disabled>{b}</button>' for b in BUTTONS),
+        "</div>",
         f'<p class="calc-note">{escape(calculator.note)}</p>' if calculator.note else "",
         f'<script type="application/json">{bundle.as_json(declared)}</script></div>',
     ]
@@ -56,11 +63,19 @@ def text(calculator: Calculator, **state: Any) -> str:
 def _row(result: Result, name: str) -> str:
     given = result.calculator.table[name]
     small = f" <small>{escape(given.help)}</small>" if given.help else ""
-    chosen = ' class="calc-chosen"' if isinstance(given, Choice) else ""
+    chosen = isinstance(given, Choice)
+    track = "" if chosen else '<span class="calc-track"></span>'
     return (
         f'<div class="calc-row"><span class="calc-label">{escape(given.label)}{small}</span> '
-        f"<span{chosen}>{escape(_value(result, name))}</span></div>"
+        f'<span class="calc-{"chosen" if chosen else "number"}">{escape(_value(result, name))}</span>'
+        f"{track}</div>"
     )
+
+
+def _figure(result: Result, curve: Curve) -> str:
+    runs = "".join(f"<li>measured: {escape(r.label)}</li>" for r in (curve.runs() if curve.runs else ()))
+    here = f'<li><span class="calc-key here"></span>{escape(curve.at_label)}</li>' if curve.at else ""
+    return f'<div class="calc-figure"><div class="calc-plot"></div><ul class="calc-legend">{here}{runs}</ul></div>'
 
 
 def _value(result: Result, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 from sphinx.application import Sphinx
@@ -30,6 +31,16 @@ def test_the_page_reads_without_a_script(name):
             assert output.label in text and result.text(output.name) in text
     for given in result.relevant:
         assert calculator.table[given].label in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_opened_is_closed(name):
+    open_tags = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: open_tags.append(tag)
+    parser.handle_endtag = lambda tag: open_tags.pop() == tag or pytest.fail(f"{tag} closes another element")
+    parser.feed(markup.html(calculators.get(name)))
+    assert not open_tags
 
 
 @pytest.mark.parametrize("name", NAMES)

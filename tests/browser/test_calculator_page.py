@@ -1,0 +1,328 @@
+"""Calculators on a bare page, from a file and from a server with a strict policy, in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import io
+import json
+import re
+import threading
+
+import pytest
+
+from efflab import calculators
+from efflab.calculators import bundle, markup
+from efflab.records import load_prediction
+
+HEAD = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Calculators</title>'
+    '<link rel="icon" href="data:,"><link rel="stylesheet" href="efflab.css"><script defer src="efflab.js"></script>'
+    "</head><body><main><h1>Calculators</h1>"
+)
+POLICY = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:"
+
+
+class Strict(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self):
+        self.send_header("Content-Security-Policy", POLICY)
+        super().end_headers()
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    found = [markup.html(c) for c in calculators.every().values()]
+    found.append(markup.html(calculators.get("roofline-explorer"), "roofline-explorer-2", kernel="softmax"))
+    (folder / "index.html").write_text(HEAD + "".join(found) + "</main></body></html>")
+    (folder / "efflab.js").write_text(bundle.script())
+    (folder / "efflab.css").write_text(bundle.style())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def strict(folder):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+
+
+@pytest.fixture(params=["file", "strict"])
+def address(request, folder, strict):
+    return strict if request.param == "strict" else f"file://{folder}/index.html"
+
+
+def opened(watched, address):
+    watched.page.set_default_timeout(5000)
+    watched.page.goto(address)
+    watched.page.wait_for_selector(".efflab-calculator[data-ready]")
+    return watched.page
+
+
+def output(root, label):
+    return (
+        root.locator("dl > div", has=root.page.locator("dt", has_text=re.compile(f"^{label}$")))
+        .locator("dd")
+        .inner_text()
+    )
+
+
+def clipboard(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return lambda: page.evaluate("navigator.clipboard.readText()")
+
+
+def test_an_arrow_key_moves_number_curve_and_sentence(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#roofline-explorer")
+    slider = root.get_by_label("m rows", exact=True)
+    before = [
+        output(root, "Time of a call"),
+        root.locator("circle.here").get_attribute("cx"),
+        root.locator(".calc-verdict").inner_text(),
+    ]
+    described = root.locator(".calc-plot").get_attribute("aria-label")
+    slider.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+    after = [
+        output(root, "Time of a call"),
+        root.locator("circle.here").get_attribute("cx"),
+        root.locator(".calc-verdict").inner_text(),
+    ]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    here = calculators.get("roofline-explorer").evaluate(m=512)
+    assert slider.get_attribute("aria-valuetext") == "512"
+    assert after[0] == here.text("time") and after[2] == here.verdict
+    assert root.locator(".calc-plot").get_attribute("aria-label") != described
+    assert here.text("arithmetic_intensity") in root.locator(".calc-plot").get_attribute("aria-label")
+    watched.assert_clean()
+
+
+def test_a_choice_brings_its_own_inputs(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#roofline-explorer")
+    assert root.get_by_label("Rows", exact=True).is_hidden()
+    root.get_by_label("Kernel").select_option("softmax")
+    assert root.get_by_label("Rows", exact=True).is_visible() and root.get_by_label("m rows", exact=True).is_hidden()
+    root.get_by_label("Accelerator", exact=True).select_option("custom")
+    field = root.get_by_label("Memory bandwidth, exact value")
+    field.fill("36 GB/s")
+    field.press("Enter")
+    here = calculators.get("roofline-explorer").evaluate(kernel="softmax", accelerator="custom", memory_bandwidth=36e9)
+    assert output(root, "Time of a call") == here.text("time")
+    watched.assert_clean()
+
+
+def test_a_wrong_number_is_explained_and_nothing_is_lost(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#fusion")
+    field, before = root.get_by_label("Overhead per call, exact value"), output(root, "Time fused")
+    for text, told in [
+        ("7", "has no unit"),
+        ("7 GB", "not a unit of time"),
+        ("2 h", "must be 0 or between"),
+        ("x", "no number"),
+    ]:
+        field.fill(text)
+        field.press("Enter")
+        assert told in root.get_by_role("alert").inner_text()
+        assert field.input_value() == text and field.get_attribute("aria-invalid") == "true"
+        assert output(root, "Time fused") == before
+    field.fill("20 µs")
+    field.press("Enter")
+    assert root.get_by_role("alert").count() == 0 and not field.get_attribute("aria-invalid")
+    assert output(root, "Time fused") == calculators.get("fusion").evaluate(overhead=2e-5).text("fused_chain_time")
+
+
+def test_a_dtype_without_a_peak_is_explained(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#roofline-explorer")
+    root.get_by_label("Accelerator", exact=True).select_option("A100 SXM 80GB")
+    root.get_by_label("Data type").select_option("fp8")
+    here = calculators.get("roofline-explorer").evaluate(accelerator="A100 SXM 80GB", dtype="fp8")
+    assert root.locator(".calc-verdict").inner_text() == here.verdict
+    assert output(root, "Time of a call") == "—"
+    root.get_by_label("Data type").select_option("bf16")
+    assert output(root, "Time of a call") != "—"
+    watched.assert_clean()
+
+
+def test_a_shared_link_opens_the_same_calculation(watched, address):
+    page = opened(watched, address)
+    read = clipboard(page)
+    root = page.locator("#roofline-explorer-2")
+    root.get_by_label("Accelerator", exact=True).select_option("GB200 NVL72 (per GPU)")
+    root.get_by_label("Rows, exact value").fill("1,000")
+    root.get_by_label("Rows, exact value").press("Enter")
+    root.get_by_role("button", name="Share").click()
+    root.get_by_text("Link copied").wait_for()
+    link, verdict, time = read(), root.locator(".calc-verdict").inner_text(), output(root, "Time of a call")
+    assert link == page.url and "#roofline-explorer-2?" in link
+    page.goto("about:blank")
+    page.goto(link)
+    root = page.locator("#roofline-explorer-2")
+    root.locator("[aria-live]").wait_for()
+    assert root.get_by_label("Rows, exact value").input_value() == "1,000"
+    assert (root.locator(".calc-verdict").inner_text(), output(root, "Time of a call")) == (verdict, time)
+    assert page.evaluate("document.getElementById('roofline-explorer-2').getBoundingClientRect().top") < 300
+    watched.assert_clean()
+
+
+def test_a_bad_link_is_explained_and_what_is_good_in_it_kept(watched, address):
+    page = opened(watched, address + "#roofline-explorer?kernel=softmax&rows=-4&colour=red&dtype=%E0%A4%A")
+    root = page.locator("#roofline-explorer")
+    told = root.get_by_role("status").inner_text()
+    for part in ("rows must be between", "colour is not an input", "dtype cannot be read"):
+        assert part in told
+    assert root.get_by_label("Kernel").input_value() == "softmax"
+    assert output(root, "Time of a call") == calculators.get("roofline-explorer").evaluate(kernel="softmax").text(
+        "time"
+    )
+    page.evaluate("location.hash = '#roofline-explorer?kernel=gemv'")
+    root.get_by_label("Kernel").and_(page.locator(":has(option:checked[value=gemv])")).wait_for()
+    for hash in ("#nothing?here=1", "#roofline-explorer", "#%", "#roofline-explorer?"):
+        page.evaluate(f"location.hash = '{hash}'")
+    watched.assert_clean()
+
+
+def test_reset_brings_the_first_values_back(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#roofline-explorer-2")
+    before = root.locator("dl").inner_text()
+    root.get_by_label("Kernel").select_option("gemv")
+    root.get_by_label("m, exact value").fill("nonsense")
+    root.get_by_label("m, exact value").press("Enter")
+    root.get_by_role("button", name="Reset").click()
+    assert root.locator("dl").inner_text() == before and root.get_by_label("Kernel").input_value() == "softmax"
+    root.get_by_label("Kernel").select_option("gemv")
+    assert root.get_by_role("alert").count() == 0
+    assert root.get_by_label("m, exact value").input_value() == "4,096"
+
+
+def test_the_copied_python_runs(watched, address):
+    page = opened(watched, address)
+    read = clipboard(page)
+    root = page.locator("#overhead")
+    root.get_by_label(re.compile("^Matrix size .*product")).and_(root.locator("input[type=range]")).press("ArrowRight")
+    root.get_by_role("button", name="Copy as Python").click()
+    root.get_by_text("Python copied.").wait_for()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(read(), "copied", "exec"), {})
+    assert f"Time of a call: {output(root, 'Time of a call')}" in printed.getvalue().splitlines()
+
+
+def test_a_clipboard_that_refuses_is_said_and_the_text_shown(watched, address):
+    watched.page.add_init_script(
+        "navigator.clipboard.writeText = () => Promise.reject(new DOMException('no', 'NotAllowedError'))"
+    )
+    page = opened(watched, address)
+    root = page.locator("#fusion")
+    root.get_by_role("button", name="Copy as Python").click()
+    assert "did not allow copying" in root.get_by_role("status").inner_text()
+    assert root.get_by_label("Text to copy").input_value().startswith("from efflab.formulas import roofline")
+    watched.assert_clean()
+
+
+def test_a_saved_prediction_is_valid(watched, address, tmp_path):
+    page = opened(watched, address)
+    root = page.locator("#fusion")
+    with page.expect_download() as download:
+        root.get_by_role("button", name="Save as prediction").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    made = load_prediction(file)
+    here = calculators.get("fusion").evaluate()
+    assert (made.source, made.calculator, made.topic) == ("site", "fusion", "roofline")
+    assert made.inputs == {n: here.state[n] for n in here.relevant}
+    assert made.outputs["fusion_speedup"].value == pytest.approx(here["fusion_speedup"])
+    assert file.name in root.get_by_role("status").inner_text()
+    watched.assert_clean()
+
+
+def test_calculators_can_share_an_accelerator(watched, address):
+    page = opened(watched, address)
+    names = list(calculators.every())
+    roots = [page.locator(f"#{n}") for n in [*names, "roofline-explorer-2"]]
+    roots[1].get_by_label("Accelerator", exact=True).select_option("L4")
+    assert roots[0].get_by_label("Accelerator", exact=True).input_value() == "H200 SXM"
+    roots[1].get_by_label("Same accelerator in all calculators of this page").check()
+    for root in roots:
+        assert root.get_by_label("Accelerator", exact=True).input_value() == "L4"
+        assert root.get_by_label("Same accelerator").is_checked()
+    roots[0].get_by_label("Accelerator", exact=True).select_option("H100 SXM")
+    shown = calculators.get("ridge-point").evaluate(accelerator="H100 SXM").text("ridge_point")
+    assert output(roots[names.index("ridge-point")], "Ridge point") == shown
+    roots[2].get_by_label("Same accelerator").uncheck()
+    roots[0].get_by_label("Accelerator", exact=True).select_option("T4")
+    assert roots[1].get_by_label("Accelerator", exact=True).input_value() == "H100 SXM"
+    watched.assert_clean()
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_overflows(watched, address, width):
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    page = opened(watched, address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for kernel in ("attention_decode", "custom"):
+        page.locator("#roofline-explorer").get_by_label("Kernel").select_option(kernel)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    small = page.evaluate(
+        """[...document.querySelectorAll("main :is(select, button, input)")].filter((n) => n.checkVisibility())
+        .map((n) => [n, (n.type === "checkbox" ? n.closest("label") : n).getBoundingClientRect()])
+        .filter(([n, r]) => r.height < 24 || r.width < 24).map(([n]) => n.outerHTML)"""
+    )
+    assert not small
+    watched.assert_clean()
+
+
+def test_ids_are_unique_and_every_control_has_a_name(watched, address):
+    page = opened(watched, address)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((n) => n.id)")
+    assert len(ids) == len(set(ids))
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll("main :is(select, button, input, textarea)")]
+        .filter((n) => !(n.labels?.length || n.getAttribute("aria-label") || n.textContent.trim())).map((n) => n.outerHTML)"""
+    )
+    assert not unnamed
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_the_script_moves_nothing(browser, folder, width):
+    """The page without its script and the page with it have the same layout, so nothing jumps when it starts."""
+    page = HEAD + markup.html(calculators.get("roofline-explorer")) + "</main></body></html>"
+    # as a browser with scripts shows it until the script runs
+    early = re.sub(r"@media \(scripting: none\) .*", "", bundle.style())
+    assert early != bundle.style()
+    (folder / "early.css").write_text(early)
+    (folder / "one.html").write_text(page)
+    (folder / "early.html").write_text(page.replace('href="efflab.css"', 'href="early.css"'))
+    heights = []
+    for enabled, name in ((False, "early.html"), (True, "one.html")):
+        context = browser.new_context(viewport={"width": width, "height": 800}, java_script_enabled=enabled)
+        page = context.new_page()
+        page.goto(f"file://{folder}/{name}")
+        if enabled:
+            page.wait_for_selector("[data-ready]")
+        heights.append(page.locator(".efflab-calculator").bounding_box()["height"])
+        context.close()
+    assert heights[0] == pytest.approx(heights[1], abs=4)
+
+
+def test_without_a_script_the_numbers_are_there(browser, folder):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"file://{folder}/index.html")
+    root = page.locator("#roofline-explorer")
+    here = calculators.get("roofline-explorer").evaluate()
+    assert here.verdict in root.inner_text() and here.text("time") in root.inner_text()
+    assert root.locator(".calc-plot").is_hidden()
+    assert json.dumps("H200 SXM")[1:-1] in root.inner_text()
+    context.close()
