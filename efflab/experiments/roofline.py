@@ -37,6 +37,7 @@ DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "flo
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 SEED = 0
 DRIFT = 0.10  # measure a kernel again where a ceiling changed by more than this around it
+DISTURBED = 0.25  # and where the matrix product took this much longer than its best in this run
 ATTEMPTS = 3
 FRESH_FOR = 1.0  # s; a ceiling older than this is measured again before the next kernel
 
@@ -244,6 +245,7 @@ class Session:
     warnings: list[str]
     index: Iterator[int] = field(default_factory=itertools.count)
     last: dict[str, tuple[float, float]] = field(default_factory=dict)  # name: (when, median s)
+    best: dict[str, float] = field(default_factory=dict)  # name: least median s
     calls: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -295,6 +297,7 @@ class Session:
             options = CEILING_TIMER | {"shortest": TIMER[self.scale]["shortest"]}
             timed = time_it(self._ceiling_calls(name), self.clock, **options)
         self.last[name] = (time.monotonic(), median(timed.values))
+        self.best[name] = min(self.best.get(name, math.inf), self.last[name][1])
         point = self.ceiling_point(name) | {"index": next(self.index)}
         return Sample(
             point=point, metric="time", unit="s", values=timed.values, status="ok", message="", timing=timed.timing
@@ -338,13 +341,20 @@ class Session:
                 before = {name: self.last[name][1] for name in names}
                 timed = timer.back_to_back(built.calls, self.clock, cold=point["inputs"] == "cold", **options)
                 after = [self.measure_ceiling(name) for name in names]
-                changes = [(n, self.last[n][1] / before[n]) for n in names if n != "overhead"]
-                moved = [(n, c) for n, c in changes if not 1 - DRIFT <= c <= 1 + DRIFT]
-                if not moved or attempt == ATTEMPTS or self.scale == "smoke":
+                said = [
+                    f"the time of {n} changed by {self.last[n][1] / before[n] - 1:+.0%}"
+                    for n in names
+                    if n != "overhead" and not 1 - DRIFT <= self.last[n][1] / before[n] <= 1 + DRIFT
+                ]
+                said += [
+                    f"{n} took {self.last[n][1] / self.best[n] - 1:.0%} longer than its best"
+                    for n in names
+                    if n.startswith("matmul-") and self.last[n][1] > (1 + DISTURBED) * self.best[n]
+                ]
+                if not said or attempt == ATTEMPTS or self.scale == "smoke":
                     break
                 yield from after
-                said = ", ".join(f"the time of {n} changed by {c - 1:+.0%}" for n, c in moved)
-                self.warnings.append(f"{point['case']}: measured again, since around it {said}")
+                self.warnings.append(f"{point['case']}: measured again, since around it {' and '.join(said)}")
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
             yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
             yield from after

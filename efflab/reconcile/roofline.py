@@ -380,8 +380,12 @@ def _unsteady(facts: _Facts) -> str:
     spread = iqr(facts.sample.values) / facts.seconds
     if spread > 0.25:
         return f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median."
+    usual = measured_ceilings(facts.record)
     for name, what in (("copy", "the copy"), (f"matmul-{peak_dtype(facts.point)}", "the matrix product")):
         around = _around(facts.record, facts.index, name)
+        part = sum(around) / len(around) / usual[name]
+        if part < 0.7:
+            return f" Disturbed: around it {what} ran at {part:.0%} of its usual speed in this run."
         if len(around) == 2 and not 0.8 <= around[1] / around[0] <= 1.25:
             return f" Unsteady: around it the speed of {what} changed by {percent(around[1] / around[0] - 1)}."
     return ""
@@ -485,6 +489,13 @@ def _slower(facts: _Facts) -> Iterator[str]:
                 f"Memory does not bound it: with its data in the cache ({inside.point['case']}) it moves "
                 f"{show(there, BYTE_PER_SECOND)}, from main memory {show(here, BYTE_PER_SECOND)}. What bounds it is "
                 f"{what}, at a rate that the matrix product's peak does not describe."
+            )
+        elif alone and environment.threads > 1 and alone / facts.seconds > 0.75 * environment.threads:
+            yield (
+                f"Its cores wait for their own reads: from the cache ({inside.point['case']}) it moves "
+                f"{show(there, BYTE_PER_SECOND)}, from main memory {show(here, BYTE_PER_SECOND)}, and "
+                f"{environment.threads} threads still move {alone / facts.seconds:.1f} times as much as one, so the "
+                "bandwidth is not used up."
             )
     if point["kernel"] == "attention_prefill":
         yield (

@@ -237,3 +237,34 @@ def test_a_smoke_run_on_a_gpu(tmp_path: Path) -> None:
     record, _ = runner.run(roofline.EXPERIMENT, scale="smoke", device="cuda", out=tmp_path, report=lambda _: None)
     assert all(s.status == "ok" for s in record.samples)
     assert {s.timing.clock for s in record.samples if s.timing} == {"cuda-events", "perf_counter+synchronize"}
+
+
+class Meta(roofline.Make):
+    """Tensors that have shapes and dtypes but no memory, so that the largest sweep can be called anywhere."""
+
+    def __init__(self, dtype: str) -> None:
+        self.torch, self.device, self.dtype = torch, torch.device("meta"), getattr(torch, roofline.DTYPES[dtype])
+        self._cache, self._memory = 50 * 2**20, 140 * 10**9
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device="meta", dtype=self.dtype)
+
+    empty = __call__
+
+
+@pytest.mark.parametrize(
+    "point",
+    [p for p in SWEEPS["gpu"] if p["dtype"] != "fp8" and not (p["kernel"] == "fused_chain" and p["operations"] > 1)],
+    ids=lambda p: p["case"],
+)
+def test_the_calls_of_the_gpu_sweep_take_their_operands(point: dict[str, Any]) -> None:
+    built = roofline.BUILDERS[point["kernel"]](point, Meta(point["dtype"]))
+    built.calls[-1]()
+    moved = KERNELS[point["kernel"]][1]
+    expected = moved(**{n: point[n] for n in inspect.signature(moved).parameters})
+    if point["kernel"] == "unfused_chain":
+        expected = 3 * point["elements"] * point["bytes_per_element"]
+    assert built.working_set == pytest.approx(expected)
+    cold = point["inputs"] == "cold"
+    assert (len(built.calls) * built.working_set >= 4 * 50 * 2**20) or not cold
+    assert len(built.calls) * built.working_set < 40 * 10**9

@@ -110,7 +110,9 @@ def test_samples_before_a_failure_are_kept(tmp_path: Path) -> None:
 def test_messages_hold_no_path_host_or_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "node-17")
     monkeypatch.setattr("getpass.getuser", lambda: "jane")
-    said = runner.plain("node-17: /scratch/jane/.cache/x/lib.so: failed for jane\n in C:\\Users\\jane\\a.cpp " + "y" * 400)
+    said = runner.plain(
+        "node-17: /scratch/jane/.cache/x/lib.so: failed for jane\n in C:\\Users\\jane\\a.cpp " + "y" * 400
+    )
     assert "jane" not in said
     assert "node-17" not in said
     assert "/scratch" not in said
