@@ -138,15 +138,16 @@ def predict(point: dict[str, Any], ceilings: Ceilings, kind: str = "cpu") -> flo
     """
     flops, moved = counts(point)
     calls = point["operations"] if point["kernel"] == "unfused_chain" else 1
-    on_top = ceilings.overhead if kind == "cpu" else 0.0
-    once = formulas.roofline_time(
-        flops=flops / calls,
-        bytes_moved=moved / calls,
-        peak_performance=ceilings.peak,
-        memory_bandwidth=ceilings.bandwidth,
-        overhead=on_top,
+    time = formulas.roofline_time if kind == "cpu" else formulas.queued_time
+    return calls * float(
+        time(
+            flops=flops / calls,
+            bytes_moved=moved / calls,
+            peak_performance=ceilings.peak,
+            memory_bandwidth=ceilings.bandwidth,
+            overhead=ceilings.overhead,
+        )
     )
-    return calls * (once if kind == "cpu" else max(once, ceilings.overhead))
 
 
 def limits(point: dict[str, Any], ceilings: Ceilings) -> str:
