@@ -227,6 +227,13 @@ def test_no_kernel_beats_the_data_sheet(data):
     assert result.misconception == "faster than the device" and "H200 SXM can do in fp32" in result.feedback
 
 
+def test_a_dtype_without_its_own_ceiling_may_be_faster(data):
+    fast = matmul("matmul-bf16", 2048, 3.0)
+    fast["point"].update(dtype="bf16", bytes_per_element=2)
+    data["samples"].append(fast)
+    assert verdict(data).right
+
+
 def test_bytes_from_a_cache_may_be_fast(data):
     data["samples"][-1] = relu(2**10, 5.0, cold=False)
     assert verdict(data).right
