@@ -486,7 +486,8 @@ def _possible(kernels: list[Sample], ceilings: list[Sample], copies: list[Sample
         if performance > (MEMORY_NOISE if record.scale == "smoke" else COMPUTE_NOISE) * ceiling:
             raise NotYet(
                 f"{case}: an efficiency of {performance / ceiling:.2f} against the measured ceiling of "
-                f"{show(ceiling, FLOP_PER_SECOND)}. Above 1 by more than the noise, the time or the ceiling is wrong.",
+                f"{show(ceiling, FLOP_PER_SECOND)}. Above 1 by more than the noise, the time or the ceiling is "
+                "wrong: was the machine busy while one of them was measured? Close other programs and run it again.",
                 "efficiency above one",
             )
         # From a cache, bytes may well come faster than from memory.
