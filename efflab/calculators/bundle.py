@@ -8,7 +8,7 @@ browser refuses modules from a file and, under a strict Content-Security-Policy,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from efflab import units
 from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import Choice, Curve, Formula, Output, Ratio, Slider, Value, read
+from efflab.errors import EfflabError
 from efflab.formulas import reading
 
 FOLDER = Path(__file__).parent
@@ -26,7 +27,7 @@ def script() -> str:
     from efflab.calculators import every
 
     used = {name: f for c in every().values() for name, (f, _) in c.readings.items()}
-    return f'(() => {{\n"use strict";\n{core(used)}\n{_source("site.js")}\n}})();\n'
+    return f'(() => {{\n"use strict";\n{core(used, _shared())}\n{_source("site.js")}\n}})();\n'
 
 
 def module(calculator: Calculator) -> str:
@@ -35,11 +36,14 @@ def module(calculator: Calculator) -> str:
     return f"{core(used)}\n{_source('jupyter.js')}\nexport default {{ render }};\n"
 
 
-def core(used: Mapping[str, Formula]) -> str:
-    """The front end with these formulas. It touches the document only when a calculator is mounted."""
+def core(used: Mapping[str, Formula], options: Mapping[str, Any] | None = None) -> str:
+    """The front end with these formulas. It touches the document only when a calculator is mounted.
+
+    `options`: the options of choices whose declarations leave them out, by the choice's name.
+    """
     lines = ",\n".join(f"  {json.dumps(n)}: [{json.dumps(list(read(f).where))}, {_traced(f)}]" for n, f in used.items())
-    table = json.dumps(_units(), ensure_ascii=False)
-    return f"const FORMULAS = {{\n{lines}\n}};\nconst UNITS = {table};\n{_source('frontend.js')}"
+    constants = f"const FORMULAS = {{\n{lines}\n}};\nconst UNITS = {as_json(_units())};"
+    return f"{constants}\nconst OPTIONS = {as_json(options or {})};\n{_source('frontend.js')}"
 
 
 def style() -> str:
@@ -47,21 +51,24 @@ def style() -> str:
     return _source("frontend.css")
 
 
-def declaration(calculator: Calculator, *, runs: bool = True) -> dict[str, Any]:
-    """The calculator as JSON values, in the shape that the front end reads. `runs`: with its recorded runs."""
+def declaration(calculator: Calculator, *, whole: bool = True) -> dict[str, Any]:
+    """The calculator as JSON values, in the shape that the front end reads.
+
+    `whole`: with the options of shared choices, which a page leaves to the site's script.
+    """
     return {
         "name": calculator.name,
         "title": calculator.title,
         "topic": calculator.topic,
         "intro": calculator.intro,
         "note": calculator.note,
-        "inputs": [_choice(i) if isinstance(i, Choice) else _slider(i, calculator) for i in calculator.inputs],
+        "inputs": [_choice(i, whole) if isinstance(i, Choice) else _slider(i, calculator) for i in calculator.inputs],
         "outputs": [_output(o) for o in calculator.outputs],
         "drawn": calculator._drawn(),
         "names": calculator._names(),
         "units": {n: u.symbol for n, u in calculator.units.items()},
         "verdict": [{"text": c.text, "when": [list(w) for w in c.when]} for c in calculator.verdict],
-        "curve": _curve(calculator.curve, runs) if calculator.curve else None,
+        "curve": _curve(calculator.curve) if calculator.curve else None,
     }
 
 
@@ -86,7 +93,9 @@ def _units() -> dict[str, Any]:
     return {
         u.symbol: {
             "prefixes": u.prefixes,
-            "accepted": {k: v for k, v in u.accepted().items()},
+            "spellings": (u.symbol, *u.spellings),
+            "binary": u.binary,
+            "extra": _plain(dict(u.extra)),
             "example": u.example(),
             "kind": units._kind(u),
         }
@@ -98,21 +107,42 @@ def _slider(slider: Slider, calculator: Calculator) -> dict[str, Any]:
     return {
         "kind": "slider", "name": slider.name, "label": slider.label, "help": slider.help,
         "unit": calculator.units[slider.name].symbol, "low": slider.low, "high": slider.high,
-        "zero": slider.zero, "integer": slider.integer, "default": slider.default, "stops": _whole(slider.stops()),
+        "zero": slider.zero, "integer": slider.integer, "default": slider.default, "stops": _plain(slider.stops()),
     }  # fmt: skip
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def _shared() -> dict[str, Any]:
+    """The options of the choices that calculators share, by name."""
+    from efflab.calculators import every
+
+    found: dict[str, Any] = {}
+    for calculator in every().values():
+        for choice in calculator.inputs:
+            if isinstance(choice, Choice) and choice.shared:
+                options = _options(choice)
+                if found.setdefault(choice.name, options) != options:
+                    raise EfflabError(
+                        f"calculator {calculator.name}: choice {choice.name!r} is shared, and another calculator "
+                        "gives it other options. Rename one."
+                    )
+    return found
+
+
+def _options(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": o.name, "label": o.label or o.name, "group": o.group, "sets": _plain(o.sets),
+            "takes": dict(o.takes), "formulas": {n: read(f).name for n, f in o.formulas.items()},
+        }
+        for o in choice.table.values()
+    ]  # fmt: skip
+
+
+def _choice(choice: Choice, whole: bool) -> dict[str, Any]:
     return {
         "kind": "choice", "name": choice.name, "label": choice.label, "help": choice.help, "by": dict(choice.by),
         "missing": choice.missing, "shared": choice.shared, "default": choice.default,
-        "options": [
-            {
-                "name": o.name, "label": o.label or o.name, "group": o.group, "sets": dict(o.sets),
-                "formulas": {n: read(f).name for n, f in o.formulas.items()},
-            }
-            for o in choice.table.values()
-        ],
+        "options": _options(choice) if whole or not choice.shared else None,
     }  # fmt: skip
 
 
@@ -125,7 +155,7 @@ def _output(output: Output | Ratio | Value) -> dict[str, Any]:
     return common | {"formula": read(output.formula).name, "given": dict(output.given)}
 
 
-def _curve(curve: Curve, runs: bool) -> dict[str, Any]:
+def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "x": curve.x, "low": curve.low, "high": curve.high, "scale": curve.scale.split("-"),
         "lines": [{"y": line.y, "label": line.label, "faint": line.faint} for line in curve.lines],
@@ -134,11 +164,23 @@ def _curve(curve: Curve, runs: bool) -> dict[str, Any]:
         "vary": curve.vary, "slope_label": curve.slope_label, "x_label": curve.x_label, "y_label": curve.y_label,
         "describe": curve.describe,
         "runs": [
-            {"label": r.label, "option": r.option and list(r.option), "points": [list(p) for p in r.points]}
-            for r in (curve.runs() if runs and curve.runs else ())
+            {
+                "label": r.label, "option": r.option and list(r.option),
+                "points": [[_short(x), _short(y), title] for x, y, title in r.points],
+            }
+            for r in (curve.runs() if curve.runs else ())
         ],
     }  # fmt: skip
 
 
-def _whole(values: Iterable[float]) -> list[float]:
-    return [int(v) if v == int(v) and v < 1e15 else v for v in values]
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")  # a dot is placed to a tenth of a pixel
+
+
+def _plain(value: Any) -> Any:
+    """The same JSON value without the '.0' of whole numbers."""
+    if isinstance(value, Mapping):
+        return {n: _plain(v) for n, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return int(value) if isinstance(value, float) and value == int(value) and abs(value) < 1e15 else value

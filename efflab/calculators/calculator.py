@@ -4,7 +4,7 @@ A calculator is data: inputs, outputs, a curve and a verdict. Wiring is by name.
 of its parameters is found, in this order, as
 
 1. another output of that name (or a formula that the chosen option of a `Choice` provides under that name),
-2. a value that the chosen option of a `Choice` sets,
+2. a value that the chosen option of a `Choice` sets, or takes from a slider,
 3. a `Slider` or a `Choice` of that name.
 
 The front end does the same in JavaScript, from the declaration as JSON and the traced formulas. Everything is
@@ -306,11 +306,14 @@ class _Scope:
         for choice in calculator.inputs:
             if not isinstance(choice, Choice):
                 continue
-            if any(name in o.sets or name in o.formulas for o in choice.table.values()):
+            if any(name in o.gives() for o in choice.table.values()):
                 self.touched.add(choice.name)
             option = choice.table[str(self.state[choice.name])]
             if name in option.formulas:
                 return self._call(option.formulas[name], {})
+            if name in option.takes:
+                self.touched.add(option.takes[name])
+                return self.state[option.takes[name]]
             if name in option.sets:
                 return self._set(choice, option, name)
         self.touched.add(name)

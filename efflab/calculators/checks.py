@@ -73,7 +73,7 @@ class Declaration:
                     raise self.fail(f"{what}: {name!r} is not a lower-case Python name.")
                 if names.count(name) > 1:
                     raise self.fail(f"{what}: {name!r} is declared twice.")
-        for name in self.calculator.computed:
+        for name in (o.name for o in self.calculator.outputs):
             if name in self.calculator.table:
                 raise self.fail(f"{name!r} is both an input and an output. Rename one.")
 
@@ -109,9 +109,14 @@ class Declaration:
                     raise self.fail(f"{label}: option {option.name!r}: {name} is not a formula.")
                 if name in self.calculator.computed:
                     raise self.fail(f"{label}: option {option.name!r} computes {name!r}, which is also an output.")
-            for name in option.sets:
+            for name in (*option.sets, *option.takes):
                 if name in self.calculator.computed:
                     raise self.fail(f"{label}: option {option.name!r} sets {name!r}, which is also an output.")
+            for name, slider in option.takes.items():
+                if not isinstance(self.calculator.table.get(slider), Slider):
+                    raise self.fail(
+                        f"{label}: option {option.name!r} takes {name!r} from {slider!r}, which is not a slider."
+                    )
         for name, by in choice.by.items():
             other = self.calculator.table.get(by)
             if not isinstance(other, Choice):
@@ -157,6 +162,12 @@ class Declaration:
                 source = output.given.get(parameter, parameter)
                 if isinstance(source, str):
                     note(source, unit, says.name)
+        for choice in calculator.inputs:
+            for option in choice.table.values() if isinstance(choice, Choice) else ():
+                for name, slider in option.takes.items():
+                    if name not in units:
+                        raise self.fail(f"choice {choice.name}: no formula takes {name!r}.")
+                    note(slider, units[name], f"choice {choice.name}")
 
     def _check_slider_unit(self, slider: Slider) -> None:
         unit = self.calculator.units.get(slider.name)
@@ -175,7 +186,7 @@ class Declaration:
         names = set(calculator.computed) | set(calculator.table)
         for choice in calculator.inputs:
             for option in choice.table.values() if isinstance(choice, Choice) else ():
-                names |= set(option.sets) | set(option.formulas)
+                names |= set(option.gives())
         return names
 
     def _check_text(self, where: str, text: str) -> None:
@@ -228,7 +239,7 @@ class Declaration:
         for choice in choices:
             different = {}
             for option in choice.table.values():
-                different.setdefault((tuple(option.sets), tuple(option.formulas.items())), option)
+                different.setdefault((*option.sets, *option.takes.items(), *option.formulas.items()), option)
             ways.append(list(different.values()))
         for combination in itertools.product(*ways):
             self._walk(dict(zip((c.name for c in choices), combination, strict=True)))
@@ -259,7 +270,7 @@ class Declaration:
                     source = given.get(parameter, parameter)
                     if isinstance(source, str):
                         visit(source, path)
-            elif not any(name in o.sets for o in chosen.values()) and name not in calculator.table:
+            elif not any(name in o.gives() for o in chosen.values()) and name not in calculator.table:
                 wanted = f" (needed by {path[-2]})" if len(path) > 1 else ""
                 state = ", ".join(f"{c} {o.name!r}" for c, o in chosen.items())
                 where = f" with {state}" if state else ""

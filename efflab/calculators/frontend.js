@@ -1,5 +1,6 @@
 // The front end of every calculator: it reads a declaration, computes with the traced FORMULAS and draws.
-// Functions above `mount` touch no document, so that tests run them against Python. UNITS and FORMULAS come first.
+// Functions above `mount` touch no document, so that tests run them against Python. FORMULAS, UNITS and OPTIONS come
+// before this text.
 
 // ---- numbers and units: as efflab.units writes and reads them --------------------------------------------------
 
@@ -7,6 +8,14 @@ const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3,
 const YEAR = 365.25 * 86400;
 const LONG_TIMES = [["min", 60, 7200], ["h", 3600, 172800], ["d", 86400, 2 * YEAR]];
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+for (const [symbol, unit] of Object.entries(UNITS)) { // every accepted spelling with its factor
+  unit.accepted = { ...unit.extra };
+  if (!symbol) Object.assign(unit.accepted, { "": 1, "%": 0.01, x: 1, "×": 1, times: 1 });
+  const prefixes = unit.prefixes.length > 1 ? { ...FACTORS, u: 1e-6, μ: 1e-6, K: 1e3 } : { "": 1 };
+  if (unit.binary) "KMGTP".split("").forEach((p, i) => { prefixes[p + "i"] = 1024 ** (i + 1); });
+  if (symbol) for (const s of unit.spellings) for (const p in prefixes) unit.accepted[p + s] ??= prefixes[p];
+}
 
 const group = (text) => {
   const [whole, rest] = text.split(".");
@@ -99,8 +108,9 @@ function accept(spec, input, value, what) { // a number or a text, as the input 
 function compile(spec) {
   const choices = spec.inputs.filter((i) => i.kind === "choice"), setters = new Map();
   for (const choice of choices) {
+    choice.options ??= OPTIONS[choice.name];
     choice.table = new Map(choice.options.map((o) => [o.name, o]));
-    for (const name of new Set(choice.options.flatMap((o) => [...Object.keys(o.sets), ...Object.keys(o.formulas)])))
+    for (const name of new Set(choice.options.flatMap((o) => Object.keys({ ...o.sets, ...o.formulas, ...o.takes }))))
       setters.set(name, [...(setters.get(name) ?? []), choice]);
   }
   const byName = (items) => new Map(items.map((i) => [i.name, i]));
@@ -145,6 +155,7 @@ function origin(c, state, name) { // where a value comes from: a ratio, a formul
     touched.push(choice.name);
     const option = choice.table.get(state[choice.name]);
     if (option.formulas[name]) return { formula: option.formulas[name], given: {}, touched };
+    if (option.takes[name]) return { value: state[option.takes[name]], touched: [...touched, option.takes[name]] };
     if (!(name in option.sets)) continue;
     const set = option.sets[name], by = choice.by[name];
     if (!by) return { value: set, touched, choice };

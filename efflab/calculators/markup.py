@@ -10,7 +10,6 @@ from efflab.calculators.calculator import Calculator, Result
 from efflab.calculators.parts import Choice, Curve
 from efflab.units import show
 
-
 # The script's own buttons take the place of these, so that nothing moves when it starts.
 BUTTONS = ("Reset", "Share", "Copy as Python", "Save as prediction")
 
@@ -28,7 +27,7 @@ def html(calculator: Calculator, element_id: str | None = None, **state: Any) ->
     """
     result = calculator.evaluate(**state)
     name = element_id or calculator.name
-    declared = bundle.declaration(calculator) | {"state": result.state}
+    declared = bundle.declaration(calculator, whole=False) | {"state": result.state}
     parts = [
         f'<div class="efflab-calculator" id="{escape(name)}" role="group" aria-labelledby="{escape(name)}-title">',
         f'<p class="calc-title" id="{escape(name)}-title">{escape(calculator.title)}</p>',

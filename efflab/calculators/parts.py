@@ -77,6 +77,7 @@ class Option:
         sets: value names that it sets. A mapping in place of a value is looked up by the option of another
             choice: see `Choice.by`.
         formulas: value names that it computes, each with a formula.
+        takes: value names that it takes from a slider, each with the slider's name.
         group: the heading under which the option is listed.
     """
 
@@ -84,7 +85,12 @@ class Option:
     label: str = ""
     sets: Mapping[str, Any] = field(default_factory=dict)
     formulas: Mapping[str, Formula] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
+
+    def gives(self) -> list[str]:
+        """Every value name that it gives a value, one way or another."""
+        return [*self.sets, *self.formulas, *self.takes]
 
 
 @dataclass(frozen=True)

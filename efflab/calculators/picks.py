@@ -8,12 +8,13 @@ from efflab.calculators.parts import Choice, Option, Slider
 from efflab.catalog import BYTES_PER_ELEMENT, accelerators
 
 CUSTOM = "custom"
+_OWN = ("peak_performance", "memory_bandwidth")
 
 
 def pick_accelerator(default: str = "H200 SXM", *, dtype: str = "dtype") -> Choice:
     """A choice of accelerator that sets `memory_bandwidth` and, by the choice `dtype`, the dense `peak_performance`.
 
-    The last option, "custom", sets neither: the calculator then takes them from `custom_accelerator()`.
+    The last option, "custom", takes them from the sliders of `custom_accelerator()`.
     """
     options = [
         Option(
@@ -25,7 +26,7 @@ def pick_accelerator(default: str = "H200 SXM", *, dtype: str = "dtype") -> Choi
     ]
     return Choice(
         "accelerator",
-        [*options, Option(CUSTOM, "Custom: your own numbers")],
+        [*options, Option(CUSTOM, "Custom: your own numbers", takes={n: f"own_{n}" for n in _OWN})],
         default=default,
         by={"peak_performance": dtype},
         missing="{accelerator} has no dense {dtype} peak. It has: {has}.",
@@ -36,8 +37,8 @@ def pick_accelerator(default: str = "H200 SXM", *, dtype: str = "dtype") -> Choi
 def custom_accelerator() -> list[Slider]:
     """The sliders for an accelerator of one's own."""
     return [
-        Slider("peak_performance", 1e9, 1e16, default=1e14, scale="log", help="dense, at this dtype"),
-        Slider("memory_bandwidth", 1e9, 1e14, default=2e12, scale="log"),
+        Slider("own_peak_performance", 1e9, 1e16, default=1e14, scale="log", label="Peak performance", help="dense"),
+        Slider("own_memory_bandwidth", 1e9, 1e14, default=2e12, scale="log", label="Memory bandwidth"),
     ]
 
 

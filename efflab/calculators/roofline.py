@@ -6,25 +6,22 @@ from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider, Value
 from efflab.calculators.picks import custom_accelerator, pick_accelerator, pick_dtype
 from efflab.formulas import roofline
+from efflab.reconcile.roofline import datasheet, points
+from efflab.records import recorded
 from efflab.units import FLOP_PER_SECOND
 
 
 def recorded_runs() -> list[Run]:
-    """The recorded runs of the roofline lab, newest last."""
-    from efflab.catalog import match_device
-    from efflab.records import recorded
-
+    """The newest recorded run of the roofline lab on each device."""
+    newest = {r.environment.device: r for r in recorded("roofline") if r.scale != "smoke"}
     runs = []
-    for record in recorded("roofline"):
-        from efflab.reconcile.roofline import points
-
-        rows = [r for r in points(record) if r.performance > 0]
-        found = match_device(record.environment.device, record.environment.memory or 0)
+    for device, record in newest.items():
+        entry = datasheet(record)
         runs.append(
             Run(
-                label=f"{record.environment.device}, {record.created[:10]}",
-                option=("accelerator", found.name) if found else None,
-                points=[(r.arithmetic_intensity, r.performance, r.case) for r in rows],
+                label=f"{device}, {record.created[:10]}",
+                option=("accelerator", entry.name) if entry else None,
+                points=[(r.arithmetic_intensity, r.performance, r.case) for r in points(record, roles=("kernel",))],
             )
         )
     return runs
@@ -50,7 +47,7 @@ _KERNELS = Choice(
             ("Attention", "attention_decode", "Attention, decode"),
         )
     ]
-    + [Option("custom", "Custom: your own FLOP and bytes")],
+    + [Option("custom", "Custom: your own FLOP and bytes", takes={n: f"own_{n}" for n in _COUNTS})],
     default="matmul",
 )
 
@@ -75,13 +72,24 @@ _SIZES = [
     _size("sequence_length", 2**21, 4096, "Sequence length", "tokens"),
     _size("context_length", 2**21, 4096, "Context length", "tokens in the KV cache"),
     _size("head_dim", 512, 128, "Head dimension"),
-    Slider("flops", 1, 1e21, default=1e12, scale="log", label="Operations"),
-    Slider("bytes_moved", 1, 1e18, default=1e10, scale="log", label="Bytes moved"),
+    Slider("own_flops", 1, 1e21, default=1e12, scale="log", label="Operations"),
+    Slider("own_bytes_moved", 1, 1e18, default=1e10, scale="log", label="Bytes moved"),
 ]
 
 
-def _overhead(default: float) -> Slider:
-    return Slider("overhead", 1e-7, 1e-2, default=default, scale="log", zero=True, label="Overhead per call")
+_CALLS = Choice(
+    "calls",
+    [
+        Option("queued", "Queued ahead, not waited for", formulas={"time": roofline.queued_time}),
+        Option("waited", "Each waited for", formulas={"time": roofline.roofline_time}),
+    ],
+    default="queued",
+    label="Calls",
+)
+
+
+def _overhead(default: float, help: str = "") -> Slider:
+    return Slider("overhead", 1e-7, 1e-2, default=default, scale="log", zero=True, label="Overhead per call", help=help)
 
 
 explorer = Calculator(
@@ -90,16 +98,24 @@ explorer = Calculator(
     title="Where does this kernel sit on the roofline?",
     intro="Choose an accelerator and a kernel. The roof is the most that the accelerator can do at each "
     "arithmetic intensity; the dot is what this call reaches.",
-    inputs=[pick_accelerator(), *custom_accelerator(), pick_dtype(), _KERNELS, *_SIZES, _overhead(0.0)],
+    inputs=[
+        pick_accelerator(),
+        *custom_accelerator(),
+        pick_dtype(),
+        _KERNELS,
+        *_SIZES,
+        _overhead(0.0, "an unfused chain counts as one call"),
+        _CALLS,
+    ],
     outputs=[
         Value("flops", "Operations"),
         Value("bytes_moved", "Bytes moved"),
         Output(roofline.arithmetic_intensity),
         Output(roofline.ridge_point),
         Output(roofline.attainable_performance),
-        Output(roofline.roofline_time, "time", "Time of a call"),
-        Ratio("performance", "flops", "time", label="Performance, overhead included", unit=FLOP_PER_SECOND),
+        Ratio("performance", "flops", "time", label="Performance reached", unit=FLOP_PER_SECOND),
         Ratio("share_of_peak", "compute_time", "time", label="Share of peak", percent=True),
+        Value("time", "Time of a call"),
         Output(roofline.compute_time, label="Arithmetic alone"),
         Output(roofline.memory_time, label="Memory traffic alone"),
         Output(roofline.limiting_factor, shown=False),
@@ -125,7 +141,7 @@ explorer = Calculator(
     verdict=[
         Case("No such attention: it has more KV heads than query heads.", [("kv_heads", ">", "query_heads")]),
         Case(
-            "Overhead-bound: {overhead} of the {time} is fixed overhead. Larger or fewer calls would help, "
+            "Overhead-bound: the call takes {time}, of which {overhead} is fixed. Larger or fewer calls would help, "
             "a faster accelerator would hardly.",
             [("limiting_factor", "==", 0)],
         ),
@@ -208,6 +224,7 @@ overhead = Calculator(
         *custom_accelerator(),
         pick_dtype(),
         _overhead(1e-5),
+        _CALLS,
         _size("size", 131072, 512, "Matrix size", "a square matrix product: m = n = k"),
     ],
     outputs=[
@@ -215,9 +232,9 @@ overhead = Calculator(
         Output(roofline.bytes_to_hide_overhead, label="Bytes that hide it"),
         Output(roofline.matmul_flops, "flops", "Operations of this product", given=dict.fromkeys("mnk", "size")),
         Output(roofline.matmul_bytes, "bytes_moved", "Bytes of this product", given=dict.fromkeys("mnk", "size")),
-        Output(roofline.roofline_time, "time", "Time of a call"),
-        Ratio("overhead_share", "overhead", "time", label="Share of overhead", percent=True),
-        Output(roofline.roofline_time, "work_time", given={"overhead": 0.0}, shown=False),
+        Value("time", "Time of a call"),
+        Output(roofline.roofline_time, "work_time", "Work alone", given={"overhead": 0.0}),
+        Ratio("busy_share", "work_time", "time", label="Share of the time at work", percent=True),
         Output(roofline.limiting_factor, shown=False),
     ],
     curve=Curve(
@@ -239,11 +256,15 @@ overhead = Calculator(
     verdict=[
         Case("No overhead to hide: the call takes as long as its work, {time}.", [("overhead", "==", 0)]),
         Case(
-            "Overhead-bound: {overhead_share} of the {time} is overhead. The work alone takes {work_time}.",
+            "Overhead-bound: the call takes {time} for {work_time} of work, so the accelerator works for {busy_share} "
+            "of the time.",
             [("limiting_factor", "==", 0)],
         ),
-        Case("Hidden in the work: only {overhead_share} of the {time} is overhead.", [("overhead_share", "<", 0.1)]),
-        Case("Work is the larger part, but {overhead_share} of the {time} is still overhead."),
+        Case(
+            "Hidden: the work takes {work_time}, and the accelerator works for {busy_share} of the time.",
+            [("busy_share", ">=", 0.9)],
+        ),
+        Case("The work is the larger part, and yet the accelerator works for only {busy_share} of the {time}."),
     ],
 )
 

@@ -60,8 +60,8 @@ class CalculatorWidget(anywidget.AnyWidget):
     def _compute(self) -> None:
         result = self.result()
         with self.hold_trait_notifications():
-            for name in self.calculator.computed:
-                self.set_trait(name, result.values[name])
+            for output in self.calculator.outputs:
+                self.set_trait(output.name, result.values[output.name])
             self.verdict = result.verdict
 
     def _answer(self, _widget: Any, content: Any, _buffers: Any) -> None:
@@ -80,12 +80,13 @@ class CalculatorWidget(anywidget.AnyWidget):
 
 @cache
 def _class(calculator: Calculator) -> type[CalculatorWidget]:
-    names = [*calculator.table, *calculator.computed]
+    outputs = [o.name for o in calculator.outputs]
+    names = [*calculator.table, *outputs]
     for name in names:
         if hasattr(CalculatorWidget, name):
             raise EfflabError(f"calculator {calculator.name}: {name!r} is taken by the widget itself. Rename it.")
     body: dict[str, Any] = {name: InputTrait(calculator, name).tag(sync=True) for name in calculator.table}
-    body |= {name: traitlets.Any(None, allow_none=True, read_only=True) for name in calculator.computed}
+    body |= {name: traitlets.Any(None, allow_none=True, read_only=True) for name in outputs}
     body |= {"calculator": calculator, "_esm": bundle.module(calculator), "_css": bundle.style()}
     return type("CalculatorWidget", (CalculatorWidget,), body)
 

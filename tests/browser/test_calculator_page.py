@@ -115,7 +115,9 @@ def test_a_choice_brings_its_own_inputs(watched, address):
     field = root.get_by_label("Memory bandwidth, exact value")
     field.fill("36 GB/s")
     field.press("Enter")
-    here = calculators.get("roofline-explorer").evaluate(kernel="softmax", accelerator="custom", memory_bandwidth=36e9)
+    here = calculators.get("roofline-explorer").evaluate(
+        kernel="softmax", accelerator="custom", own_memory_bandwidth=36e9
+    )
     assert output(root, "Time of a call") == here.text("time")
     watched.assert_clean()
 
@@ -289,7 +291,8 @@ def test_ids_are_unique_and_every_control_has_a_name(watched, address):
     assert len(ids) == len(set(ids))
     unnamed = page.evaluate(
         """[...document.querySelectorAll("main :is(select, button, input, textarea)")]
-        .filter((n) => !(n.labels?.length || n.getAttribute("aria-label") || n.textContent.trim())).map((n) => n.outerHTML)"""
+        .filter((n) => !(n.labels?.length || n.getAttribute("aria-label") || n.textContent.trim()))
+        .map((n) => n.outerHTML)"""
     )
     assert not unnamed
 

@@ -13,6 +13,7 @@ from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Ou
 from efflab.catalog import accelerators
 from efflab.errors import EfflabError
 from efflab.formulas import roofline
+from efflab.records import Environment, Record, Sample
 from efflab.units import BYTE, FLOP_PER_SECOND
 
 BANDWIDTH = Slider("memory_bandwidth", 1e9, 1e13, default=1e12, scale="log")
@@ -105,6 +106,8 @@ def test_every_way_of_choosing_is_checked():
         (Choice("kind", ["alpha", "beta"], default="alhpa"), "Did you mean 'alpha'"),
         (Choice("kind", [Option("a", formulas={"flops": len})], default="a"), "flops is not a formula"),
         (Choice("kind", [Option("a", sets={"ridge_point": 1})], default="a"), "which is also an output"),
+        (Choice("kind", [Option("a", takes={"x": "mem"})], default="a"), "takes 'x' from 'mem', which is not a slider"),
+        (Choice("kind", [Option("a", takes={"x": "memory_bandwidth"})], default="a"), "no formula takes 'x'"),
         (Choice("kind", ["a"], default="a", by={"peak_performance": "dtype"}), "which is not a choice"),
         (Choice("kind", ["a"], default="a", by={"peak_performance": "kind"}), "it needs missing"),
         (Choice("kind", ["a"], default="a", by={"peak_performance": "kind"}, missing="{what}"), "placeholder: 'what'"),
@@ -136,7 +139,7 @@ def test_a_wrong_choice_is_named(choice, told):
         ({"overhead": "5"}, "overhead: '5' has no unit"),
         ({"overhead": "5 GB"}, "overhead: unit 'GB' is not a unit of time"),
         ({"overhead": "1 h"}, "overhead must be 0 or between 100 ns and 10 ms, got 60 min"),
-        ({"memory_bandwidth": "512 Mb/s"}, "means bits"),
+        ({"own_memory_bandwidth": "512 Mb/s"}, "means bits"),
     ],
 )
 def test_a_bad_state_names_the_input_and_the_mend(state, told):
@@ -174,7 +177,9 @@ def test_matmul_4096_on_an_h200():
 def test_the_verdict_follows_the_limit():
     explorer = calculators.get("roofline-explorer")
     assert explorer.evaluate(kernel="gemv").verdict.startswith("Memory-bound: 206 times below the ridge point")
-    assert explorer.evaluate(m=16, n=16, k=16, overhead="5 µs").verdict.startswith("Overhead-bound: 5 µs of the 5 µs")
+    assert explorer.evaluate(m=16, n=16, k=16, overhead="5 µs").verdict.startswith(
+        "Overhead-bound: the call takes 5 µs"
+    )
     assert explorer.evaluate(m=620, n=620, k=620).verdict.startswith("Balanced")
     assert explorer.evaluate(kernel="attention_decode", kv_heads=64).verdict.startswith("No such attention")
     # the KV heads of another kernel say nothing about a matrix product
@@ -184,19 +189,20 @@ def test_the_verdict_follows_the_limit():
 @pytest.mark.parametrize("kernel", roofline.KERNELS)
 def test_only_the_inputs_that_matter_are_relevant(kernel):
     explorer = calculators.get("roofline-explorer")
-    here = explorer.evaluate(kernel=kernel)
+    state = {"kernel": kernel, "overhead": 1e-3}
+    here = explorer.evaluate(**state)
     for name in here.relevant:
         given = explorer.table[name]
         if isinstance(given, Choice):
             others = [o for o in given.table if o != here.state[name] and o != "custom"]
         else:
             others = [given.low, given.high]
-        results = [explorer.evaluate(**{"kernel": kernel, name: v}).values for v in others]
+        results = [explorer.evaluate(**state | {name: v}).values for v in others]
         assert any(r != here.values for r in results), f"{name} is shown and changes nothing"
     for name in set(explorer.table) - set(here.relevant):
         given = explorer.table[name]
         if isinstance(given, Slider):
-            assert explorer.evaluate(**{"kernel": kernel, name: given.low}).values == here.values
+            assert explorer.evaluate(**state | {name: given.low}).values == here.values
 
 
 @pytest.mark.parametrize("name", list(calculators.every()))
@@ -219,24 +225,26 @@ def test_every_accelerator_and_dtype_computes_or_says_why_not(name):
 
 def test_a_custom_accelerator_takes_its_own_numbers():
     ridge = calculators.get("ridge-point")
-    own = ridge.evaluate(accelerator="custom", peak_performance="200 GFLOP/s", memory_bandwidth="36 GB/s", dtype="fp32")
+    own = ridge.evaluate(
+        accelerator="custom", own_peak_performance="200 GFLOP/s", own_memory_bandwidth="36 GB/s", dtype="fp32"
+    )
     assert own["ridge_point"] == pytest.approx(200 / 36)
     assert own["operations_to_hide_memory"] == pytest.approx(200 / 36 * 2 * 4)
-    assert set(own.relevant) == {"accelerator", "dtype", "peak_performance", "memory_bandwidth"}
+    assert set(own.relevant) == {"accelerator", "dtype", "own_peak_performance", "own_memory_bandwidth"}
 
 
 def test_a_custom_kernel_takes_its_own_numbers():
-    own = calculators.get("roofline-explorer").evaluate(kernel="custom", flops="3 TFLOP", bytes_moved="2 GB")
+    own = calculators.get("roofline-explorer").evaluate(kernel="custom", own_flops="3 TFLOP", own_bytes_moved="2 GB")
     assert own["arithmetic_intensity"] == 1500
-    assert {"flops", "bytes_moved"} <= set(own.relevant) and "m" not in own.relevant
+    assert {"own_flops", "own_bytes_moved"} <= set(own.relevant) and "m" not in own.relevant
 
 
 def test_fusing_long_chains_stops_paying():
     fusion = calculators.get("fusion")
     slow = {
         "accelerator": "custom",
-        "peak_performance": 1e12,
-        "memory_bandwidth": 1e12,
+        "own_peak_performance": 1e12,
+        "own_memory_bandwidth": 1e12,
         "overhead": 0.0,
         "dtype": "bf16",
     }
@@ -253,8 +261,13 @@ def test_one_launch_is_worth_ten_gigaflop():
     here = overhead.evaluate()
     assert here["operations_to_hide_overhead"] == pytest.approx(989.4e12 * 10e-6)
     assert here["bytes_to_hide_overhead"] == pytest.approx(48e6)
-    assert here["overhead_share"] > 0.95 and here.verdict.startswith("Overhead-bound")
-    assert overhead.evaluate(size=16384).verdict.startswith("Hidden in the work")
+    # 2 × 512³ operations and 3 × 512² × 2 bytes: 271 ns and 328 ns
+    assert here["work_time"] == pytest.approx(3 * 512**2 * 2 / 4.8e12)
+    assert here["time"] == pytest.approx(10e-6) and here.verdict.startswith("Overhead-bound")
+    assert overhead.evaluate(calls="waited")["time"] == pytest.approx(10e-6 + here["work_time"])
+    assert overhead.evaluate(size=16384).verdict.startswith("Hidden")
+    assert overhead.evaluate(size=2048).verdict.startswith("Hidden")
+    assert overhead.evaluate(size=2048, calls="waited").verdict.startswith("The work is the larger part")
     assert overhead.evaluate(overhead=0).verdict.startswith("No overhead to hide")
 
 
@@ -269,9 +282,48 @@ def test_a_sweep_bends_at_the_ridge_point():
 
 def test_a_prediction_holds_what_mattered_and_what_came_out():
     made = calculators.get("roofline-explorer").evaluate(kernel="softmax").prediction(note="before the lab")
-    assert set(made.inputs) == {"accelerator", "dtype", "kernel", "rows", "columns", "overhead"}
+    assert set(made.inputs) == {"accelerator", "dtype", "kernel", "rows", "columns", "overhead", "calls"}
     assert made.outputs["time"].unit == "s" and made.outputs["performance"].unit == FLOP_PER_SECOND.symbol
     assert (made.calculator, made.source, made.note) == ("roofline-explorer", "calculator", "before the lab")
+
+
+def _recorded(device: str, created: str, scale: str, seconds: float) -> Record:
+    def sample(seconds, **point):
+        return Sample(point=point, metric="time", unit="s", values=[seconds] * 3, status="ok")
+
+    def ceilings(index):
+        return [
+            sample(1e-3, case="ceiling-copy", role="ceiling", kernel="copy", bytes_moved=4 * 10**9, index=10 * index),
+            sample(2e-6, case="ceiling-overhead", role="ceiling", kernel="negate", index=10 * index + 1),
+            sample(4e-5, case="ceiling-matmul-fp32", role="ceiling", kernel="matmul", m=1000, n=1000, k=1000,
+                   index=10 * index + 2),
+        ]  # fmt: skip
+
+    relu = sample(seconds, case="relu", role="kernel", kernel="fused_chain", elements=10**8, operations=1,
+                  bytes_per_element=4, dtype="fp32", inputs="cold", output="preallocated")  # fmt: skip
+    environment = Environment(
+        device=device, kind="cuda", count=1, memory=143 * 10**9, threads=1, torch="2.13", python="3.11", efflab="0.1"
+    )
+    return Record(
+        id=f"{scale}-{created[:10]}", topic="roofline", created=created, finished=created, environment=environment,
+        spec={"scale": scale}, samples=[*ceilings(0), relu, *ceilings(1)],
+    )  # fmt: skip
+
+
+def test_recorded_runs_lie_over_the_roofline(monkeypatch):
+    """The newest run of each device, at its measured speed, shown from the start under its own accelerator."""
+    from efflab.calculators import roofline as module
+
+    monkeypatch.setattr(module, "recorded", lambda topic: [
+        _recorded("NVIDIA H200", "2026-11-20T08:00:00Z", "gpu", 3e-4),
+        _recorded("NVIDIA H200", "2026-11-21T08:00:00Z", "gpu", 2e-4),
+        _recorded("NVIDIA H200", "2026-11-22T08:00:00Z", "smoke", 1e-6),
+        _recorded("Some other device", "2026-11-21T08:00:00Z", "gpu", 2e-4),
+    ])  # fmt: skip
+    mine, other = module.recorded_runs()
+    assert mine.label == "NVIDIA H200, 2026-11-21" and mine.option == ("accelerator", "H200 SXM")
+    assert mine.points == [(pytest.approx(1 / 8), pytest.approx(1e8 / 2e-4), "relu")]
+    assert other.option is None
 
 
 @pytest.mark.parametrize("calculator", calculators.every().values(), ids=lambda c: c.name)

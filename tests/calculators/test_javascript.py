@@ -75,6 +75,11 @@ def test_what_is_not_a_number_is_written_alike(js):
     ]
 
 
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_the_same_spellings_of_a_unit_are_accepted(js, symbol):
+    assert js.call("UNITS[symbol].accepted", symbol=symbol) == units.UNITS[symbol].accepted()
+
+
 QUANTITIES = [
     "4.8 TB/s", "4.8TB/s", "4800 GB/s", "4.8e12 B/s", "1 TiB/s", "3.14e23", "3.14×10^23 FLOP", "3.14 × 10²³ FLOP",
     "1,024", "1,02", "3,2 s", "5", "5 µs", "5 us", "5 ms", "-3 s", "−3 s", "1_000 B", "512 MiB", "512 Mb", "512 gb",

@@ -34,6 +34,7 @@ def test_an_input_set_in_python_moves_the_outputs():
     seen = []
     widget.observe(lambda change: seen.append(change.new), names="time")
     before = widget.time
+    assert widget.flops == 2 * 512 * 4096 * 4096
     widget.m = "1,024"
     assert widget.m == 1024
     assert widget.time == pytest.approx(2 * before) and seen == [widget.time]
