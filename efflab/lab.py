@@ -16,7 +16,7 @@ from efflab import records
 from efflab.errors import EfflabError, unknown
 from efflab.reconcile import columns, error, percent, topic
 from efflab.records import LabBook, Prediction, Record
-from efflab.units import BYTE_PER_SECOND, FLOP_PER_SECOND, SECOND, Unit, parse, show
+from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_SECOND, SECOND, Unit, parse, show
 
 MODES = ("live", "replay")
 REGIMES = ("overhead", "memory", "compute")  # as formulas number the limiting factor
@@ -314,6 +314,23 @@ class Lab:
             EfflabError: nothing is measured yet, or an unknown case.
         """
         print("\n".join(topic(self.topic).evidence(self.record(), name) for name in names))
+
+    def sweep(self, series: str) -> None:
+        """Print the cases that differ in one size only, from the least work to the most.
+
+        Args:
+            series: such as "matmul by size"; an unknown name prints what there is in an error.
+
+        Raises:
+            EfflabError: nothing is measured yet, or no series has that name.
+        """
+        rows = topic(self.topic).series(self.record(), series)
+        head = ["case", "FLOP", "bytes", "limit", "predicted", "measured", "error"]
+        table = [
+            [r.case, show(r.flops, FLOP), show(r.bytes_moved, BYTE), r.by_intensity, show(r.predicted_time, SECOND),
+             show(r.measured_time, SECOND), percent(r.error)] for r in rows
+        ]  # fmt: skip
+        print(columns(head, table, (1, 2, 4, 5, 6)))
 
     def compare(self, slow: str, fast: str) -> None:
         """Print how much faster one case is than another, predicted and measured.

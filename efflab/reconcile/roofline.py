@@ -651,6 +651,19 @@ def regimes_text(record: Record, roles: tuple[str, ...] = ("kernel", "lesson")) 
     return _columns(["case", "by intensity", "by size", "by profiler"], rows)
 
 
+def series(record: Record, name: str) -> list[Row]:
+    """The rows of the cases that differ in one size only, from the least work to the most.
+
+    Raises:
+        EfflabError: the record has no series of that name; names the ones it has.
+    """
+    names = {str(s.point["case"]): str(s.point.get("series", "")) for _, s in _kernels(record)}
+    known = dict.fromkeys(n for n in names.values() if n)
+    if name not in known:
+        raise unknown("series", name, known)
+    return sorted((r for r in points(record) if names[r.case] == name), key=lambda r: (r.flops, r.bytes_moved))
+
+
 def evidence(record: Record, case: str) -> str:
     """The regime of one case by three methods, each with the numbers that it rests on.
 
@@ -698,5 +711,5 @@ def evidence(record: Record, case: str) -> str:
 
 __all__ = [
     "Ceilings", "Row", "banner", "ceilings_of", "ceilings_text", "counts", "datasheet", "evidence", "limits",
-    "measured_ceilings", "missing", "points", "predict", "regimes_text", "summary", "table", "text",
+    "measured_ceilings", "missing", "points", "predict", "regimes_text", "series", "summary", "table", "text",
 ]  # fmt: skip

@@ -54,6 +54,9 @@ def test_a_replay_from_start_to_end(lab: Lab, tmp_path: Path, capsys: pytest.Cap
         lab.predict({"relu-large": "2 ms"})
     lab.regimes("relu-large", "relu-tiny")
     lab.compare("chain-8-unfused", "relu-large")
+    lab.sweep("matmul by size")
+    said = capsys.readouterr().out
+    assert said.index("matmul-tiny") < said.index("matmul-medium") < said.index("matmul-large", said.index("FLOP  "))
     lab.table()
     assert "by profiler" in capsys.readouterr().out
     assert lab.record().topic == "roofline"
@@ -181,5 +184,7 @@ def test_unknown_cases_and_pictures_are_named(lab: Lab) -> None:
                  lambda: lab.describe("relu-larg")):  # fmt: skip
         with pytest.raises(EfflabError, match="Did you mean 'relu-large'"):
             call()
+    with pytest.raises(EfflabError, match="matmul by size"):
+        lab.sweep("matmul")
     with pytest.raises(EfflabError, match="picture"):
         lab.show("pie")  # type: ignore[arg-type]
