@@ -42,7 +42,7 @@ test: assets
 	$(BIN)/python -m pytest tests
 
 lab: .venv/.installed
-	$(BIN)/jupyter lab --notebook-dir .
+	EFFLAB_LABBOOK="$${EFFLAB_LABBOOK:-$(CURDIR)/labbook}" $(BIN)/jupyter lab --notebook-dir .
 
 notebooks: .venv/.installed
 	$(BIN)/python -m efflab.cli notebooks

@@ -182,11 +182,12 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
                 f"{name}: unit {written!r} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB."
             )
     raise EfflabError(
-        f"{name}: unit {written!r} is not a unit of {_kind(unit)}. Write it in {unit.example() or 'no unit'}."
+        f"{name}: unit {written!r} is not a unit of {quantity(unit)}. Write it in {unit.example() or 'no unit'}."
     )
 
 
-def _kind(unit: Unit) -> str:
+def quantity(unit: Unit) -> str:
+    """What a unit measures, in words, for error messages."""
     return {
         "s": "time", "B": "bytes", "FLOP": "operations (FLOP)", "FLOP/s": "performance (FLOP/s)",
         "B/s": "bandwidth (B/s)", "FLOP/B": "arithmetic intensity (FLOP/B)", "J": "energy", "W": "power",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efflab.errors import EfflabError
 from efflab.exercises import questions
-from efflab.units import BYTE, BYTE_PER_SECOND, UNITS, _kind
+from efflab.units import BYTE, BYTE_PER_SECOND, UNITS, quantity
 
 HERE = Path(__file__).parent
 NACL = "tweetnacl/nacl-fast.min.js"
@@ -46,7 +46,7 @@ def script(path: Path | None = None) -> str:
             symbol: {
                 "accepted": unit.accepted(),
                 "example": unit.example(),
-                "kind": _kind(unit),
+                "kind": quantity(unit),
                 "bytes": unit in (BYTE, BYTE_PER_SECOND),
             }
             for symbol, unit in UNITS.items()

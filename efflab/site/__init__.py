@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 import efflab
 from efflab.site import calculators, hosts, pages, quizzes
-from efflab.site.assets import asset, node
+from efflab.site.assets import asset
 
 HERE = Path(__file__).parent
 MARKERS = ("efflab-calculator", "efflab-quiz")
@@ -36,12 +37,24 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def _equations(app: Sphinx) -> None:
-    """KaTeX renders on the build machine; a wrong equation fails the build."""
+    """KaTeX renders on the build machine; a wrong equation fails the build.
+
+    It runs in V8 inside this process. The extension's own Node server would be a second process to wait for,
+    and one that a failed build leaves behind.
+    """
+    from py_mini_racer import JSEvalException, MiniRacer
     from sphinxcontrib import katex
 
-    katex.NODEJS_BINARY = str(node())
-    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # a loaded machine starts Node slowly
-    katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True
+    v8 = MiniRacer()
+    v8.eval(asset("katex/dist/katex.min.js").read_text(encoding="utf-8"))
+
+    def render(latex: str, options: dict[str, Any] | None = None) -> str:
+        try:
+            return v8.call("katex.renderToString", latex, {"throwOnError": True} | (options or {}))
+        except JSEvalException as error:
+            raise ExtensionError(f"equation {latex!r}: {str(error).splitlines()[0]}") from None
+
+    katex.render_latex = render
     app.setup_extension("sphinxcontrib.katex")
     app.config.katex_prerender = True
     app.config.katex_css_path = "katex.min.css"
