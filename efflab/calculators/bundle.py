@@ -97,7 +97,7 @@ def _units() -> dict[str, Any]:
             "binary": u.binary,
             "extra": _plain(dict(u.extra)),
             "example": u.example(),
-            "kind": units._kind(u),
+            "kind": units.quantity(u),
         }
         for u in units.UNITS.values()
     }

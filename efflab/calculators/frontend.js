@@ -308,7 +308,7 @@ function axis(kind, low, high, length, gap, symbol) {
 
 const WIDE = 6.1; // of a character, in px at the drawing's text size
 
-function draw(c, result, width, runs, id) {
+function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of earlier calls, for those that stay
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
   const height = Math.round(Math.min(350, Math.max(250, width * 0.78)));
   const box = { left: 46, top: 26, width: width - 46 - 14, height: height - 26 - 42 };
@@ -324,8 +324,15 @@ function draw(c, result, width, runs, id) {
     xs.push(xKind === "log" ? low * (high / low) ** (i / count) : low + ((high - low) * i) / count);
   xs.sort((a, b) => a - b);
   const series = (y, changed) => {
-    const all = { ...state, ...changed };
-    return xs.map((x) => [x, scope(c, all, { [curve.x]: x }).value(y)]).filter(([, y]) => y !== null && (yKind !== "log" || y > 0));
+    const all = { ...state, ...changed }, probe = scope(c, all, { [curve.x]: low });
+    probe.value(y);
+    const line = y + JSON.stringify(changed);
+    const key = JSON.stringify([low, high, marks.map((m) => values[m.x]), [...probe.touched].map((n) => all[n])]);
+    if (memo.get(line)?.key !== key) {
+      const points = xs.map((x) => [x, scope(c, all, { [curve.x]: x }).value(y)]);
+      memo.set(line, { key, points: points.filter(([, v]) => v !== null && (yKind !== "log" || v > 0)) });
+    }
+    return memo.get(line).points;
   };
   const lines = curve.lines.map((l) => ({ ...l, label: filled(l.label, result.text), points: series(l.y, {}) }));
   if (curve.vary)
@@ -593,10 +600,11 @@ function mount(root, spec, host) {
   // JupyterLab and some themes take arrow keys from sliders
   root.addEventListener("keydown", (event) => event.stopPropagation());
 
+  const memo = new Map();
   function redraw() {
     const width = Math.floor(plot.clientWidth);
     if (!c.curve || width < 100) return;
-    plot.innerHTML = draw(c, result, width, runs.filter((r) => r.on), id).svg;
+    plot.innerHTML = draw(c, result, width, runs.filter((r) => r.on), id, memo).svg;
   }
   function update() {
     result = evaluate(c, state);
