@@ -301,9 +301,8 @@ class Lab:
             print("\nWhy the formula and the measurement part:")
             print("\n".join(reasons))
         if factors:
-            print(
-                f"\nYour times are off by a factor of {show(records.median(factors), digits=2)} (median of {len(factors)})."
-            )
+            off = show(records.median(factors), digits=2)
+            print(f"\nYour times are off by a factor of {off} (median of {len(factors)}).")
 
     def table(self) -> None:
         """Print every kernel of the run: ceilings, predicted, measured, why, and the regime by three methods."""

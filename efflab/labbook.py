@@ -147,7 +147,8 @@ def _errors(matched: list[Pair]) -> str:
         )
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
     marks = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{html.escape(p.case)}: off by {show(p.factor, digits=2)}×</title></circle>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4">'
+        f"<title>{html.escape(p.case)}: off by {show(p.factor, digits=2)}×</title></circle>"
         for (x, y), p in zip(dots, matched, strict=True)
     )
     half = max(1, len(matched) // 2)
