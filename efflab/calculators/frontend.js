@@ -310,7 +310,7 @@ const WIDE = 6.1; // of a character, in px at the drawing's text size
 
 function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of earlier calls, for those that stay
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
-  const height = Math.round(Math.min(350, Math.max(250, width * 0.78)));
+  const height = Math.round(Math.min(400, Math.max(250, width * 0.88)));
   const box = { left: 46, top: 26, width: width - 46 - 14, height: height - 26 - 42 };
   const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(([x, y]) => x !== null && y !== null);
   const dots = [...points, ...runs.flatMap((r) => r.points)].filter(([x, y]) => (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0));
@@ -391,30 +391,30 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   out.push(`<g clip-path="url(#${id}-clip)">`);
   for (const l of lines.toReversed()) if (l.points.length) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
   out.push("</g>");
-  // labels at the lines' right ends; one that would lie on another moves left along its line
-  const placed = [];
+  // labels over the lines' right ends; where another label or a dot is in the way, further left on a level stretch
+  const placed = [], near = (x, y, wide, high) => dots.some(([a, b]) => Math.abs(X(a) - x) < wide && Math.abs(Y(b) - y) < high);
   for (const l of lines) {
     if (!l.label || !l.points.length) continue;
-    const wide = l.label.length * WIDE;
-    for (let x = right - 3; x - wide > box.left; x -= 12) {
-      const before = l.points.findLast((p) => X(p[0]) <= x - wide / 2) ?? l.points[0];
-      const low = Math.min(...l.points.filter((p) => X(p[0]) >= x - wide - 6 && X(p[0]) <= x + 6).map((p) => Y(p[1])), Y(before[1]));
-      const spot = { x, y: low - 5, wide };
-      if (spot.y < box.top - 2) continue;
-      if (placed.some((p) => Math.abs(p.y - spot.y) < 13 && spot.x > p.x - p.wide - 6 && spot.x - wide < p.x + 6)) continue;
-      if (dots.some(([a, b]) => Math.abs(Y(b) - spot.y + 4) < 10 && X(a) > x - wide - 8 && X(a) < x + 8)) continue;
-      placed.push(spot);
-      write(spot.x, Math.round(spot.y), "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`);
-      break;
+    const wide = l.label.length * WIDE, spots = [];
+    for (let x = right - 3; x - wide > box.left + box.width * 0.4; x -= 12) {
+      const under = l.points.filter((p) => X(p[0]) >= x - wide - 9 && X(p[0]) <= x + 9).map((p) => Y(p[1]));
+      if (under.length) spots.push({ x, y: Math.round(Math.min(...under)) - 5, wide, level: Math.max(...under) - Math.min(...under) < 3 });
     }
+    const free = spots.filter((s) => s.y > box.top - 3 && !placed.some((p) => Math.abs(p.y - s.y) < 13 && s.x > p.x - p.wide - 6 && s.x - wide < p.x + 6));
+    const clear = free.filter((s) => !near(s.x - wide / 2, s.y - 4, wide / 2 + 8, 11));
+    const spot = clear.find((s) => s.level) ?? (l.faint ? null : clear[0]) ?? free.find((s) => s.level) ?? free[0];
+    if (!spot) continue;
+    placed.push(spot);
+    write(spot.x, spot.y, "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`);
   }
-  if (curve.slope_label && lines[0].points.length) {
-    const from = lines[0].points[0], to = lines[0].points.findLast((p) => p[1] > from[1] && X(p[0]) < box.left + box.width * 0.3);
-    if (to) {
-      const [x1, y1, x2, y2] = [X(from[0]), Y(from[1]), X(to[0]), Y(to[1])], angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
-      const near = points.some(([a]) => X(a) < x2 + 30), [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2];
-      write(x, y, "middle", filled(curve.slope_label, result.text), "halo", ` dy="${near ? 16 : -7}" transform="rotate(${angle.toFixed(1)} ${x} ${y})"`);
-    }
+  const rising = lines[0].points.filter((p, k, all) => k && p[1] > all[k - 1][1]);
+  if (curve.slope_label && rising.length > 9) {
+    const [from, to] = [rising[0], rising.at(-1)].map(([x, y]) => [X(x), Y(y)]), text = filled(curve.slope_label, result.text);
+    const angle = Math.atan2(to[1] - from[1], to[0] - from[0]), places = [0.18, 0.34, 0.5, 0.66].flatMap((t) => [[t, -10], [t, 13]]);
+    const spots = places.map(([t, off]) => [from[0] + (to[0] - from[0]) * t, from[1] + (to[1] - from[1]) * t, off]);
+    const [x, y, off] = spots.find(([a, b, o]) => !near(a - o * Math.sin(angle), b + o * Math.cos(angle), 30, 24)) ?? spots[0];
+    const turn = `rotate(${((angle * 180) / Math.PI).toFixed(1)} ${x.toFixed(1)} ${y.toFixed(1)})`;
+    write(x.toFixed(1), y.toFixed(1), "middle", text, "halo", ` dy="${off + 4}" transform="${turn}"`);
   }
   runs.forEach((run) => {
     for (const [x, y, title] of run.points)

@@ -141,7 +141,7 @@ explorer = Calculator(
     verdict=[
         Case("No such attention: it has more KV heads than query heads.", [("kv_heads", ">", "query_heads")]),
         Case(
-            "Overhead-bound: the call takes {time}, of which {overhead} is fixed. Larger or fewer calls would help, "
+            "Overhead-bound: the call takes {time}, its overhead alone {overhead}. Larger or fewer calls would help, "
             "a faster accelerator would hardly.",
             [("limiting_factor", "==", 0)],
         ),

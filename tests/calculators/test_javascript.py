@@ -265,7 +265,7 @@ def test_every_drawing_stays_in_its_frame(js, name, width):
             continue
         assert "NaN" not in svg and "Infinity" not in svg and "undefined" not in svg
         for x, y in re.findall(r'<(?:circle cx|text x)="([-\d.]+)" (?:cy|y)="([-\d.]+)"', svg):
-            assert 0 <= float(x) <= width and 0 <= float(y) <= 360
+            assert 0 <= float(x) <= width and 0 <= float(y) <= 400
 
 
 def test_nothing_is_evaluated_from_text():
