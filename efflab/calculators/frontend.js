@@ -306,12 +306,12 @@ function axis(kind, low, high, length, gap, symbol) {
   return { log, low, high, ticks, minor, place, text, unit: symbol && ` (${prefix}${symbol})` };
 }
 
-const WIDE = 6.1; // of a character, in px at the drawing's text size
+const WIDE = 6.8; // of a character, in px at the drawing's text size
 
 function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of earlier calls, for those that stay
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
   const height = Math.round(Math.min(400, Math.max(250, width * 0.88)));
-  const box = { left: 46, top: 26, width: width - 46 - 14, height: height - 26 - 42 };
+  const box = { left: 46, top: 26, width: width - 46 - 16, height: height - 26 - 42 };
   const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(([x, y]) => x !== null && y !== null);
   const dots = [...points, ...runs.flatMap((r) => r.points)].filter(([x, y]) => (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0));
   // the swept range, grown to hold every dot
@@ -355,6 +355,8 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
     box.height, 30, c.units[curve.lines[0].y]);
   const X = (v) => Math.round((box.left + xAxis.place(v)) * 10) / 10;
   const Y = (v) => Math.round((box.top + box.height - yAxis.place(v)) * 10) / 10;
+  for (const l of lines) l.px = l.points.map(([x, y]) => [X(x), Y(y)]);
+  const dotted = dots.map(([x, y]) => [X(x), Y(y)]);
   const right = box.left + box.width, base = box.top + box.height, out = [];
   const line = (x1, y1, x2, y2, cls) => out.push(`<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}" class="${cls}"/>`);
   const write = (x, y, anchor, text, cls, more = "") =>
@@ -382,34 +384,37 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
     line(x, m.y && values[m.y] !== null ? Y(values[m.y]) : box.top, x, base, "mark");
     // right or left of the line, at the foot or higher, where no dot is in the way
     const spots = [7, 23, 39].flatMap((up) => [[x, base - up, 1], [x - wide, base - up, 0]]).filter(([from]) => from > box.left && from + wide < right);
-    const clear = spots.find(([from, y]) => !dots.some(([a, b]) => X(a) > from - 8 && X(a) < from + wide + 8 && Math.abs(Y(b) - y + 4) < 14)) ?? spots[0];
+    const clear = spots.find(([from, y]) => !dotted.some(([a, b]) => a > from - 8 && a < from + wide + 8 && Math.abs(b - y + 4) < 14)) ?? spots[0];
     if (clear) write(x + (clear[2] ? 5 : -5), clear[1], clear[2] ? "start" : "end", text, "halo");
   }
-  const path = (l) => "M" + l.points.map(([x, y]) => `${X(x)},${Y(y)}`).join("L");
+  const path = (l) => "M" + l.px.map((p) => p.join()).join("L");
   let plainLines = 0;
   for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 3}`;
   out.push(`<g clip-path="url(#${id}-clip)">`);
   for (const l of lines.toReversed()) if (l.points.length) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
   out.push("</g>");
-  // labels over the lines' right ends; where another label or a dot is in the way, further left on a level stretch
-  const placed = [], near = (x, y, wide, high) => dots.some(([a, b]) => Math.abs(X(a) - x) < wide && Math.abs(Y(b) - y) < high);
+  // labels over the lines' right ends; where a label, a line or a dot is in the way, under it or further left
+  const placed = [], near = (x, y, wide, high) => dotted.some(([a, b]) => Math.abs(a - x) < wide && Math.abs(b - y) < high);
   for (const l of lines) {
     if (!l.label || !l.points.length) continue;
     const wide = l.label.length * WIDE, spots = [];
-    for (let x = right - 3; x - wide > box.left + box.width * 0.4; x -= 12) {
-      const under = l.points.filter((p) => X(p[0]) >= x - wide - 9 && X(p[0]) <= x + 9).map((p) => Y(p[1]));
-      if (under.length) spots.push({ x, y: Math.round(Math.min(...under)) - 5, wide, level: Math.max(...under) - Math.min(...under) < 3 });
+    for (let x = right - 3; x - wide > box.left + box.width * 0.4; x -= 16) {
+      const under = l.px.filter(([a]) => a >= x - wide - 9 && a <= x + 9).map(([, b]) => b);
+      if (!under.length) continue;
+      const high = Math.min(...under), level = Math.max(...under) - high < 3;
+      spots.push({ x, y: Math.round(high) - 5, wide, level }, ...(level ? [{ x, y: Math.round(high) + 13, wide, level }] : []));
     }
-    const free = spots.filter((s) => s.y > box.top - 3 && !placed.some((p) => Math.abs(p.y - s.y) < 13 && s.x > p.x - p.wide - 6 && s.x - wide < p.x + 6));
+    const struck = (s) => lines.some((o) => o !== l && !o.faint && o.px.some(([a, b]) => a > s.x - wide - 4 && a < s.x + 4 && Math.abs(b - s.y + 4) < 9));
+    const free = spots.filter((s) => s.y > box.top - 3 && !struck(s) && !placed.some((p) => Math.abs(p.y - s.y) < 13 && s.x > p.x - p.wide - 6 && s.x - wide < p.x + 6));
     const clear = free.filter((s) => !near(s.x - wide / 2, s.y - 4, wide / 2 + 8, 11));
     const spot = clear.find((s) => s.level) ?? (l.faint ? null : clear[0]) ?? free.find((s) => s.level) ?? free[0];
     if (!spot) continue;
     placed.push(spot);
     write(spot.x, spot.y, "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`);
   }
-  const rising = lines[0].points.filter((p, k, all) => k && p[1] > all[k - 1][1]);
+  const rising = lines[0].px.filter((p, k, all) => k && p[1] < all[k - 1][1] - 0.1);
   if (curve.slope_label && rising.length > 9) {
-    const [from, to] = [rising[0], rising.at(-1)].map(([x, y]) => [X(x), Y(y)]), text = filled(curve.slope_label, result.text);
+    const [from, to] = [rising[0], rising.at(-1)], text = filled(curve.slope_label, result.text);
     const angle = Math.atan2(to[1] - from[1], to[0] - from[0]), places = [0.18, 0.34, 0.5, 0.66].flatMap((t) => [[t, -10], [t, 13]]);
     const spots = places.map(([t, off]) => [from[0] + (to[0] - from[0]) * t, from[1] + (to[1] - from[1]) * t, off]);
     const [x, y, off] = spots.find(([a, b, o]) => !near(a - o * Math.sin(angle), b + o * Math.cos(angle), 30, 24)) ?? spots[0];
@@ -522,7 +527,7 @@ function mount(root, spec, host) {
   }
 
   const verdict = element("p", { class: "calc-verdict", "aria-atomic": "true" });
-  const list = element("dl", { class: "calc-outputs" }), live = element("div", { "aria-live": "polite" }, list, verdict);
+  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict);
   for (const o of c.outputs.filter((o) => o.shown)) {
     const dd = element("dd");
     outputs.set(o.name, dd);

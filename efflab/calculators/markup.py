@@ -37,13 +37,13 @@ def html(calculator: Calculator, element_id: str | None = None, **state: Any) ->
         "</div>",
         _figure(result, calculator.curve) if calculator.curve else "",
         "</div>",
-        '<dl class="calc-outputs">',
+        '<div class="calc-results"><dl>',
         *(
             f"<div><dt>{escape(o.label)}</dt><dd>{escape(result.text(o.name))}</dd></div>"
             for o in calculator.outputs
             if o.shown
         ),
-        f'</dl><p class="calc-verdict">{escape(result.verdict)}</p><div class="calc-actions">',
+        f'</dl><p class="calc-verdict">{escape(result.verdict)}</p></div><div class="calc-actions">',
         *(f'<button type="button" disabled>{b}</button>' for b in BUTTONS),
         "</div>",
         f'<p class="calc-note">{escape(calculator.note)}</p>' if calculator.note else "",
