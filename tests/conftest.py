@@ -27,6 +27,17 @@ settings.load_profile("efflab")
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this machine's devices rule out. Missing programs are another matter: see `require`."""
+    import torch
+
+    other = "no_gpu" if torch.cuda.is_available() else "gpu"
+    out = [i for i in items if i.get_closest_marker(other)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [i for i in items if not i.get_closest_marker(other)]
+
+
 def require(*names: str, mend: str) -> str:
     """The path of the first of these programs that exists; else skip, or fail where everything is required."""
     for name in names:

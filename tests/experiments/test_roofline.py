@@ -232,7 +232,7 @@ def test_a_fresh_large_output_pays_page_faults_and_a_given_one_does_not() -> Non
     assert faults["fresh"] > 0.9 * 2**24 * 4 / 2**21, "at least one fault for every huge page"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_smoke_run_on_a_gpu(tmp_path: Path) -> None:
     record, _ = runner.run(roofline.EXPERIMENT, scale="smoke", device="cuda", out=tmp_path, report=lambda _: None)
     assert all(s.status == "ok" for s in record.samples)

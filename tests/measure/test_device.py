@@ -98,14 +98,14 @@ def test_unknown_devices_are_named(name: str) -> None:
         device.choose(name)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.no_gpu
 def test_a_missing_gpu_is_said() -> None:
     with pytest.raises(EfflabError, match="cuda"):
         device.choose("cuda")
     assert device.choose().type == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_environment_of_a_gpu() -> None:
     found = device.environment(device.choose("cuda"))
     assert found.kind in ("cuda", "rocm")
