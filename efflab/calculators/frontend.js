@@ -508,6 +508,7 @@ function mount(root, spec, host) {
       } });
     error.setAttribute("role", "alert");
     function mend() {
+      rows.get(input.name).last = undefined;
       error.hidden = true;
       field.removeAttribute("aria-invalid");
       field.removeAttribute("aria-describedby");
@@ -614,8 +615,11 @@ function mount(root, spec, host) {
   function update() {
     result = evaluate(c, state);
     for (const [name, r] of rows) {
-      r.node.hidden = !result.relevant.includes(name);
+      const hidden = !result.relevant.includes(name);
+      if (r.node.hidden !== hidden) r.node.hidden = hidden;
+      if (hidden || r.last === state[name]) continue;
       r.show();
+      r.last = state[name];
     }
     // assistive technology waits until the inputs rest
     live.setAttribute("aria-busy", "true");
