@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from efflab import yamlfile
 from efflab.errors import EfflabError, unknown
 
 FOLDER = Path(__file__).parent
@@ -92,7 +92,7 @@ class Accelerator(_Entry):
 
     @property
     def memory(self) -> float:
-        """Memory capacity, B (data sheets print decimal GB)."""
+        """Memory capacity as the vendor prints it, taken as decimal GB, B; a driver may report up to 8% more."""
         return self.memory_gb * GIGA
 
     @property
@@ -152,14 +152,7 @@ def load(path: Path, model: type[_Entry]) -> list[Any]:
     Raises:
         EfflabError: the file is not a YAML list, or an entry is incomplete or wrong; names entry and field.
     """
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EfflabError(f"{path.name}: no such catalog file in {path.parent.name}/.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        raise EfflabError(f"{path.name}{place}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    rows = yamlfile.read(path)
     if not isinstance(rows, list):
         raise EfflabError(f"{path.name}: expected a list of entries, each starting with '- '.")
     entries, key = [], "id" if "id" in model.model_fields else "name"
@@ -202,8 +195,9 @@ def match_device(device_name: str, memory: float) -> Accelerator | None:
     Args:
         device_name: what the driver reports, such as "NVIDIA H200". The whole name must match: an H200 NVL has
             other peaks than an H200 SXM.
-        memory: what the driver reports, B. It tells variants of one name apart: the driver reports a little
-            less than the data sheet, so the nearest capacity within 12% wins.
+        memory: what the driver reports, B. It tells variants of one name apart. NVIDIA prints capacities nearer
+            to GiB than to GB, so drivers report up to 8% more than the printed number of GB (an H200 of "141 GB"
+            reports 150.8 GB); the nearest capacity within 12% wins.
     """
     fitting = [
         a for a in accelerators().values() if device_name in a.matches and abs(a.memory - memory) <= 0.12 * a.memory

@@ -24,9 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from efflab import yamlfile
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import reading
 from efflab.units import NUMBER, UNITS, Unit, parse
@@ -304,40 +304,13 @@ def _arithmetic(text: str, name: str) -> float:
 # Reading
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that appears twice is an error: the second would silently win."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    pairs: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in pairs:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} appears twice", problem_mark=key_node.start_mark)
-        pairs[key] = loader.construct_object(value_node, deep=True)
-    return pairs
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def read_bank(path: Path) -> list[Question]:
     """Read and validate one bank file.
 
     Raises:
         EfflabError: names the file, the question and the field.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise EfflabError(f"{path.name}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise EfflabError(f"{path.name}: not a text in UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise EfflabError(f"{path.name}{place}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    data = yamlfile.read(path)
     if not isinstance(data, dict) or set(data) != {"topic", "questions"} or not isinstance(data["questions"], list):
         raise EfflabError(f"{path.name}: expected two keys, 'topic' and 'questions', and a list in 'questions'.")
     topic = data["topic"]

@@ -67,8 +67,8 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_devices_are_recognised():
-    assert catalog.match_device("NVIDIA H200", 150_754_820_096).name == "H200 SXM"
-    assert catalog.match_device("NVIDIA H100 80GB HBM3", 85_017_624_576).name == "H100 SXM"
+    assert catalog.match_device("NVIDIA H200", 143771 * 2**20).name == "H200 SXM"
+    assert catalog.match_device("NVIDIA H100 80GB HBM3", 81559 * 2**20).name == "H100 SXM"
     assert catalog.match_device("NVIDIA A100-SXM4-40GB", 42_298_834_944).name == "A100 SXM 40GB"
     assert catalog.match_device("NVIDIA H200 NVL", 150_754_820_096) is None  # other peaks than the SXM module
     assert catalog.match_device("NVIDIA Imaginary 9000", 8e9) is None
@@ -129,6 +129,13 @@ def test_a_missing_source_is_refused(tmp_path):
 def test_two_entries_of_one_name_are_refused(tmp_path):
     with pytest.raises(EfflabError, match="two entries"):
         load(tmp_path, GOOD, GOOD)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "accelerators.yaml"
+    path.write_text("- name: Example\n  memory_gb: 80\n  memory_gb: 40\n")
+    with pytest.raises(EfflabError, match=r"line 3: .*'memory_gb' appears twice"):
+        catalog.load(path, catalog.Accelerator)
 
 
 @pytest.mark.parametrize("text", ["- [unclosed", "name: not a list", ""])
