@@ -17,19 +17,21 @@ help:
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"efflab needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Say which to use: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python cannot make a virtual environment. On Debian or Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
+	@echo "Installing into .venv: a few minutes, about 2 GB (more where PyTorch comes with CUDA)."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 node_modules/.installed: package.json .venv/.installed
-	$(BIN)/python -m efflab.site.assets
+	$(BIN)/python -c "from efflab.site import assets; raise SystemExit(assets.install())"
 	@touch $@
 
 assets: node_modules/.installed
 
 # Built into a fresh folder: Sphinx forgets a warning on the second build.
 book: assets
-	rm -rf _build/html _build/.doctrees
-	$(BIN)/jupyter-book build . -W -n --keep-going --config _config.yml --toc _toc.yml --path-output .
+	@rm -rf _build/html _build/.doctrees && mkdir -p _build
+	@echo "Building the book; every cell is executed."
+	@$(BIN)/jupyter-book build . -W -n --keep-going --config _config.yml --toc _toc.yml --path-output . > _build/book.log 2>&1 || { cat _build/book.log; exit 1; }
 
 serve: book
 	@$(BIN)/python -m efflab.site.serve $(BOOK) $(PORT)

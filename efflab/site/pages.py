@@ -5,23 +5,24 @@ from __future__ import annotations
 import html
 import io
 import json
+import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from efflab import records, validation
+from efflab import catalog, chapters, records, validation
 from efflab.errors import EfflabError
 from efflab.formulas import reading
 from efflab.reconcile import topic as reconcile_topic
 from efflab.site.tables import table
-from efflab.units import NUMBER, show
+from efflab.units import BYTE_PER_SECOND, FLOP_PER_BYTE, FLOP_PER_SECOND, NUMBER, Unit, show
 
 VERDICTS = {"right", "wrong", "dated", "incomplete", "needs its condition"}
 
@@ -34,6 +35,7 @@ def setup(app: Sphinx) -> None:
     app.add_directive("published-numbers", PublishedNumbers)
     app.add_directive("recorded-runs", RecordedRuns)
     app.add_directive("recorded-plot", RecordedPlot)
+    app.add_directive("accelerators", Accelerators)
 
 
 class _Directive(SphinxDirective):
@@ -46,12 +48,6 @@ class _Directive(SphinxDirective):
         return self.error(str(error))
 
 
-def front_matter(page: Path) -> dict[str, Any]:
-    """The YAML between the first two lines "---" of a page."""
-    _, _, rest = page.read_text(encoding="utf-8").partition("---\n")
-    return yaml.safe_load(rest.partition("\n---\n")[0]) or {}
-
-
 class Chapter(_Directive):
     """What a reader can predict after the chapter, and what it takes. Reads the page's front matter.
 
@@ -61,22 +57,24 @@ class Chapter(_Directive):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        facts = front_matter(Path(self.env.doc2path(self.env.docname))).get("efflab")
-        wanted = ("topic", "reading_minutes", "lab_minutes", "needs")
-        if not facts or any(key not in facts for key in wanted):
-            raise self.error(f"{{chapter}}: the page's front matter needs efflab: {{{', '.join(wanted)}}}.")
+        try:
+            chapter = chapters.read(Path(self.env.doc2path(self.env.docname)))
+        except EfflabError as error:
+            raise self.fail(error) from None
+        if chapter is None:
+            raise self.error("{chapter}: the page's front matter has no 'efflab' with topic, minutes and needs.")
         box = nodes.container(classes=["efflab-chapter"])
         title = nodes.paragraph(classes=["efflab-chapter-title"])
         title += nodes.Text("What you will be able to predict")
         box += title
         self.markdown("\n".join(self.content), box)
-        topic = facts["topic"]
+        topic = chapter.topic
         facts_line = nodes.raw(
             "",
             '<ul class="efflab-chapter-facts">'
-            f"<li><b>Read</b> {int(facts['reading_minutes'])} min</li>"
-            f"<li><b>Lab</b> {int(facts['lab_minutes'])} min</li>"
-            f"<li><b>Needs</b> {html.escape(facts['needs'])}</li>"
+            f"<li><b>Read</b> {chapter.reading_minutes} min</li>"
+            f"<li><b>Lab</b> {chapter.lab_minutes} min</li>"
+            f"<li><b>Needs</b> {html.escape(chapter.needs)}</li>"
             f"<li><b>Files</b> <code>notebooks/{topic}.ipynb</code> <code>labs/{topic}.ipynb</code></li>"
             "</ul>",
             format="html",
@@ -105,7 +103,7 @@ class Formula(_Directive):
                 unit = " or ".join(json.dumps(o) for o in read.options[parameter])
             rows.append(f"* ${symbol}$ `{parameter}` ({unit})")
         text = [
-            f"**{read.summary}**",
+            f"**{read.summary.removesuffix('.')}**",
             "",
             "$$",
             read.equation,
@@ -117,10 +115,16 @@ class Formula(_Directive):
             if read.unit.symbol
             else f"Assumes: {read.assumes}",
             "",
-            f"Source: {read.source}. Code: `efflab.formulas.{read.name}`",
+            f"Source: {linked(read.source)}. Code: `efflab.formulas.{read.name}`",
         ]
         self.markdown("\n".join(text), box)
         return [box]
+
+
+def linked(source: str) -> str:
+    """A source's text as Markdown, with its DOI and arXiv number as links."""
+    source = re.sub(r"doi:(10\.\S+?)(?=[;,.]?(?:\s|$))", r"[doi:\1](https://doi.org/\1)", source)
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
 
 
 class Claim(_Directive):
@@ -148,42 +152,73 @@ class Claim(_Directive):
         return [box]
 
 
+def by_chapter(directive: _Directive, make: Callable[[str], list[nodes.Node]]) -> list[nodes.Node]:
+    """A section per chapter where the directive has no argument, else the one topic's nodes."""
+    if directive.arguments:
+        return make(directive.arguments[0])
+    found: list[nodes.Node] = []
+    for chapter in chapters.every():
+        section = nodes.section(ids=[nodes.make_id(chapter.topic)])
+        section += nodes.title("", chapter.title)
+        section.extend(make(chapter.topic))
+        found.append(section)
+    return found
+
+
 class PublishedNumbers(_Directive):
-    """The validation table of one topic, or of every topic."""
+    """The validation table of one topic, or a section for every chapter."""
 
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        return by_chapter(self, self.topic)
+
+    def topic(self, topic: str) -> list[nodes.Node]:
         try:
-            rows = validation.rows(self.arguments[0] if self.arguments else None)
+            rows = validation.rows(topic)
         except EfflabError as error:
             raise self.fail(error) from None
         if not rows:
-            raise self.error(f"{{published-numbers}}: no rows for topic {self.arguments[0]!r}.")
+            raise self.error(f"{{published-numbers}}: no rows for topic {topic!r}.")
         if differing := [r.published.id for r in rows if not r.agrees]:
             raise self.error(f"{{published-numbers}}: our formula differs from {', '.join(differing)}.")
-        lines = [self._cells(r) for r in rows]
         kinds = Counter(r.published.differs.kind for r in rows if r.published.differs)
-        summary = nodes.paragraph()
-        summary += nodes.Text(
-            f"{len(rows)} published numbers: {len(rows) - kinds.total()} agree with the formula within the stated "
-            f"tolerance. The others do not follow from their source's own inputs: "
+        used = {r.published.formula for r in rows}
+        formulas = {reading.read(f).name for f in reading.every()}
+        modules = {u.partition(".")[0] for u in used}
+        others = sorted(f for f in formulas - used if f.partition(".")[0] in modules)
+        box = nodes.container()
+        self.markdown(
+            f"{len(rows)} published numbers, {len(used)} formulas. {len(rows) - kinds.total()} agree with the formula "
+            "within the stated tolerance. The others do not follow from their source's own inputs: "
             + ", ".join(f"{kinds[k]} {k}" for k in ("misprint", "rounded", "counted otherwise") if kinds[k])
-            + "."
+            + ".\n\nWe know no published number with its inputs for "
+            + ", ".join(f"`{o.partition('.')[2]}`" for o in others)
+            + ". Their tests count operations and bytes one by one, or ask PyTorch's own counter.",
+            box,
         )
-        head = ["Source", "What", "Formula", "Printed", "Ours", "Difference", "Verdict"]
-        markup = table(head, lines, "Published numbers against our formulas", "efflab-published", numeric={3, 4, 5})
-        return [summary, nodes.raw("", markup, format="html")]
+        head = ["What and where", "Printed", "Ours", "Difference", "Verdict"]
+        markup = table(
+            head,
+            [self._cells(r) for r in rows],
+            f"Published numbers: {topic}",
+            "efflab-published efflab-stack",
+            {1, 2, 3},
+        )
+        return [*box.children, nodes.raw("", markup, format="html")]
 
     def _cells(self, row: validation.Row) -> list[str]:
         published, unit = row.published, row.unit
         source = html.escape(published.source.title)
         if published.source.url:
             source = f'<a href="{html.escape(published.source.url)}">{source}</a>'
-        where = f"<br><small>{html.escape(published.source.where)}</small>" if published.source.where else ""
-        inputs = ", ".join(f"{k} = {v}" for k, v in published.inputs.items())
-        what = f"{html.escape(published.note)}<br>" if published.note else ""
-        ours = show(row.ours, unit)
+        where = f", {html.escape(published.source.where)}" if published.source.where else ""
+        inputs = ", ".join(
+            f"{k} = {v:,g}" if isinstance(v, float) else f"{k} = {v}" for k, v in published.inputs.items()
+        )
+        note = f"{html.escape(published.note)} " if published.note else ""
+        formula = html.escape(published.formula)
+        what = f"{source}{where}<br><small>{note}<code>{formula}</code> {html.escape(inputs)}</small>"
         badge = f'<span class="efflab-verdict efflab-verdict-{row.verdict.split()[0]}">{row.verdict}</span>'
         if published.differs:
             correct = html.escape(str(published.differs.correct))
@@ -191,30 +226,83 @@ class PublishedNumbers(_Directive):
         else:
             badge += f"<br><small>within {show(published.tolerance * 100)}%</small>"
         printed = published.printed if isinstance(published.printed, str) else show(float(published.printed), NUMBER)
+        digits = len(re.sub(r"e[+-]?\d+|\D", "", str(published.printed).partition(" ")[0].lower()).strip("0")) or 1
         return [
-            source + where,
-            f"{what}<small>{html.escape(inputs)}</small>",
-            f"<code>{html.escape(published.formula)}</code>",
+            what,
             html.escape(str(printed)),
-            html.escape(ours),
+            html.escape(show(row.ours, unit, max(3, min(digits, 6)))),
             f"{row.difference * 100:+.2f}%".replace("-", "−"),
             badge,
         ]
 
 
-class RecordedRuns(_Directive):
-    """The recorded runs of one topic: device, date, predicted against measured, error and its explanation."""
-
-    required_arguments = 1
+class Accelerators(_Directive):
+    """The catalog of accelerators with its sources and doubts."""
 
     def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for entry in catalog.accelerators().values():
+            section = nodes.section(ids=[nodes.make_id(f"accelerator {entry.name}")])
+            section += nodes.title("", entry.name)
+            section += nodes.raw("", self._entry(entry), format="html")
+            found.append(section)
+        return found
+
+    def _entry(self, entry: catalog.Accelerator) -> str:
+        def rate(value: float | None, unit: Unit) -> str:
+            return show(value, unit, 5) if value else "none"
+
+        dense, sparse = entry.peak_dense, entry.peak_sparse
+        rows = [
+            [d, rate(dense[d], FLOP_PER_SECOND), rate(sparse.get(d), FLOP_PER_SECOND),
+             show(dense[d] / entry.memory_bandwidth, FLOP_PER_BYTE)]
+            for d in dense
+        ]  # fmt: skip
+        peaks = table(
+            ["Data type", "Dense peak", "Sparse peak (2:4)", "Ridge point, dense"], rows, entry.name, "", {1, 2, 3}
+        )
+        link = (
+            f"{show(entry.link_bandwidth, BYTE_PER_SECOND)} each way ({entry.link.name})" if entry.link else "PCIe only"
+        )
+        facts = [
+            f"{html.escape(entry.vendor)}, {entry.year}",
+            f"memory {entry.memory_gb:g} GB {html.escape(entry.memory_type)}",
+            f"bandwidth {show(entry.memory_bandwidth, BYTE_PER_SECOND)}",
+            f"link {html.escape(link)}",
+            f"L2 {entry.l2_cache_mb:g} MB" if entry.l2_cache_mb else "",
+            f"TDP {entry.tdp:g} W" if entry.tdp else "",
+        ]
+        sources = "".join(
+            f"<li>{f'<a href={chr(34)}{html.escape(s.url)}{chr(34)}>' if s.url else ''}{html.escape(s.title)}"
+            f"{'</a>' if s.url else ''}{f': {html.escape(s.covers)}' if s.covers else ''}</li>"
+            for s in entry.sources
+        )
+        doubts = "".join(f"<li>{html.escape(d)}</li>" for d in entry.doubts)
+        return (
+            f"<p>{'; '.join(f for f in facts if f)}.</p>{peaks}"
+            f"<p>Sources, verified {entry.verified}:</p><ul>{sources}</ul>"
+            + (f"<p>Doubts:</p><ul>{doubts}</ul>" if doubts else "")
+        )
+
+
+class RecordedRuns(_Directive):
+    """The recorded runs of one topic, or of every chapter: predicted against measured, with the error explained."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        if self.arguments:
+            return self.topic(self.arguments[0])
+        return by_chapter(self, lambda topic: [*drawn(self, topic), *self.topic(topic)])
+
+    def topic(self, topic: str) -> list[nodes.Node]:
         try:
-            runs = records.recorded(self.arguments[0])
-            module = reconcile_topic(self.arguments[0])
+            runs = records.recorded(topic)
+            module = reconcile_topic(topic)
         except EfflabError as error:
             raise self.fail(error) from None
         if not runs:
-            raise self.error(f"{{recorded-runs}}: no recorded run of {self.arguments[0]!r}.")
+            raise self.error(f"{{recorded-runs}}: no recorded run of {topic!r}.")
         found: list[nodes.Node] = []
         for record in reversed(runs):
             section = nodes.container(classes=["efflab-run"])
@@ -240,28 +328,36 @@ class RecordedPlot(_Directive):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        topic = self.arguments[0]
-        newest = {r.environment.device: r for r in records.recorded(topic)}
-        if not newest:
-            raise self.error(f"{{recorded-plot}}: no recorded run of {topic!r}.")
-        up = "../" * self.env.docname.count("/")
-        figures = []
-        for record in reversed(newest.values()):
-            for theme, drawing in _drawings(topic, record).items():
-                target = Path(self.env.app.outdir) / "_images" / f"{record.id}-{theme}.svg"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(drawing, encoding="utf-8")
-            device, day = html.escape(record.environment.device), record.created[:10]
-            caption = f"Recorded on {device}, {day}. The table below holds the same numbers."
-            images = "".join(
-                f'<img class="only-{theme}" src="{up}_images/{record.id}-{theme}.svg" alt="{caption}" loading="lazy">'
-                for theme in ("light", "dark")
-            )
-            figures.append(
-                f'<figure class="efflab-figure"><div role="region" tabindex="0" aria-label="Plot, {device}, {day}">'
-                f"{images}</div><figcaption>{caption}</figcaption></figure>"
-            )
-        return [nodes.raw("", "".join(figures), format="html")]
+        return drawn(self, self.arguments[0])
+
+
+def drawn(directive: _Directive, topic: str) -> list[nodes.Node]:
+    """The figures of a topic's newest recorded run on each device."""
+    newest = {r.environment.device: r for r in records.recorded(topic)}
+    if not newest:
+        raise directive.error(f"no recorded run of {topic!r}.")
+    up = "../" * directive.env.docname.count("/")
+    figures = []
+    for record in reversed(newest.values()):
+        try:
+            drawings = _drawings(topic, record)
+        except EfflabError as error:
+            raise directive.fail(error) from None
+        for theme, drawing in drawings.items():
+            target = Path(directive.env.app.outdir) / "_images" / f"{record.id}-{theme}.svg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(drawing, encoding="utf-8")
+        device, day = html.escape(record.environment.device), record.created[:10]
+        caption = f"Recorded on {device}, {day}. The table below holds the same numbers."
+        images = "".join(
+            f'<img class="only-{theme}" src="{up}_images/{record.id}-{theme}.svg" alt="{caption}" loading="lazy">'
+            for theme in ("light", "dark")
+        )
+        figures.append(
+            f'<figure class="efflab-figure"><div role="region" tabindex="0" aria-label="Plot, {device}, {day}">'
+            f"{images}</div><figcaption>{caption}</figcaption></figure>"
+        )
+    return [nodes.raw("", "".join(figures), format="html")]
 
 
 def _drawings(topic: str, record: records.Record) -> dict[str, str]:

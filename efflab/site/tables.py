@@ -26,7 +26,12 @@ def table(
     """
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=num' if i in numeric else ''}>{c}</{tag}>" for i, c in enumerate(row))
+        # The label names the cell where a narrow screen stacks the cells of a row.
+        def attributes(i: int) -> str:
+            label = f' data-label="{head[i]}"' if tag == "td" and i else ""
+            return (" class=num" if i in numeric else "") + label
+
+        return "".join(f"<{tag}{attributes(i)}>{c}</{tag}>" for i, c in enumerate(row))
 
     def lines(row: Sequence[str], note: str) -> str:
         if not note:
@@ -42,8 +47,8 @@ def table(
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, numeric: Collection[int] = ()) -> None:
-    """Display a table of plain texts from a page's or a notebook's cell."""
+    """Display a table of plain texts from a page's cell; on a narrow screen each row becomes a card."""
     from IPython.display import HTML, display
 
     cells = [[html.escape(c) for c in row] for row in rows]
-    display(HTML(table([html.escape(h) for h in head], cells, label, numeric=numeric)))
+    display(HTML(table([html.escape(h) for h in head], cells, label, "efflab-stack", numeric)))
