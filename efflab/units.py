@@ -9,11 +9,13 @@ GB is 10^9 bytes and GiB is 2^30 bytes, everywhere. Neither is ever guessed: a t
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from efflab.errors import EfflabError
@@ -54,7 +56,7 @@ class Unit:
 
     @cache  # noqa: B019  (units are a handful of module constants)
     def accepted(self) -> dict[str, float]:
-        """Every accepted spelling with its factor to the base unit. The website's quizzes read the same table."""
+        """Every accepted spelling with its factor to the base unit. The website reads the same table."""
         table: dict[str, float] = dict(self.extra)
         if not self.symbol:
             return {"": 1.0, "%": 0.01, "x": 1.0, "×": 1.0, "times": 1.0} | table
@@ -119,6 +121,22 @@ UNITS = {
 }
 
 
+@dataclass(frozen=True)
+class Range:
+    """The values that a formula's parameter may have, where its unit alone does not say so.
+
+    Written beside the unit: `Annotated[Count, Range(1, 11)]` for the exponent bits of a number format.
+    """
+
+    low: float
+    high: float
+
+
+def range_of(annotation: Any) -> Range | None:
+    """The `Range` inside an annotation; None where there is none."""
+    return next((a for a in get_args(annotation)[1:] if isinstance(a, Range)), None)
+
+
 def unit_of(annotation: Any) -> Unit | None:
     """The `Unit` inside an annotation such as `FlopPerByte`; None for anything else."""
     return next((a for a in get_args(annotation)[1:] if isinstance(a, Unit)), None)
@@ -130,11 +148,12 @@ _QUANTITY = re.compile(
         \s*(?P<unit>.*?)\s*$""",
     re.VERBOSE,
 )
+_POWER = re.compile(r"^\s*(?P<base>2|10)\s*(?:\^|\*\*)\s*(?P<power>[+\-−]?[0-9]{1,3})(?![0-9.])\s*(?P<unit>.*?)\s*$")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−", "0123456789+--")
 
 
 def parse(text: str | float, unit: Unit, name: str = "value") -> float:
-    """Read a quantity such as "4.8 TB/s" into base units.
+    """Read a quantity such as "4.8 TB/s" or "2^30 B" into base units.
 
     Args:
         text: number and unit. A bare number is accepted only where the unit is a pure number.
@@ -152,20 +171,12 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
                 f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{text} {unit.example()}'."
             )
         return float(text)
-    match = _QUANTITY.match(text)
-    if not match:
-        wanted = f"3.2 {unit.example()}" if unit.symbol else "3.2"
-        raise EfflabError(f"{name}: no number found in {text!r}. Write it like '{wanted}'.")
-    digits = match["number"].replace("_", "").translate(_SUPERSCRIPTS)
-    if "," in digits and not re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):
-        raise EfflabError(f"{name}: the comma in {text!r} is ambiguous. Write decimals with a point: '3.2', not '3,2'.")
-    digits = digits.replace(",", "")
-    if match["power"]:
-        if "e" in digits.lower():
-            raise EfflabError(f"{name}: {text!r} has two exponents. Write 3.14e23 or 3.14×10^23.")
-        digits += f"e{match['power'].translate(_SUPERSCRIPTS)}"
-    number = float(digits)
-    written = match["unit"]
+    if match := _POWER.match(text):
+        power = match["power"].translate(_SUPERSCRIPTS)
+        number = 2.0 ** int(power) if match["base"] == "2" else float(f"1e{power}")
+        written = match["unit"]
+    else:
+        number, written = _number(text, unit, name)
     accepted = unit.accepted()
     if written in accepted:
         return number * accepted[written]
@@ -181,9 +192,25 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
             raise EfflabError(
                 f"{name}: unit {written!r} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB."
             )
-    raise EfflabError(
-        f"{name}: unit {written!r} is not a unit of {quantity(unit)}. Write it in {unit.example() or 'no unit'}."
-    )
+    wanted = f"Write it in {unit.example()}." if unit.symbol else "Write a plain number, such as 4096."
+    raise EfflabError(f"{name}: unit {written!r} is not a unit of {quantity(unit)}. {wanted}")
+
+
+def _number(text: str, unit: Unit, name: str) -> tuple[float, str]:
+    """The number of a quantity, and its unit as written."""
+    match = _QUANTITY.match(text)
+    if not match:
+        wanted = f"3.2 {unit.example()}" if unit.symbol else "3.2"
+        raise EfflabError(f"{name}: no number found in {text!r}. Write it like '{wanted}'.")
+    digits = match["number"].replace("_", "").translate(_SUPERSCRIPTS)
+    if "," in digits and not re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):
+        raise EfflabError(f"{name}: the comma in {text!r} is ambiguous. Write decimals with a point: '3.2', not '3,2'.")
+    digits = digits.replace(",", "")
+    if match["power"]:
+        if "e" in digits.lower():
+            raise EfflabError(f"{name}: {text!r} has two exponents. Write 3.14e23 or 3.14×10^23.")
+        digits += f"e{match['power'].translate(_SUPERSCRIPTS)}"
+    return float(digits), match["unit"]
 
 
 def quantity(unit: Unit) -> str:
@@ -265,3 +292,23 @@ def _scientific(value: float, digits: int) -> str:
 def _group(text: str) -> str:
     whole, _, rest = text.partition(".")
     return f"{int(whole):,}" + (f".{rest}" if rest else "")
+
+
+@cache
+def javascript() -> str:
+    """A JavaScript expression whose value writes and reads quantities as this module does; see units.js."""
+    table = {
+        u.symbol: {
+            "prefixes": u.prefixes,
+            "accepted": {n: int(f) if f.is_integer() and f < 1e15 else f for n, f in u.accepted().items()},
+            "example": u.example(),
+            "kind": quantity(u),
+            "bytes": u in (BYTE, BYTE_PER_SECOND),
+        }
+        for u in UNITS.values()
+    }
+    source = Path(__file__).with_suffix(".js").read_text(encoding="utf-8").rstrip()
+    return (
+        f"(() => {{\nconst UNITS = {json.dumps(table, ensure_ascii=False, separators=(',', ':'))};\n{source}\n"
+        "return { UNITS, FACTORS, show, parse, significant, group, raised, quoted };\n})()"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from efflab.formulas.namespace import as_count, as_flop, formula, maximum, minimum, where
+from efflab.formulas.namespace import as_count, as_flop, formula, maximum, minimum, sqrt, where
 from efflab.units import Byte, BytePerSecond, Count, Flop, FlopPerByte, FlopPerSecond, Number, Second
 
 
@@ -189,6 +189,38 @@ def bytes_to_hide_overhead(*, memory_bandwidth: BytePerSecond, overhead: Second)
     Assumes: nothing else runs meanwhile.
     """
     return memory_bandwidth * overhead
+
+
+@formula
+def overhead_of_calls(*, calls: Count, overhead: Second) -> Second:
+    r"""Overhead of several calls together.
+
+    Equation: t = k \, t_0
+    Where: k = calls; t_0 = overhead
+    Source: Definition
+    Assumes: no call is launched while another is: one thread launches them all.
+    """
+    return calls * overhead
+
+
+@formula
+def square_matmul_to_hide_overhead(
+    *,
+    peak_performance: FlopPerSecond,
+    memory_bandwidth: BytePerSecond,
+    bytes_per_element: Byte,
+    overhead: Second,
+) -> Number:
+    r"""Smallest square matrix product whose work takes as long as a fixed overhead.
+
+    Equation: n = \min\left(\sqrt[3]{\frac{\pi t_0}{2}},\ \sqrt{\frac{\beta t_0}{3b}}\right)
+    Where: \pi = peak_performance; \beta = memory_bandwidth; b = bytes_per_element; t_0 = overhead
+    Source: Definition: the least n with \max(2n^3/\pi,\ 3n^2b/\beta) \ge t_0
+    Assumes: an (n, n) by (n, n) product under the roofline, with compulsory traffic; n is rounded up in use.
+    """
+    work = as_count(operations_to_hide_overhead(peak_performance=peak_performance, overhead=overhead))
+    traffic = bytes_to_hide_overhead(memory_bandwidth=memory_bandwidth, overhead=overhead)
+    return minimum((work / 2) ** (1 / 3), sqrt(traffic / (3 * bytes_per_element)))
 
 
 @formula
@@ -394,6 +426,60 @@ def fused_chain_time(
     Assumes: as `roofline_time`, once.
     """
     return roofline_time(
+        flops=chain_flops(elements=elements, operations=operations),
+        bytes_moved=fused_chain_bytes(elements=elements, bytes_per_element=bytes_per_element),
+        peak_performance=peak_performance,
+        memory_bandwidth=memory_bandwidth,
+        overhead=overhead,
+    )
+
+
+@formula
+def queued_unfused_chain_time(
+    *,
+    elements: Count,
+    operations: Count,
+    bytes_per_element: Byte,
+    peak_performance: FlopPerSecond,
+    memory_bandwidth: BytePerSecond,
+    overhead: Second,
+) -> Second:
+    r"""Least time of an elementwise chain run one operation at a time in a queue of calls.
+
+    Equation: t = k \max\left(t_0,\ \frac{N}{\pi},\ \frac{2Nb}{\beta}\right)
+    Where: N = elements; k = operations; b = bytes_per_element; \pi = peak_performance; \beta =
+        memory_bandwidth; t_0 = overhead
+    Source: Definition
+    Assumes: as `queued_time`, once per operation.
+    """
+    return operations * queued_time(
+        flops=chain_flops(elements=elements, operations=1),
+        bytes_moved=fused_chain_bytes(elements=elements, bytes_per_element=bytes_per_element),
+        peak_performance=peak_performance,
+        memory_bandwidth=memory_bandwidth,
+        overhead=overhead,
+    )
+
+
+@formula
+def queued_fused_chain_time(
+    *,
+    elements: Count,
+    operations: Count,
+    bytes_per_element: Byte,
+    peak_performance: FlopPerSecond,
+    memory_bandwidth: BytePerSecond,
+    overhead: Second,
+) -> Second:
+    r"""Least time of an elementwise chain fused into one kernel, in a queue of calls.
+
+    Equation: t = \max\left(t_0,\ \frac{kN}{\pi},\ \frac{2Nb}{\beta}\right)
+    Where: N = elements; k = operations; b = bytes_per_element; \pi = peak_performance; \beta =
+        memory_bandwidth; t_0 = overhead
+    Source: Definition
+    Assumes: as `queued_time`, once.
+    """
+    return queued_time(
         flops=chain_flops(elements=elements, operations=operations),
         bytes_moved=fused_chain_bytes(elements=elements, bytes_per_element=bytes_per_element),
         peak_performance=peak_performance,

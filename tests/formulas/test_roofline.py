@@ -243,6 +243,42 @@ def test_fusion_by_adding_up_the_kernels(elements, operations, peak, bandwidth, 
     assert r.fusion_speedup(**kwargs) >= 1 - 1e-12
 
 
+@given(st.integers(1, 10**9), st.integers(1, 50), positive, positive, st.floats(0, 1))
+def test_queued_chains_by_adding_up_the_kernels(elements, operations, peak, bandwidth, overhead):
+    kernels = [max(elements / peak, 8 * elements / bandwidth, overhead) for _ in range(operations)]
+    one = max(operations * elements / peak, 8 * elements / bandwidth, overhead)
+    kwargs = dict(
+        elements=elements,
+        operations=operations,
+        bytes_per_element=4,
+        peak_performance=peak,
+        memory_bandwidth=bandwidth,
+        overhead=overhead,
+    )
+    assert math.isclose(r.queued_unfused_chain_time(**kwargs), math.fsum(kernels), rel_tol=1e-9)
+    assert math.isclose(r.queued_fused_chain_time(**kwargs), one, rel_tol=1e-9)
+    assert math.isclose(r.overhead_of_calls(calls=operations, overhead=overhead), math.fsum([overhead] * operations))
+
+
+@given(st.floats(1e9, 1e16), st.floats(1e9, 1e13), st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.floats(1e-7, 1e-3))
+def test_square_matmul_to_hide_overhead_by_search(peak, bandwidth, size, overhead):
+    """Search the whole numbers for the least n whose product works for as long as the overhead lasts."""
+
+    def hides(n):
+        return max(2 * n * n * n / peak, 3 * n * n * size / bandwidth) >= overhead
+
+    low, high = 0, 1
+    while not hides(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if hides(middle) else (middle, high)
+    ours = r.square_matmul_to_hide_overhead(
+        peak_performance=peak, memory_bandwidth=bandwidth, bytes_per_element=size, overhead=overhead
+    )
+    assert high - 1 - 1e-6 < ours <= high + 1e-6
+
+
 def test_operations_to_hide_by_balance():
     """At the number of operations returned, arithmetic and traffic (or overhead) take equally long."""
     for peak, bandwidth, size, accesses in itertools.product((1e12, 1e15), (1e11, 5e12), (2, 4), (1, 2)):

@@ -44,6 +44,9 @@ UREG.define("flop = [operation]")
         ("61%", NUMBER, 0.61),
         ("2x", NUMBER, 2),
         ("1.5", NUMBER, 1.5),
+        ("2^12", NUMBER, 4096),
+        ("2**30 B", BYTE, 1024**3),
+        ("10^-5 s", SECOND, 1e-5),
     ],
 )
 def test_reads(text, unit, value):
@@ -66,7 +69,9 @@ def test_reads(text, unit, value):
         ("1e3×10^2 FLOP", FLOP, "two exponents"),
         (True, BYTE, "expected a number"),
         (None, BYTE, "expected a number"),
-        ("5 GB", NUMBER, "a pure number"),
+        ("5 GB", NUMBER, "a pure number. Write a plain number, such as 4096"),
+        ("2^12.5", NUMBER, "a pure number"),
+        ("3^2", NUMBER, "a pure number"),
     ],
 )
 def test_refuses_and_says_why(text, unit, says):

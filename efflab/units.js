@@ -1,0 +1,89 @@
+// Quantities in the browser, written and read as efflab.units does. `UNITS` comes before this text: for each unit's
+// symbol its accepted spellings with their factors, the prefixes it is shown with, an example, what it measures, and
+// whether it is of bytes. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
+
+const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Z: 1e21 };
+const YEAR = 365.25 * 86400;
+const LONG_TIMES = [["min", 60, 7200], ["h", 3600, 172800], ["d", 86400, 2 * YEAR]];
+const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+const group = (text) => {
+  const [whole, rest] = text.split(".");
+  return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (rest ? "." + rest : "");
+};
+
+function significant(value) { // three digits; toExponential rounds halves up, as Python's decimal does there
+  if (value === 0) return "0";
+  const [mantissa, power] = value.toExponential(2).split("e");
+  const digits = mantissa.replace(".", ""), e = Number(power);
+  if (e >= 2) return digits + "0".repeat(e - 2);
+  const text = e < 0 ? "0." + "0".repeat(-e - 1) + digits : digits.slice(0, e + 1) + "." + digits.slice(e + 1);
+  return text.replace(/\.?0+$/, "");
+}
+
+const raised = (e) => (e < 0 ? "⁻" : "") + String(Math.abs(e)).replace(/\d/g, (d) => RAISED[d]);
+
+function scientific(value) {
+  const [mantissa, power] = value.toExponential(2).split("e");
+  return mantissa.replace(/\.?0+$/, "") + " × 10" + raised(Number(power));
+}
+
+function plain(value) {
+  if (Number.isInteger(value) && value < 1e6) return group(String(value));
+  return value >= 0.001 && value < 999999.5 ? group(significant(value)) : scientific(value);
+}
+
+function show(value, symbol) { // a number in base units as text
+  if (Number.isNaN(value)) return "not a number";
+  if (!Number.isFinite(value)) return (value < 0 ? "−" : "") + "infinite";
+  const sign = value < 0 ? "−" : "", tail = symbol ? " " + symbol : "", prefixes = UNITS[symbol].prefixes;
+  value = Math.abs(value);
+  if (value === 0) return "0" + tail;
+  if (symbol === "s" && value >= 120) {
+    const long = LONG_TIMES.find((t) => value < t[2]);
+    return sign + (long ? group(significant(value / long[1])) + " " + long[0] : plain(value / YEAR) + " years");
+  }
+  if (prefixes.length === 1) return sign + plain(value) + tail;
+  const rounded = Number(significant(value));
+  const best = prefixes.filter((p) => rounded >= FACTORS[p] * (1 - 1e-9)).pop() ?? prefixes[0];
+  const scaled = value / FACTORS[best];
+  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value) + tail;
+  return sign + group(significant(scaled)) + " " + best + symbol;
+}
+
+const EXPONENT = "([+\\-−]?[0-9]+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)";
+const QUANTITY = new RegExp(
+  "^\\s*([+\\-−]?(?:[0-9][0-9,_]*\\.?[0-9]*|\\.[0-9]+)(?:[eE][+\\-−]?[0-9]+)?)" +
+    `(?:\\s*(?:[×x*·]|\\\\times)\\s*10\\s*(?:\\^|\\*\\*)?\\s*\\{?${EXPONENT}\\}?)?\\s*(.*?)\\s*$`, "u");
+const POWER = /^\s*(2|10)\s*(?:\^|\*\*)\s*([+\-−]?[0-9]{1,3})(?![0-9.])\s*(.*?)\s*$/u;
+const lowered = (text) => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−]/gu, (c) => "0123456789+--"["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−".indexOf(c)]);
+const quoted = (text) => text.includes("'") && !text.includes('"')
+  ? `"${text.replace(/\\/g, "\\\\")}"` : `'${text.replace(/\\/g, "\\\\").replace(/'/g, "\\'")}'`;
+
+function parse(text, symbol) { // {value} in base units, perhaps infinite; or {problem}: why the text is no such quantity
+  const unit = UNITS[symbol];
+  const power = POWER.exec(text), match = power ?? QUANTITY.exec(text);
+  if (!match) return { problem: `no number found in ${quoted(text)}. Write it like '3.2${symbol && " " + unit.example}'.` };
+  let number;
+  if (power) number = power[1] === "2" ? 2 ** Number(lowered(power[2])) : Number("1e" + lowered(power[2]));
+  else {
+    let digits = lowered(match[1].replaceAll("_", ""));
+    if (digits.includes(",") && !/^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?(e[+-]?[0-9]+)?$/i.test(digits))
+      return { problem: `the comma in ${quoted(text)} is ambiguous. Write decimals with a point: '3.2', not '3,2'.` };
+    digits = digits.replaceAll(",", "");
+    if (match[2]) {
+      if (/e/i.test(digits)) return { problem: `${quoted(text)} has two exponents. Write 3.14e23 or 3.14×10^23.` };
+      digits += "e" + lowered(match[2]);
+    }
+    number = Number(digits);
+  }
+  const written = match[3];
+  if (Object.hasOwn(unit.accepted, written)) return { value: number * unit.accepted[written] };
+  if (!written) return { problem: `${quoted(text)} has no unit. Add one, such as '${text.trim()} ${unit.example}'.` };
+  if (unit.bytes && /^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written))
+    return { problem: `${quoted(written)} means bits. Write bytes with a capital B, such as '${written.replace("b", "B")}'.` };
+  if (unit.bytes && /^[kmgtp]i?b(\/s|ps)?$/i.test(written))
+    return { problem: `unit ${quoted(written)} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.` };
+  const wanted = symbol ? `Write it in ${unit.example}.` : "Write a plain number, such as 4096.";
+  return { problem: `unit ${quoted(written)} is not a unit of ${unit.kind}. ${wanted}` };
+}
