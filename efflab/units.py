@@ -70,6 +70,9 @@ class Unit:
         for spelling in (self.symbol, *self.spellings):
             for prefix, factor in prefixes.items():
                 table.setdefault(prefix + spelling, factor)
+            if spelling.startswith("flop") and len(self.prefixes) > 1:
+                # Small g and t are no prefixes, so "gflop" has one meaning. Small m stays milli, and p pico.
+                table |= {"g" + spelling: 1e9, "t" + spelling: 1e12}
         return table
 
     def example(self) -> str:
@@ -83,17 +86,37 @@ _RATE = ("", "k", "M", "G", "T", "P", "E")
 _TIME = tuple((n, f) for names, f in (
     (("min", "minute", "minutes"), 60.0), (("h", "hour", "hours"), 3600.0), (("d", "day", "days"), 86400.0),
     (("yr", "year", "years"), _YEAR), (("seconds", "second", "sec"), 1.0),
+    (("milliseconds", "millisecond"), 1e-3), (("microseconds", "microsecond"), 1e-6),
+    (("nanoseconds", "nanosecond"), 1e-9),
 ) for n in names)  # fmt: skip
 
 SECOND = Unit("s", "second", prefixes=("p", "n", "µ", "m", ""), extra=_TIME)
 BYTE = Unit("B", "byte", True, ("", "k", "M", "G", "T", "P"), ("byte", "bytes"), binary=True)
-FLOP = Unit("FLOP", "flop", prefixes=("", "k", "M", "G", "T", "P", "E"), spellings=("FLOPs", "flop", "flops"))
+FLOP = Unit(
+    "FLOP", "flop", prefixes=("", "k", "M", "G", "T", "P", "E"), spellings=("FLOPs", "Flop", "Flops", "flop", "flops")
+)
 FLOP_PER_SECOND = Unit(
-    "FLOP/s", "flop/second", True, _RATE, ("FLOPS", "FLOPs/s", "flop/s", "flops/s", "FLOPs", "flops")
+    "FLOP/s",
+    "flop/second",
+    True,
+    _RATE,
+    ("FLOPS", "FLOPs/s", "Flop/s", "Flops/s", "flop/s", "flops/s", "FLOPs", "Flops", "flops"),
 )
 BYTE_PER_SECOND = Unit("B/s", "byte/second", True, _RATE, ("byte/s", "bytes/s", "Bps"), binary=True)
 FLOP_PER_BYTE = Unit(
-    "FLOP/B", "flop/byte", spellings=("FLOP/byte", "FLOPs/byte", "FLOPs/B", "flop/byte", "flops/byte", "flop/B")
+    "FLOP/B",
+    "flop/byte",
+    spellings=(
+        "FLOP/byte",
+        "FLOPs/byte",
+        "FLOPs/B",
+        "Flop/B",
+        "Flop/byte",
+        "flop/byte",
+        "flops/byte",
+        "flop/B",
+        "flops/B",
+    ),
 )
 JOULE = Unit(
     "J",
