@@ -12,11 +12,11 @@ import threading
 import time
 from pathlib import Path
 
-from efflab import experiments, reconcile, records
+from efflab import chapters, experiments, reconcile, records
 from efflab.experiments import runner
 
 KB = 1e3
-PAGES = ("book/intro.html", "book/roofline.html", "book/validation.html", "book/results.html")
+PAGES = tuple(f"{page}.html" for page in chapters.pages())
 OWN = ("efflab.js", "efflab.css", "katex.min.css")
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from efflab import catalog, chapters, experiments, reconcile, records
+from efflab.exercises import questions
+
 ROOT = Path(__file__).parent.parent
 
 # Where a topic has a file of its own. A chapter is complete when all of them are there.
@@ -26,14 +29,17 @@ SIBLINGS = {
     "questions": "efflab/exercises/bank/{}.yml",
     "code checks": "efflab/exercises/checks/{}.py",
     "recorded runs": "labs/results/{}",
+    "test of the experiment": "tests/experiments/test_{}.py",
+    "test of reconcile": "tests/reconcile/test_{}.py",
 }
 # Files in those folders that belong to no topic.
 SHARED = {
+    "tests/experiments": {"runner"},
     "efflab/calculators": {"__init__", "bundle", "calculator", "checks", "markup", "parts", "picks", "widget"},
     "efflab/experiments": {"__init__", "runner"},
     "efflab/reconcile": {"__init__"},
-    "efflab/exercises/checks": {"__init__"},
-    "book": {"intro", "validation", "results"},
+    "efflab/exercises/checks": {"__init__", "records"},
+    "book": {"intro", "validation", "results", "accelerators"},
 }
 
 
@@ -49,9 +55,7 @@ def tracked() -> list[str]:
 
 def topics() -> list[str]:
     """The chapters of the table of contents."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    return [f.removeprefix("book/") for f in files if f.removeprefix("book/") not in SHARED["book"]]
+    return [c.topic for c in chapters.every()]
 
 
 def test_every_chapter_has_all_its_files():
@@ -76,6 +80,32 @@ def test_no_file_is_orphaned():
             if stem not in topics() and stem not in SHARED.get(folder, set()) and not stem.startswith("."):
                 orphans.append(str(path.relative_to(ROOT)))
     assert not orphans, "files of no chapter: " + ", ".join(orphans)
+
+
+@pytest.mark.parametrize("topic", topics())
+def test_a_chapter_is_of_one_piece(topic):
+    """What a mistyped topic word, a forgotten section or an unshown question would break in silence."""
+    assert experiments.get(topic).topic == topic
+    runs = records.recorded(topic)
+    assert runs and all(r.topic == topic for r in runs), f"labs/results/{topic} holds another topic's record, or none"
+    assert any(r.scale != "smoke" for r in runs), f"{topic}: no recorded run above smoke scale"
+    module = reconcile.topic(topic)
+    assert module.summary(runs[-1]) and module.table(runs[-1])
+    page = (ROOT / f"book/{topic}.md").read_text()
+    shown = set(re.findall(r"```\{quiz\} (\S+)", page))
+    bank = questions.bank(topic)
+    assert len(shown) >= 6, f"{topic}: a chapter shows at least six questions"
+    assert shown <= set(bank), f"{topic}: the page shows unknown questions {shown - set(bank)}"
+    code = [q for q in bank.values() if q.kind == "code"]
+    assert len(code) >= 4, f"{topic}: an exercise notebook has at least four code exercises"
+    assert any(q.kind == "measurement" for q in bank.values()), f"{topic}: no exercise on the learner's own record"
+    assert sum(p.topic == topic for p in catalog.published()) >= 1, f"{topic}: no published number"
+    for part in ("{chapter}", "{formula}", "{calculator}", "{claim}", "{recorded-runs}", "{quiz}"):
+        assert f"```{part}" in page or f"````{part}" in page, f"{topic}: the page has no {part}"
+
+
+def test_published_numbers_belong_to_a_chapter():
+    assert {p.topic for p in catalog.published()} <= set(topics())
 
 
 def test_environment_yml_repeats_the_one_list():

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from efflab.errors import EfflabError, unknown
-from efflab.units import unit_of
+from efflab.units import range_of, unit_of
 
 __all__ = ["as_count", "as_flop", "ceil", "exp", "formula", "log", "maximum", "minimum", "sqrt", "where"]
 
@@ -105,7 +105,7 @@ def formula(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises (when the formula is called):
         FormulaError: a missing or unknown argument, text in place of a number, NaN, infinity, a negative
-            value, or zero where the unit needs a positive one.
+            value, zero where the unit needs a positive one, or a value outside the parameter's `Range`.
     """
     signature = inspect.signature(function)
     hints = get_type_hints(function, include_extras=True)
@@ -166,5 +166,8 @@ def _check(name: str, parameter: str, value: Any, annotation: Any) -> None:
         raise FormulaError(f"{label} must be finite, got {value!r}.")
     if np.any(array < 0):
         raise FormulaError(f"{label} cannot be negative, got {value!r} {unit.symbol}.".replace(" .", "."))
+    limits = range_of(annotation)
+    if limits and np.any((array < limits.low) | (array > limits.high)):
+        raise FormulaError(f"{label} must be from {limits.low:g} to {limits.high:g}, got {value!r}.")
     if unit.positive and np.any(array == 0):
         raise FormulaError(f"{label} must be greater than zero, got {value!r} {unit.symbol}.".replace(" .", "."))

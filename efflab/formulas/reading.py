@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from efflab import formulas
 from efflab.errors import EfflabError, unknown
-from efflab.units import Unit, unit_of
+from efflab.units import Range, Unit, range_of, unit_of
 
 FIELDS = ("Equation", "Where", "Source", "Assumes")
 
@@ -36,6 +36,7 @@ class Reading:
         assumes: what must hold.
         units: parameter name to unit, numeric parameters only.
         options: parameter name to its options, choices only.
+        ranges: parameter name to the values it may have, where its annotation has a `Range`.
         unit: unit of the result.
     """
 
@@ -47,6 +48,7 @@ class Reading:
     assumes: str
     units: dict[str, Unit]
     options: dict[str, tuple[Any, ...]]
+    ranges: dict[str, Range]
     unit: Unit
 
 
@@ -117,6 +119,7 @@ def read(function: Callable[..., Any]) -> Reading:
         assumes=fields["Assumes"],
         units={p: u for p in parameters if (u := unit_of(hints[p]))},
         options={p: get_args(hints[p]) for p in parameters if get_origin(hints[p]) is Literal},
+        ranges={p: r for p in parameters if (r := range_of(hints[p]))},
         unit=unit,
     )
 

@@ -198,13 +198,12 @@ class PublishedNumbers(_Directive):
             box,
         )
         head = ["What and where", "Printed", "Ours", "Difference", "Verdict"]
-        markup = table(
-            head,
-            [self._cells(r) for r in rows],
-            f"Published numbers: {topic}",
-            "efflab-published efflab-stack",
-            {1, 2, 3},
-        )
+        notes = [
+            f"{html.escape(d.why)} Correct: {html.escape(str(d.correct))}." if (d := r.published.differs) else ""
+            for r in rows
+        ]
+        cells = [self._cells(r) for r in rows]
+        markup = table(head, cells, f"Published numbers: {topic}", "efflab-published efflab-stack", {1, 2, 3}, notes)
         return [*box.children, nodes.raw("", markup, format="html")]
 
     def _cells(self, row: validation.Row) -> list[str]:
@@ -220,10 +219,7 @@ class PublishedNumbers(_Directive):
         formula = html.escape(published.formula)
         what = f"{source}{where}<br><small>{note}<code>{formula}</code> {html.escape(inputs)}</small>"
         badge = f'<span class="efflab-verdict efflab-verdict-{row.verdict.split()[0]}">{row.verdict}</span>'
-        if published.differs:
-            correct = html.escape(str(published.differs.correct))
-            badge += f"<br><small>{html.escape(published.differs.why)} Correct: {correct}.</small>"
-        else:
+        if not published.differs:
             badge += f"<br><small>within {show(published.tolerance * 100)}%</small>"
         printed = published.printed if isinstance(published.printed, str) else show(float(published.printed), NUMBER)
         digits = len(re.sub(r"e[+-]?\d+|\D", "", str(published.printed).partition(" ")[0].lower()).strip("0")) or 1
@@ -254,8 +250,9 @@ class Accelerators(_Directive):
 
         dense, sparse = entry.peak_dense, entry.peak_sparse
         rows = [
-            [d, rate(dense[d], FLOP_PER_SECOND), rate(sparse.get(d), FLOP_PER_SECOND),
-             show(dense[d] / entry.memory_bandwidth, FLOP_PER_BYTE)]
+            [cell.replace("FLOP", "OP") if d.startswith("int") else cell
+             for cell in (d, rate(dense[d], FLOP_PER_SECOND), rate(sparse.get(d), FLOP_PER_SECOND),
+                          show(dense[d] / entry.memory_bandwidth, FLOP_PER_BYTE))]
             for d in dense
         ]  # fmt: skip
         peaks = table(

@@ -8,10 +8,12 @@ import re
 import pytest
 import yaml
 
+from efflab import chapters
 from efflab.exercises import questions
 from efflab.site.assets import asset
 
-PAGES = ["book/intro.html", "book/roofline.html", "book/validation.html", "book/results.html"]
+PAGES = [f"{page}.html" for page in chapters.pages()]
+CHAPTERS = [f"book/{c.topic}.html" for c in chapters.every()]
 
 
 def open_page(watched, served, page, theme="light"):
@@ -44,6 +46,19 @@ def test_axe_finds_nothing(watched, served, name, theme):
         f"{v['id']}: {n['target']} {n.get('failureSummary', '')}" for v in found["violations"] for n in v["nodes"]
     ]
     assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_every_table_fits_its_box(watched, served, name, media):
+    """At desktop width and in print no column hides beside the page."""
+    page = open_page(watched, served, name)
+    page.emulate_media(media=media)
+    wide = page.evaluate(
+        """[...document.querySelectorAll('.efflab-table')]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)"""
+    )
+    assert wide == []
 
 
 def test_axe_would_find_something(watched, served):

@@ -9,15 +9,18 @@ import itertools
 import json
 import math
 import random
+from typing import Annotated
 
 import numpy as np
 import pint
 import pytest
 from py_mini_racer import MiniRacer
 
+from efflab import catalog
 from efflab.errors import EfflabError
 from efflab.formulas import reading
-from efflab.units import unit_of
+from efflab.formulas.namespace import formula
+from efflab.units import Count, Number, Range, unit_of
 
 FORMULAS = {reading.read(f).name: f for f in reading.every()}
 UREG = pint.UnitRegistry()
@@ -30,7 +33,12 @@ def choices(function):
 
 
 def draw(function, rng):
-    return {p: 10 ** rng.uniform(0, 6) for p in reading.read(function).units}
+    """Numbers that the formula accepts: from its ranges, else over six decades."""
+    read = reading.read(function)
+    return {
+        p: rng.uniform(read.ranges[p].low, read.ranges[p].high) if p in read.ranges else 10 ** rng.uniform(0, 6)
+        for p in read.units
+    }
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +145,37 @@ def test_an_unknown_formula_is_answered_with_the_nearest():
 def test_every_formula_returns_a_unit_type():
     for function in FORMULAS.values():
         assert unit_of(function.hints["return"]) is not None
+
+
+def test_a_range_is_kept_and_drawn_from():
+    """A parameter such as the exponent bits of a format has a range that its unit does not give."""
+
+    @formula
+    def largest_exponent(*, exponent_bits: Annotated[Count, Range(2, 11)]) -> Number:
+        r"""Largest exponent of a binary format.
+
+        Equation: 2^{e-1} - 1
+        Where: e = exponent_bits
+        Source: IEEE 754
+        Assumes: a biased exponent.
+        """
+        return 2 ** (exponent_bits - 1) - 1
+
+    assert largest_exponent(exponent_bits=8) == 127
+    with pytest.raises(EfflabError, match="exponent_bits must be from 2 to 11, got 300"):
+        largest_exponent(exponent_bits=300)
+    assert all(2 <= draw(largest_exponent, random.Random(i))["exponent_bits"] <= 11 for i in range(20))
+
+
+def test_every_module_of_formulas_has_a_test_that_calls_each_of_them():
+    """The oracle of a formula is written by hand; this finds the one that has none."""
+    from pathlib import Path
+
+    missing = []
+    for name in FORMULAS:
+        module, _, function = name.partition(".")
+        oracle = Path(__file__).parent / f"test_{module}.py"
+        published = name in {p.formula for p in catalog.published()}
+        if not published and (not oracle.exists() or f"{function}(" not in oracle.read_text()):
+            missing.append(name)
+    assert not missing, "formulas without an oracle: " + ", ".join(missing)

@@ -37,6 +37,13 @@ def test_a_job_that_cannot_write_fails_and_says_so(slurm, tmp_path):
     assert "labbook" in log.read_text() and "Traceback" not in log.read_text()
 
 
+def test_a_job_from_another_folder_says_where_to_submit(slurm, tmp_path):
+    log = tmp_path / "job.log"
+    job = slurm.submit(f"--output={log}", str(ROOT / "labs/slurm/roofline.sbatch"), cwd=tmp_path)
+    assert slurm.wait(job) == "FAILED"
+    assert "from the course's folder" in log.read_text()
+
+
 def test_the_script_needs_sbatch(tmp_path):
     import subprocess
 
