@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -293,3 +294,49 @@ def test_operations_to_hide_by_balance():
 def test_every_kernel_of_the_table_has_matching_arguments():
     for name, (flops, moved) in r.KERNELS.items():
         assert flops.__name__ in (f"{name}_flops", "chain_flops") and moved.__name__ == f"{name}_bytes"
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**12))
+def test_each_time_alone_by_exact_division(amount, rate):
+    """Rational arithmetic has no rounding: the formulas may be off by the last bit only."""
+    exact = float(Fraction(amount, rate))
+    assert math.isclose(r.compute_time(flops=amount, peak_performance=rate), exact, rel_tol=1e-15)
+    assert math.isclose(r.memory_time(bytes_moved=amount, memory_bandwidth=rate), exact, rel_tol=1e-15)
+
+
+@given(st.floats(1e-7, 1e-3), st.floats(1e-7, 1e-3), st.floats(1e-7, 1e-3))
+def test_queued_time_by_simulating_the_queue(overhead, compute, memory):
+    """A host launches a call every `overhead`; the device runs them in order, one at a time."""
+    calls, device_free = 2000, 0.0
+    for call in range(calls):
+        launched = (call + 1) * overhead
+        device_free = max(device_free, launched) + max(compute, memory)
+    ours = r.queued_time(
+        flops=compute * 1e12, bytes_moved=memory * 1e12, peak_performance=1e12, memory_bandwidth=1e12, overhead=overhead
+    )
+    start = min(overhead, max(compute, memory))  # the first launch is waited for, the last call drains
+    assert math.isclose(device_free / calls, ours, rel_tol=2e-3, abs_tol=2 * start / calls)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (16, 64)])
+def test_row_kernels_move_their_tensors_once(rows, columns):
+    x = torch.randn(rows, columns)
+    weight, bias = torch.ones(columns), torch.zeros(columns)
+    normed = torch.nn.functional.layer_norm(x, (columns,), weight, bias)
+    storage = sum(t.untyped_storage().nbytes() for t in (x, weight, bias, normed))
+    common = dict(rows=rows, columns=columns, bytes_per_element=4)
+    assert r.layer_norm_bytes(**common) == storage
+    probabilities = torch.softmax(x, -1)
+    assert r.softmax_bytes(**common) == x.untyped_storage().nbytes() + probabilities.untyped_storage().nbytes()
+    counting = [counted(row.tolist()) for row in x]
+    Counted.count = 0
+    for row in counting:
+        layer_norm(row, [Counted(1.0)] * columns, [Counted(0.0)] * columns)
+    assert math.isclose(r.layer_norm_intensity(**common), Counted.count / storage, rel_tol=1e-12)
+
+
+def test_a_chain_does_one_operation_per_element_and_step():
+    values = counted([1.0] * 13)
+    for _ in range(5):
+        values = [v * v for v in values]
+    assert r.chain_flops(elements=13, operations=5) == Counted.count
