@@ -9,7 +9,7 @@ BIN := .venv/bin
 BOOK := _build/html
 
 .DEFAULT_GOAL := help
-.PHONY: help serve book test lab notebooks bench assets clean
+.PHONY: help serve book test format lab notebooks bench assets clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 4
@@ -42,6 +42,10 @@ test: assets
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python -m efflab.cli notebooks --check
 	$(BIN)/python -m pytest tests
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix efflab tests bench
+	$(BIN)/ruff format efflab tests bench
 
 lab: .venv/.installed
 	EFFLAB_LABBOOK="$${EFFLAB_LABBOOK:-$(CURDIR)/labbook}" $(BIN)/jupyter lab --notebook-dir .
