@@ -8,8 +8,15 @@ Two different questions, each with its own answer:
 - `waited`: each call is waited for before the next one is made, as when a program reads a result at once. On a
   GPU this adds the launch and the wait to every call; `perf_counter` around call and synchronisation gives it.
 
-A value is never shorter than `SHORTEST`, so that the clock's resolution does not matter. Values are taken
-until the median is known well enough or a limit is reached, and the reason is recorded. All values are kept.
+The number of calls in one value is chosen so that a value lasts about `SHORTEST`, and the clock's resolution
+does not matter. One-time costs (loading a module, compiling) do not count against that choice. Where values come
+out shorter than half of it all the same, a warning says so.
+
+Values are taken until the median is known well enough or a limit is reached, and the reason is recorded. All
+values are kept. The median counts as known ("stable") where a confidence interval from order statistics lies
+within ±2% of it. The interval is looked at only after the numbers of values in `CHECKS`, never before six: fewer
+cannot give 95%. The chances that the intervals miss the true median add up to less than 5% over all checks, so
+that looking several times does not spend the 95%. This supposes repeats that are independent and alike.
 """
 
 from __future__ import annotations
@@ -23,12 +30,17 @@ from typing import Any, Literal, Protocol
 
 from efflab.errors import EfflabError
 from efflab.records import Timing, iqr, median
+from efflab.units import SECOND, show
 
 SHORTEST = 5e-3  # s; 10^4 times the resolution of perf_counter and of CUDA events (0.5 µs)
-STABLE = 0.02  # the 95% interval of the median is at most ±2% of it
+STABLE = 0.02  # the interval of the median is at most ±2% of it
 WIDE = 0.10  # warn where the interquartile range exceeds 10% of the median
-FEWEST = 6  # the least number of values for which the range is a 95% interval of the median
+FEWEST = 3  # values that are taken however long they last
 MOST = 60
+CALIBRATION = 5.0  # s; after its first calls, a function has this long to show a value of the wanted length
+# After how many values the interval of the median is looked at, and which order statistics bound it: the r-th
+# smallest and the r-th largest. Each misses with 2 P(Binomial(n, 1/2) < r); together with at most 4.7%.
+CHECKS = {6: 1, 12: 2, 20: 4, 30: 7, 40: 11, 60: 19}
 
 
 class Clock(Protocol):
@@ -181,40 +193,46 @@ def _repeat(
             clock.synchronize()
         return clock.now() - begin
 
-    # Warm up: every input once (first touches, lazy initialisation), then until the loop is long enough.
-    begin = clock.now()
+    # Warm up: every input once (first touches, lazy initialisation), then until the loop is long enough. The
+    # limit of that search starts after the first calls: loading a module can take longer than all repeats.
     _run(calls)
     clock.synchronize()
     warmup = len(calls)
     cycles = 1
+    began = clock.now()
     while True:
         sequence = list(calls) * cycles
+        loops = len(sequence)
         took = once(sequence)
-        warmup += len(sequence)
-        if took >= shortest or clock.now() - begin > time_limit:
-            break
+        warmup += loops
+        late = clock.now() - began > max(CALIBRATION, time_limit)
+        if took >= shortest or late:
+            faults, begin = _faults(), clock.now()
+            took = once(sequence)  # the first value, unless the loop before it still held one-time costs
+            if took >= shortest / 2 or late:
+                break
+            warmup += loops
         if cycles > 10**7 // len(calls):
             raise EfflabError("timer: the clock does not advance while the call runs. Is the call empty?")
         # Aim a fifth above the target; grow at most 10-fold, since the first loop still holds one-time costs.
         cycles = max(
             cycles + 1, min(10 * cycles, math.ceil(1.2 * cycles * shortest / took) if took > 0 else 10 * cycles)
         )
-    loops = len(sequence)
 
-    values: list[float] = []
-    faults = _faults()
-    begin = clock.now()
+    values = [took / loops]
     while True:
-        values.append(once(sequence) / loops)
-        if len(values) >= fewest and half_width(values) <= stable * median(values):
+        n = len(values)
+        long_enough = median(values) * loops >= shortest / 2
+        if n in CHECKS and long_enough and half_width(values, CHECKS[n]) <= stable * median(values):
             stop: Literal["stable", "repeat limit", "time limit"] = "stable"
             break
-        if len(values) >= most:
+        if n >= most:
             stop = "repeat limit"
             break
-        if len(values) >= min(3, fewest) and clock.now() - begin >= time_limit:
+        if n >= fewest and clock.now() - begin >= time_limit:
             stop = "time limit"
             break
+        values.append(once(sequence) / loops)
     end = _faults()
     per_call = (end - faults) / (loops * len(values)) if faults is not None and end is not None else None
     if min(values) <= 0:
@@ -222,6 +240,11 @@ def _repeat(
     name = clock.name if mode == "back-to-back" or clock.name == "perf_counter" else "perf_counter+synchronize"
     timing = Timing(clock=name, mode=mode, loops=loops, warmup=warmup, inputs=len(calls), cold=cold, stop=stop)  # type: ignore[arg-type]
     warnings = []
+    if median(values) * loops < shortest / 2:
+        warnings.append(
+            f"short: {loops} calls last {show(median(values) * loops, SECOND)} where {show(shortest, SECOND)} was "
+            "wanted, so the clock's resolution may show; the first calls were much slower"
+        )
     spread = iqr(values) / median(values)
     if spread > WIDE:
         warnings.append(
@@ -244,17 +267,16 @@ def _run(sequence: Sequence[Callable[[], Any]]) -> None:
         call()
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of a 95% confidence interval of the median, from order statistics.
+def half_width(values: Sequence[float], rank: int) -> float:
+    """Half the width of a confidence interval of the median: from the rank-th smallest to the rank-th largest value.
 
-    No distribution is assumed: the interval runs from the r-th smallest to the r-th largest value, with the
-    largest r for which 1 - 2 P(Binomial(n, 1/2) < r) is at least 95%. With fewer than six values no interval
-    reaches 95%, and the half range is returned.
+    No distribution is assumed. The interval misses the true median with probability
+    2 P(Binomial(len(values), 1/2) < rank).
+
+    Raises:
+        EfflabError: a rank below 1 or beyond the middle.
     """
+    if not 1 <= rank <= (len(values) + 1) // 2:
+        raise EfflabError(f"half_width: rank must lie between 1 and half of {len(values)} values, got {rank!r}.")
     ordered = sorted(values)
-    n = len(ordered)
-    rank, tail = 1, 0.5**n
-    while 2 * (tail + math.comb(n, rank) * 0.5**n) <= 0.05:
-        tail += math.comb(n, rank) * 0.5**n
-        rank += 1
-    return (ordered[n - rank] - ordered[rank - 1]) / 2
+    return (ordered[-rank] - ordered[rank - 1]) / 2
