@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from efflab import units
 from efflab.errors import EfflabError
 from efflab.exercises import questions
-from efflab.units import BYTE, BYTE_PER_SECOND, UNITS, quantity
 
 HERE = Path(__file__).parent
 NACL = "tweetnacl/nacl-fast.min.js"
-NACL_VERSION = "1.0.3"
 
 
 def nacl_script(path: Path | None = None) -> Path:
-    """The path of TweetNaCl's script, from `npm install` in the repository's root.
+    """The path of TweetNaCl's script, which 'make assets' installs in the version that package.json pins.
 
     Raises:
-        EfflabError: not installed, or another version.
+        EfflabError: not installed.
     """
     places = [path] if path else [root / "node_modules" / NACL for root in (Path.cwd(), HERE.parent.parent)]
     for place in places:
         if place.is_file():
-            package = place.parent / "package.json"
-            version = json.loads(package.read_text(encoding="utf-8"))["version"] if package.is_file() else "unknown"
-            if version != NACL_VERSION:
-                raise EfflabError(f"{place}: TweetNaCl {version}; {NACL_VERSION} is needed. Run 'make assets'.")
             return place
     raise EfflabError(f"{places[0]}: no such file. Run 'make assets', which installs what package.json lists.")
 
 
 def script(path: Path | None = None) -> str:
-    """One classic script: TweetNaCl, the tables and the quiz. It adds one global, `efflabQuiz`.
+    """One classic script: TweetNaCl, the reader of quantities, the points and the quiz. Adds one global, `efflabQuiz`.
 
     Args:
         path: TweetNaCl's nacl-fast.min.js; None looks in node_modules.
@@ -42,16 +37,7 @@ def script(path: Path | None = None) -> str:
     """
     nacl = nacl_script(path).read_text(encoding="utf-8")
     tables = {
-        "units": {
-            symbol: {
-                "accepted": unit.accepted(),
-                "example": unit.example(),
-                "kind": quantity(unit),
-                "bytes": unit in (BYTE, BYTE_PER_SECOND),
-            }
-            for symbol, unit in UNITS.items()
-        },
-        # Titles and points only: a chapter's total needs to know which questions there are.
+        # Points only: a chapter's total needs to know which questions there are.
         "topics": {topic: {q.id: q.points for q in questions.bank(topic).values()} for topic in questions.topics()},
     }
     quiz = (HERE / "quiz.js").read_text(encoding="utf-8")
@@ -61,6 +47,7 @@ def script(path: Path | None = None) -> str:
         "const module = { exports: {} };\n"
         f"{nacl}\n"
         "const nacl = module.exports;\n"
+        f"const QUANTITIES = {units.javascript()};\n"
         f"const TABLES = {json.dumps(tables, ensure_ascii=False, separators=(',', ':'))};\n"
         f"{quiz}\n"
         "})();\n"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from efflab.errors import EfflabError
 from efflab.exercises import checks
 from efflab.exercises.progress_file import progress
-from efflab.exercises.questions import Choice, Code, Measurement, Numeric, Question
+from efflab.exercises.questions import CLOSE, Choice, Code, Measurement, Numeric, Question
 from efflab.exercises.questions import question as find
 from efflab.units import parse
 
@@ -57,6 +57,7 @@ class Result:
         points: points earned by this answer; `of` is how many there are.
         misconception: the name of the recognised mistake, or None.
         unsaved: why the progress is not on disk, or None.
+        kept: points of an earlier right answer, which a later wrong one does not take away.
     """
 
     question: str
@@ -66,6 +67,7 @@ class Result:
     of: int
     misconception: str | None = None
     unsaved: str | None = field(default=None, compare=False)
+    kept: int = 0
 
     @property
     def right(self) -> bool:
@@ -77,9 +79,12 @@ class Result:
 
     def __str__(self) -> str:
         plural = "" if self.of == 1 else "s"
+        score = f"{self.points} of {self.of} point{plural}."
+        if self.kept:
+            score = "You keep your point." if self.kept == 1 else f"You keep your {self.kept} points."
         head = {
-            "right": f"{self.question}: right. {self.points} of {self.of} point{plural}.",
-            "wrong": f"{self.question}: not right yet. {self.points} of {self.of} point{plural}.",
+            "right": f"{self.question}: right. {score}",
+            "wrong": f"{self.question}: not right yet. {score}",
             "not counted": f"{self.question}: not counted as an attempt.",
         }[self.outcome]
         more = f'A hint: hint("{self.question}")' if self.outcome == "wrong" else None
@@ -166,8 +171,11 @@ def check(question_id: str, answer: Any = _NONE) -> Result:
     right = outcome == "right"
     # Of a measurement only the points are kept: a path may hold a name.
     kept = answer if isinstance(item, Choice | Numeric) and isinstance(answer, str) else None
-    unsaved = progress.note(item, right=right, answer=kept)
-    result = Result(item.id, outcome, str(feedback), item.points if right else 0, item.points, misconception, unsaved)
+    solved_before, unsaved = progress.note(item, right=right, answer=kept)
+    result = Result(
+        item.id, outcome, str(feedback), item.points if right else 0, item.points, misconception, unsaved,
+        kept=item.points if solved_before and not right else 0,
+    )  # fmt: skip
     if not right and strict():
         raise CheckFailed(result)
     return result
@@ -236,6 +244,8 @@ def _judge_numeric(item: Numeric, answer: Any) -> tuple[str, str | None]:
         low, high = item.misconception_bounds(i)
         if low <= value <= high:
             return _Wrong(misconception.feedback), misconception.name
+    if (near := item.near_bounds) and near[0] <= value <= near[1]:
+        return _Wrong(CLOSE), None
     return _Wrong(item.wrong), None
 
 

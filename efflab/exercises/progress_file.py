@@ -5,6 +5,7 @@ The file has the schema that the site exports, so either imports the other's. A 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -97,6 +98,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._unsaved: dict[str, Entry] = {}
+        self._kept: Path | None = None  # where the last progress that could not be saved lies instead
 
     def _file(self) -> dict[str, Entry]:
         path = records.LabBook().progress_path
@@ -110,8 +112,12 @@ class Progress:
         """
         return merged(self._file(), self._unsaved)
 
-    def note(self, item: questions.Question, *, right: bool, answer: str | None) -> str | None:
-        """Count one attempt. Returns None, or a sentence that says why it is not on disk."""
+    def note(self, item: questions.Question, *, right: bool, answer: str | None) -> tuple[bool, str | None]:
+        """Count one attempt.
+
+        Returns:
+            Whether the question was solved before; and None, or a sentence that says why this is not on disk.
+        """
         name = item.id
         try:
             before = self.entries().get(name, Entry())
@@ -124,7 +130,7 @@ class Progress:
             points=item.points if before.solved or right else 0,
             answer=None if keep is None else keep[:LONGEST_ANSWER],
         )
-        return self._save()
+        return before.solved, self._save()
 
     def _save(self) -> str | None:
         # Read again just before writing, so that a second notebook's points are kept too.
@@ -138,11 +144,27 @@ class Progress:
             records.write(path, dumps(entries), replace=True)
         except EfflabError as error:
             return (
-                f"Progress was not saved: {error} It stays in this session's memory; "
+                f"Progress was not saved: {self._keep_once(error)} It stays in this session's memory; "
                 "progress.export('progress.json') writes it elsewhere."
             )
         self._unsaved.clear()
+        self._drop_kept()
         return None
+
+    def _keep_once(self, error: EfflabError) -> str:
+        """The error's message. What it kept replaces what an earlier one kept, so that no folders pile up."""
+        said, kept = str(error), getattr(error, "kept", None)
+        if kept is not None:
+            self._drop_kept()
+            self._kept = kept
+        return said
+
+    def _drop_kept(self) -> None:
+        if self._kept is not None:
+            with contextlib.suppress(OSError):
+                self._kept.unlink(missing_ok=True)
+                self._kept.parent.rmdir()
+            self._kept = None
 
     def export(self, path: str | os.PathLike[str]) -> str:
         """Write everything to a file that `merge` and the site's import read. Never overwrites a file.
@@ -204,9 +226,16 @@ class Progress:
 
     def __repr__(self) -> str:
         try:
-            return "\n".join(self.table(topic) for topic in questions.topics()) or "There are no questions."
+            self.entries()
         except EfflabError as error:
             return f"Progress cannot be shown: {error}"
+        tables = []
+        for topic in questions.topics():
+            try:
+                tables.append(self.table(topic))
+            except EfflabError as error:  # one broken bank leaves the others readable
+                tables.append(f"{topic}: cannot be shown: {error}")
+        return "\n".join(tables) or "There are no questions."
 
 
 class TopicProgress(str):

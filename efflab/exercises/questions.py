@@ -15,6 +15,7 @@ apart. A value is one of
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import math
@@ -28,10 +29,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from efflab import yamlfile
 from efflab.errors import EfflabError, unknown
+from efflab.exercises.nearest import MOST, nearest
 from efflab.formulas import reading
 from efflab.units import NUMBER, UNITS, Unit, parse
 
 FOLDER = Path(__file__).parent / "bank"
+NEAR = 0.1  # relative distance of an answer that is told to be close
+CLOSE = (
+    "Close, within 10%. Keep three digits in every step and round only the result. If your digits hold, look for a "
+    "small term left out, or for GB where GiB is meant."
+)
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3)]
 
 
@@ -123,9 +130,9 @@ class Numeric(_Question):
     unit: str
     answer: Value
     printed: str | None = None
-    tolerance: str
+    tolerance: str = "3%"  # inputs of two or three digits, rounded on the way, stay within it
     right: Text
-    wrong: Text = "Not this value. Write down each factor with its unit, then compare with the hints."
+    wrong: Text = "Write down each factor with its unit, then compare with the hints."
     misconceptions: tuple[Misconception, ...] = ()
 
     @field_validator("unit")
@@ -174,6 +181,16 @@ class Numeric(_Question):
     def bounds(self) -> tuple[float, float]:
         """Least and greatest value counted as right, base units."""
         return _bounds(self.value, self.tolerance, self.unit_type, "tolerance")
+
+    @property
+    def near_bounds(self) -> tuple[float, float] | None:
+        """Least and greatest value that counts as close, base units; None where the tolerance reaches as far.
+
+        Right values and recognised mistakes lie inside too, and go first.
+        """
+        near = NEAR * abs(self.value)
+        low, high = self.value - near, self.value + near
+        return (low, high) if low < self.bounds[0] else None
 
     def misconception_bounds(self, i: int) -> tuple[float, float]:
         """Least and greatest value taken for misconception `i`, base units."""
@@ -368,14 +385,24 @@ def question(question_id: str) -> Question:
     """The question with this id.
 
     Raises:
-        EfflabError: no such question; names the nearest known ones.
+        EfflabError: no such question; names the nearest known ones. Or its topic's bank does not validate.
     """
     if not isinstance(question_id, str):
         raise EfflabError(f"question: expected an id such as 'roofline-1' as text, got {question_id!r}.")
-    known = {q: t for t in topics() for q in bank(t)}
-    if question_id not in known:
-        raise unknown("question", question_id, known)
-    return bank(known[question_id])[question_id]
+    topic = question_id.partition("-")[0]
+    if topic in topics() and question_id in bank(topic):
+        return bank(topic)[question_id]
+    if question_id in topics():
+        first = ", ".join(list(bank(question_id))[:MOST])
+        raise EfflabError(
+            f"question: {question_id!r} is a topic. Name one of its questions, such as {first}. "
+            f"progress({question_id!r}) lists all of them."
+        )
+    known: list[str] = []
+    for name in topics():
+        with contextlib.suppress(EfflabError):  # a broken bank is its own topic's error
+            known += bank(name)
+    raise nearest("question", question_id, known, "'progress' lists all of them.")
 
 
 def canonical(item: _Question) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// The quizzes of the site. Runs inside a function that supplies `nacl` (TweetNaCl) and `TABLES`.
+// The site's quizzes. Runs inside a function with `nacl` (TweetNaCl), `QUANTITIES` (efflab/units.js) and `TABLES`.
 // No eval, no request, no inline handler: it works from a file and under `script-src 'self'`.
 
 const KEY = "efflab-progress";
@@ -8,64 +8,13 @@ const LONGEST_ANSWER = 200;
 const LARGEST_FILE = 4e6;
 const QUESTION_ID = /^[a-z][a-z_]*-(?:code-|own-)?[1-9][0-9]?$/;
 
-// Reading a quantity: the same rules, table and messages as efflab.units.parse.
+const { quoted } = QUANTITIES;
 
-const QUANTITY = new RegExp(
-  "^\\s*([+\\-−]?(?:[0-9][0-9,_]*\\.?[0-9]*|\\.[0-9]+)(?:[eE][+\\-−]?[0-9]+)?)" +
-    "(?:\\s*(?:[×x*·]|\\\\times)\\s*10\\s*(?:\\^|\\*\\*)?\\s*\\{?([+\\-−]?[0-9]+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\\}?)?" +
-    "\\s*(.*?)\\s*$",
-  "u"
-);
-
-const plainDigits = (text) =>
-  text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−]/gu, (c) => "0123456789+--"["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−".indexOf(c)]);
-
-const quoted = (text) =>
-  text.includes("'") && !text.includes('"')
-    ? `"${text.replace(/\\/g, "\\\\")}"`
-    : `'${text.replace(/\\/g, "\\\\").replace(/'/g, "\\'")}'`;
-
-/** {value} in base units, or {problem}: why the text is no quantity of this unit. */
+/** {value} in base units, or {problem}: a sentence that says why the text is no finite quantity of this unit. */
 function parse(text, symbol) {
-  const unit = TABLES.units[symbol];
-  const match = QUANTITY.exec(text);
-  if (!match) {
-    const wanted = symbol ? `3.2 ${unit.example}` : "3.2";
-    return { problem: `No number found in ${quoted(text)}. Write it like '${wanted}'.` };
-  }
-  let digits = plainDigits(match[1].replace(/_/g, ""));
-  if (digits.includes(",") && !/^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?(e[+-]?[0-9]+)?$/i.test(digits)) {
-    return { problem: `The comma in ${quoted(text)} is ambiguous. Write decimals with a point: '3.2', not '3,2'.` };
-  }
-  digits = digits.replace(/,/g, "");
-  if (match[2]) {
-    if (/e/i.test(digits)) {
-      return { problem: `${quoted(text)} has two exponents. Write 3.14e23 or 3.14×10^23.` };
-    }
-    digits += `e${plainDigits(match[2])}`;
-  }
-  const number = Number(digits);
-  const written = match[3];
-  if (Object.hasOwn(unit.accepted, written)) {
-    const value = number * unit.accepted[written];
-    return Number.isFinite(value) ? { value } : { problem: `${quoted(text)} is not a finite number.` };
-  }
-  if (!written) {
-    return { problem: `${quoted(text)} has no unit. Add one, such as '${text.trim()} ${unit.example}'.` };
-  }
-  if (unit.bytes) {
-    if (/^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written)) {
-      const bytes = written.replace("b", "B");
-      return { problem: `${quoted(written)} means bits. Write bytes with a capital B, such as '${bytes}'.` };
-    }
-    if (/^[kmgtp]i?b(\/s|ps)?$/i.test(written)) {
-      return {
-        problem: `Unit ${quoted(written)} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.`,
-      };
-    }
-  }
-  const wanted = unit.example || "no unit";
-  return { problem: `Unit ${quoted(written)} is not a unit of ${unit.kind}. Write it in ${wanted}.` };
+  const { value, problem } = QUANTITIES.parse(text, symbol);
+  if (problem) return { problem: problem[0].toUpperCase() + problem.slice(1) };
+  return Number.isFinite(value) ? { value } : { problem: `${quoted(text)} is not a finite number.` };
 }
 
 // Opening what efflab/exercises/sealing.py sealed.
@@ -128,7 +77,10 @@ function openNumeric(sealed, value) {
   const size = Math.abs(value);
   const sign = value < 0 ? "-" : "+";
   const bucket = (step) => Math.floor(Math.log(size) / step);
-  const tokens = size < 1e-30 ? ["0"] : [`${sign}${bucket(sealed.step)}`, `${sign}d${bucket(Math.LN10)}`];
+  const tokens =
+    size < 1e-30
+      ? ["0"]
+      : [`${sign}${bucket(sealed.step)}`, `${sign}d${bucket(Math.LN10)}`, `${sign}n${bucket(sealed.nearStep)}`];
   const entries = fromBase64(sealed.entries);
   for (const token of tokens) {
     const key = tokenKey(sealed, token);
@@ -209,11 +161,17 @@ function writeProgress(entries) {
   return `${JSON.stringify({ schema: SCHEMA, questions }, null, 1)}\n`;
 }
 
-/** Progress in this browser. What cannot be saved stays in memory, and `problem` says so. */
+/**
+ * Progress in this browser. `entries` is what is stored, with the changes of this tab that could not be stored yet
+ * (`unsaved`). Other tabs write too, so what is stored is read again before each change, and it decides: what another
+ * tab has erased does not come back from this one's memory. `problem` says why something is not saved.
+ */
 const store = {
   entries: new Map(),
+  unsaved: new Map(),
   problem: null,
 
+  /** Take what is stored now. What is damaged is set aside, and what this tab knew stays. */
   load() {
     this.problem = null;
     let text = null;
@@ -223,10 +181,10 @@ const store = {
       this.problem = notSaved(error);
       return;
     }
-    if (text === null) return;
     try {
-      this.entries = merged(readProgress(text), this.entries);
+      this.entries = withUnsaved(text === null ? new Map() : readProgress(text), this.unsaved);
     } catch (error) {
+      this.unsaved = new Map(this.entries);
       // Keep what is there for whoever can mend it, and do not let it stand in the way.
       this.problem = `The progress saved in this browser could not be read and was set aside. ${error.message}`;
       try {
@@ -240,18 +198,8 @@ const store = {
 
   save() {
     try {
-      const there = localStorage.getItem(KEY);
-      let others = new Map();
-      try {
-        if (there !== null) others = readProgress(there); // another tab may have written
-      } catch {
-        // Damaged since it was loaded: the entries in memory replace it.
-      }
-      for (const [id, entry] of others) {
-        const mine = this.entries.get(id);
-        if (!mine || (entry.solved && !mine.solved)) this.entries.set(id, entry);
-      }
       localStorage.setItem(KEY, writeProgress(this.entries));
+      this.unsaved.clear();
       this.problem = null;
     } catch (error) {
       this.problem = notSaved(error);
@@ -259,27 +207,45 @@ const store = {
   },
 
   note(id, right, answer) {
+    this.load();
     const before = this.entries.get(id) ?? { solved: false, attempts: 0, points: 0, answer: null };
     const solved = before.solved || right;
-    this.entries.set(id, {
+    this.unsaved.set(id, {
       solved,
       attempts: before.attempts + 1,
       points: solved ? pointsOf(id) : 0,
       answer: before.solved && !right ? before.answer : answer.slice(0, LONGEST_ANSWER),
     });
+    this.entries.set(id, this.unsaved.get(id));
+    this.save();
+  },
+
+  /** Take in a file's entries, keeping the best of both. */
+  add(incoming) {
+    this.load();
+    this.unsaved = merged(this.unsaved, incoming);
+    this.entries = merged(this.entries, incoming);
     this.save();
   },
 
   forget(topic) {
-    for (const id of [...this.entries.keys()]) if (topicOf(id) === topic) this.entries.delete(id);
-    try {
-      localStorage.setItem(KEY, writeProgress(this.entries));
-      this.problem = null;
-    } catch (error) {
-      this.problem = notSaved(error);
+    this.load();
+    for (const entries of [this.entries, this.unsaved]) {
+      for (const id of [...entries.keys()]) if (topicOf(id) === topic) entries.delete(id);
     }
+    this.save();
   },
 };
+
+/** What is stored, with this tab's unsaved changes. Of what is not solved the latest answer counts, which is ours. */
+function withUnsaved(stored, unsaved) {
+  const result = merged(stored, unsaved);
+  for (const [id, mine] of unsaved) {
+    const entry = result.get(id);
+    if (!entry.solved) result.set(id, { ...entry, answer: mine.answer });
+  }
+  return result;
+}
 
 function notSaved(error) {
   const why = error && error.name === "QuotaExceededError" ? "its storage is full" : "it refuses to store data";
@@ -479,8 +445,7 @@ class Bar {
       if (file.size > LARGEST_FILE) throw new Error("The file is too large to be a progress file.");
       const incoming = readProgress(await file.text());
       const before = [...store.entries.values()].filter((e) => e.solved).length;
-      store.entries = merged(store.entries, incoming);
-      store.save();
+      store.add(incoming);
       const gained = [...store.entries.values()].filter((e) => e.solved).length - before;
       for (const quiz of page.quizzes) quiz.restore();
       page.refresh();
@@ -501,11 +466,12 @@ class Bar {
     const solved = this.quizzes.filter((q) => store.entries.get(q.id)?.solved).length;
     this.meter.max = this.quizzes.length;
     this.meter.value = solved;
-    this.heading.textContent = `${solved} of ${count(this.quizzes.length, "question")} on this page solved`;
+    this.heading.textContent = `${count(this.quizzes.length, "question")} on this page, ${solved} solved`;
     const all = Object.entries(TABLES.topics[this.topic] ?? {});
     const earned = all.reduce((sum, [id, points]) => sum + (store.entries.get(id)?.solved ? points : 0), 0);
     const there = all.reduce((sum, [, points]) => sum + points, 0);
-    this.total.textContent = `${earned} of ${count(there, "point")} in this chapter, its exercise notebook included`;
+    this.total.textContent =
+      `${earned} of ${count(there, "point")} in this chapter: the questions of this page and those of its exercise notebook`;
     this.say(null);
   }
 }
@@ -529,7 +495,12 @@ const page = {
     this.refresh();
     window.addEventListener("storage", (event) => {
       if (event.key !== KEY && event.key !== null) return;
+      const before = store.entries;
       store.load();
+      for (const quiz of this.quizzes) {
+        if (before.has(quiz.id) && !store.entries.has(quiz.id)) quiz.clear(); // another tab erased it
+        else quiz.restore();
+      }
       this.refresh();
     });
   },
@@ -545,4 +516,4 @@ if (typeof document !== "undefined") {
   else page.start();
 }
 
-return { parse, openChoice, openNumeric, readProgress, writeProgress, merged };
+return { parse, openChoice, openNumeric, readProgress, writeProgress, merged, store };

@@ -42,19 +42,21 @@ class QuizDirective(SphinxDirective):
         except EfflabError as error:
             raise self.error(f"quiz: {error}") from None
         self.env.note_dependency(str(questions.FOLDER / f"{item.topic}.yml"))
-        seen = self.env.temp_data.setdefault("efflab_quizzes", set())
+        seen = self.env.temp_data.setdefault("efflab_quizzes", [])
         if name in seen:
             raise self.error(f"quiz: {name} is on this page twice. Show each question once.")
-        seen.add(name)
-        return self.rendered(item)
+        seen.append(name)
+        return self.rendered(item, len(seen))
 
-    def rendered(self, item: Question) -> list[nodes.Node]:
+    def rendered(self, item: Question, number: int) -> list[nodes.Node]:
+        """`number` is the question's place on its page. Its id, which has gaps there, is for `check`."""
         ident = f"quiz-{item.id}"
         wrong = f' data-wrong="{escape(item.wrong)}"' if isinstance(item, Numeric) else ""
         points = f"{item.points} point{'' if item.points == 1 else 's'}"
         legend = (
-            f'<span class="efflab-quiz-title" id="{ident}-title">{escape(item.title)}</span> '
-            f'<span class="efflab-quiz-meta"><span>{item.id}</span> <span>{points}</span> '
+            f'<span class="efflab-quiz-title" id="{ident}-title">'
+            f'<span class="efflab-quiz-number">Question {number}.</span> {escape(item.title)}</span> '
+            f'<span class="efflab-quiz-meta"><span>{points}</span> <code class="efflab-quiz-id">{item.id}</code> '
             '<span class="efflab-quiz-badge"></span></span>'
         )
         start = f'<div class="efflab-quiz" id="{ident}" data-question="{item.id}"{wrong}>\n'

@@ -118,7 +118,7 @@ def right_letter(name):
 
 def test_right_wrong_and_not_counted(watched, address):
     page = opened(watched, address)
-    assert "0 of 7 questions on this page solved" in bar(page)
+    assert "7 questions on this page, 0 solved" in bar(page)
     one = Question(page, "roofline-1")
     question = BANK["roofline-1"]
     assert one.answer("").startswith("Not counted. Type an answer first.")
@@ -141,8 +141,10 @@ def test_right_wrong_and_not_counted(watched, address):
     assert Question(page, "roofline-5").answer("6 GiB").startswith("Right.")
     assert Question(page, "roofline-8").answer("1.44x").startswith("Right.")
     total = sum(q.points for q in BANK.values())
-    assert "4 of 7 questions on this page solved" in bar(page)
-    assert f"4 of {total} points in this chapter" in bar(page)
+    assert "7 questions on this page, 4 solved" in bar(page)
+    assert f"4 of {total} points in this chapter: the questions of this page and those of its exercise notebook" in bar(
+        page
+    )
     assert page.locator(".efflab-quiz-bar progress").evaluate("p => [p.value, p.max]") == [4, 7]
     watched.assert_clean()
 
@@ -159,7 +161,7 @@ def test_what_is_solved_stays_solved_and_is_restored(watched, address):
     assert one.feedback.inner_text() == f"Right. {BANK['roofline-1'].right}"
     assert two.badge == "1 attempt" and two.root.locator("input[value=a]").is_checked()
     assert two.feedback.inner_text().startswith("Not yet. ")
-    assert "1 of 7 questions" in bar(page)
+    assert "7 questions on this page, 1 solved" in bar(page)
     watched.assert_clean()
 
 
@@ -233,18 +235,18 @@ def test_export_reset_import(watched, address, tmp_path):
     assert "Erase your answers to 2 questions" in bar(page)
     assert page.evaluate("document.activeElement.textContent") == "Keep"
     page.keyboard.press("Enter")
-    assert "1 of 7 questions" in bar(page) and len(stored(page)) == 2
+    assert "7 questions on this page, 1 solved" in bar(page) and len(stored(page)) == 2
     assert page.evaluate("document.activeElement.textContent") == "Reset…"
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Erase").click()
-    assert "0 of 7 questions" in bar(page) and stored(page) == {}
+    assert "7 questions on this page, 0 solved" in bar(page) and stored(page) == {}
     one = Question(page, "roofline-1")
     assert one.input.input_value() == "" and one.badge == "" and one.feedback.inner_text() == ""
 
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_text("2 questions read from efflab-progress.json; 1 newly solved.").wait_for()
     assert one.badge == "Solved" and one.input.input_value() == "295 FLOP/B"
-    assert "1 of 7 questions" in bar(page) and len(stored(page)) == 2
+    assert "7 questions on this page, 1 solved" in bar(page) and len(stored(page)) == 2
     # A file of the library: the exercise notebook's points join the chapter's total.
     row = {"solved": True, "attempts": 1, "points": 2, "answer": None}
     (tmp_path / "book.json").write_text(
@@ -289,7 +291,7 @@ def test_a_failure_to_save_is_said_and_nothing_is_lost(watched, address, tmp_pat
     assert message in bar(page)  # before anything is answered
     one = Question(page, "roofline-1")
     assert one.answer("295 FLOP/B").startswith("Right.")
-    assert one.badge == "Solved" and "1 of 7 questions" in bar(page) and message in bar(page)
+    assert one.badge == "Solved" and "7 questions on this page, 1 solved" in bar(page) and message in bar(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Export").click()
     download.value.save_as(tmp_path / "out.json")
@@ -318,6 +320,42 @@ def test_two_tabs_keep_each_others_answers(watched, strict):
     page.wait_for_function("document.querySelector('#quiz-roofline-1 .efflab-quiz-badge').textContent === 'Solved'")
     Question(page, "roofline-3").answer("315 FLOP/B")
     assert {n for n, e in stored(page).items() if e["solved"]} == {"roofline-1", "roofline-3"}
+    watched.assert_clean()
+
+
+def test_what_one_tab_erases_stays_erased(watched, strict):
+    """The other tab hears of it, forgets its own copy, clears its fields, and brings nothing back."""
+    page = opened(watched, strict)
+    Question(page, "roofline-1").answer("295 FLOP/B")
+    other = page.context.new_page()
+    other.goto(strict)
+    other.locator(".efflab-quiz-bar").wait_for()
+    there = Question(other, "roofline-1")
+    assert there.badge == "Solved" and there.input.input_value() == "295 FLOP/B"
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Erase").click()
+    other.wait_for_function("document.querySelector('#quiz-roofline-1 .efflab-quiz-badge').textContent === ''")
+    assert there.input.input_value() == "" and there.feedback.inner_text() == "" and "0 solved" in bar(other)
+    Question(other, "roofline-3").answer("1 FLOP/B")
+    page.wait_for_function("document.querySelector('#quiz-roofline-3 .efflab-quiz-badge').textContent === '1 attempt'")
+    assert set(stored(page)) == {"roofline-3"} and Question(page, "roofline-1").badge == ""
+    watched.assert_clean()
+
+
+def test_questions_are_numbered_by_their_place_and_keep_their_id(watched, folder):
+    page = opened(watched, f"file://{folder}/index.html")
+    for number, name in enumerate(SHOWN, 1):
+        root = page.locator(f"#quiz-{name}")
+        assert root.locator(".efflab-quiz-number").inner_text() == f"Question {number}."
+        assert root.locator("code.efflab-quiz-id").inner_text() == name
+    watched.assert_clean()
+
+
+def test_a_near_miss_is_called_close(watched, address):
+    page = opened(watched, address)
+    assert Question(page, "roofline-1").answer("320 FLOP/B") == f"Not yet. {questions.CLOSE}"
+    assert Question(page, "roofline-1").answer("300 FLOP/B").startswith("Right. ")  # two digits
+    assert Question(page, "roofline-3").answer("7 FLOP/B").startswith("Not yet. Write down each factor")
     watched.assert_clean()
 
 

@@ -16,5 +16,6 @@ def labbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EFFLAB_LABBOOK", str(folder))
     monkeypatch.setenv("EFFLAB_STRICT", "0")
     progress._unsaved.clear()
+    progress._kept = None
     grading._shown_hints.clear()
     return folder

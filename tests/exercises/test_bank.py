@@ -2,83 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 from efflab.catalog import accelerator
 from efflab.errors import EfflabError
-from efflab.exercises import check, questions
-from efflab.exercises.checks import find
-from efflab.exercises.questions import Choice, Code, Measurement, Numeric
+from efflab.exercises import check, progress, questions
+from efflab.exercises.checks import verify
+from efflab.exercises.questions import CLOSE, Choice, Numeric
 from efflab.units import show
 
-BANK = questions.bank("roofline")
+BANK = {name: item for topic in questions.topics() for name, item in questions.bank(topic).items()}
 NUMERIC = [q for q in BANK.values() if isinstance(q, Numeric)]
 CHOICE = [q for q in BANK.values() if isinstance(q, Choice)]
 
-# Each answer again, from the numbers in the question's text and nothing else.
-BY_HAND = {
-    "roofline-1": 989.4e12 / 3.35e12,
-    "roofline-3": 2 * 512 * 1024 * 4096 / (2 * 512 * 1024 + 2 * 1024 * 4096 + 2 * 512 * 4096),
-    "roofline-4": 2 * 8192 * 8192 / (2 * (8192 * 8192 + 8192 + 8192)),
-    "roofline-5": 3 * (2**30 + 2**30),  # three operations, each 1 GiB in and 1 GiB out
-    "roofline-6": (200 * 8 / 4.8e12) / max(8 / 4.8e12, 200 / 66.9e12),
-    "roofline-7": 8 * (19.5e12 / 1.5e12),
-    "roofline-8": 100 / (39 + 61 / 2),
-    "roofline-9": 70e9 * 2 / 4.8e12,
-    "roofline-11": (989.4e12 / 4.8e12) / 2,  # 2 FLOP per byte and sequence
-    "roofline-13": 989.4e12 * 5e-6,
-    "roofline-15": 5 / (2 + 2) * 3.35e12,
-    "roofline-17": 140e9 / 450e9,
-}
-# The values that the named mistakes lead to, again by hand.
-MISTAKES = {
-    ("roofline-1", "used the sparse peak"): 1979e12 / 3.35e12,
-    ("roofline-1", "turned the ratio over"): 3.35 / 989.4,
-    ("roofline-1", "took an H200"): 989.4 / 4.8,
-    ("roofline-1", "used the FP32 peak"): 66.9 / 3.35,
-    ("roofline-3", "half"): 512 * 1024 * 4096 / (2 * (512 * 1024 + 1024 * 4096 + 512 * 4096)),
-    ("roofline-3", "forgot the write"): 512 * 1024 * 4096 / (512 * 1024 + 1024 * 4096),
-    ("roofline-3", "counted elements, not bytes"): 2 * 512 * 1024 * 4096 / (512 * 1024 + 1024 * 4096 + 512 * 4096),
-    ("roofline-3", "counted only the weights"): 512,
-    ("roofline-4", "half"): 0.5,
-    ("roofline-4", "counted elements, not bytes"): 2,
-    ("roofline-4", "took a square matrix product"): 8192 / 3,
-    ("roofline-5", "wrote GB for GiB"): 6e9,
-    ("roofline-5", "forgot the writes"): 3 * 2**30,
-    ("roofline-5", "took the fused chain"): 2 * 2**30,
-    ("roofline-5", "counted elements, not bytes"): 6 * 2**28,
-    ("roofline-5", "kept the intermediates in the cache"): 4 * 2**30,
-    ("roofline-6", "scaled without limit"): 200,
-    ("roofline-6", "same work, same time"): 1,
-    ("roofline-6", "forgot the writes"): 66.9 / 4.8 * 4,
-    ("roofline-7", "forgot the write"): 52,
-    ("roofline-7", "per byte"): 13,
-    ("roofline-7", "used the tensor cores"): 312 / 1.5 * 8,
-    ("roofline-8", "used the share of operations"): 1 / (0.002 + 0.499),
-    ("roofline-8", "halved the rest"): 1 / (0.61 + 0.195),
-    ("roofline-8", "gave the time left"): 0.695,
-    ("roofline-9", "computed the arithmetic"): 140e9 / 989.4e12,
-    ("roofline-9", "one byte per weight"): 70e9 / 4.8e12,
-    ("roofline-9", "four bytes per weight"): 280e9 / 4.8e12,
-    ("roofline-9", "took GB for GiB"): 140 * 2**30 / 4.8e12,
-    ("roofline-11", "two bytes per weight"): 989.4 / 4.8,
-    ("roofline-11", "counted a multiply-add as one, sparse"): 1978.8 / 4.8,
-    ("roofline-11", "half"): 989.4 / 4.8 / 4,
-    ("roofline-13", "used the sparse peak"): 1979e12 * 5e-6,
-    ("roofline-13", "took milliseconds"): 989.4e12 * 5e-3,
-    ("roofline-13", "took nanoseconds"): 989.4e12 * 5e-9,
-    ("roofline-13", "used the FP32 peak"): 66.9e12 * 5e-6,
-    ("roofline-15", "took the peak"): 989.4e12,
-    ("roofline-15", "forgot the write"): 2.5 * 3.35e12,
-    ("roofline-15", "four bytes per element"): 0.625 * 3.35e12,
-    ("roofline-17", "used both directions"): 140 / 900,
-    ("roofline-17", "used the memory bandwidth"): 140e9 / 4.8e12,
-    ("roofline-17", "halved twice"): 140 / 225,
-}
+# What a topic's bank must hold at least. A chapter teaches by answering, so a thin bank is a lack.
+FEWEST = {"for the page": 8, "choice or numeric": 10, "code": 5, "measurement": 1}
+TOPICS = questions.topics()
+
+
+def by_hand(topic: str) -> ModuleType:
+    """tests/exercises/by_hand/<topic>.py: ANSWERS by id and MISTAKES by (id, name), computed without the library."""
+    path = Path(__file__).parent / "by_hand" / f"{topic}.py"
+    assert path.exists(), f"{topic}: write its answers and mistakes into {path.name} of tests/exercises/by_hand."
+    spec = importlib.util.spec_from_file_location(f"by_hand_{topic}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BY_HAND = {name: value for topic in TOPICS for name, value in by_hand(topic).ANSWERS.items()}
+MISTAKES = {name: value for topic in TOPICS for name, value in by_hand(topic).MISTAKES.items()}
 
 
 def written(value: float, question: Numeric) -> str:
@@ -86,12 +45,37 @@ def written(value: float, question: Numeric) -> str:
     return f"{value:.9g} {question.unit}".strip()
 
 
-def test_there_are_enough_of_each_kind():
-    kinds = [type(q) for q in BANK.values()]
-    assert kinds.count(Choice) + kinds.count(Numeric) >= 10
-    assert kinds.count(Code) >= 5 and kinds.count(Measurement) == 1
-    pages = [q for q in BANK if re.fullmatch(r"roofline-\d+", q)]
-    assert pages == [f"roofline-{i}" for i in range(1, len(pages) + 1)] and len(pages) >= 8
+@pytest.mark.parametrize("topic", TOPICS)
+def test_there_are_enough_of_each_kind(topic: str):
+    bank = questions.bank(topic)
+    kinds = [q.kind for q in bank.values()]
+    pages = [q for q in bank if re.fullmatch(rf"{topic}-\d+", q)]
+    there = {
+        "for the page": len(pages),
+        "choice or numeric": kinds.count("choice") + kinds.count("numeric"),
+        "code": kinds.count("code"),
+        "measurement": kinds.count("measurement"),
+    }
+    for what, fewest in FEWEST.items():
+        assert there[what] >= fewest, f"{topic}.yml: {there[what]} questions {what}; FEWEST asks for {fewest}"
+    for prefix in (f"{topic}-", f"{topic}-code-", f"{topic}-own-"):
+        numbers = [int(m[1]) for q in bank if (m := re.fullmatch(rf"{prefix}(\d+)", q))]
+        assert numbers == list(range(1, len(numbers) + 1)), f"{topic}.yml: {prefix}1, 2, 3 ... have a gap: {numbers}"
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_checker_exists(topic: str):
+    verify(questions.bank(topic).values())
+
+
+def test_a_checker_that_does_not_exist_is_named_with_its_question():
+    item = questions.question("roofline-code-3").model_copy(update={"checker": "chain_bites"})
+    with pytest.raises(
+        EfflabError, match=r"roofline\.yml: question roofline-code-3: checker: .*no checker 'chain_bites'"
+    ):
+        verify([item])
+    with pytest.raises(EfflabError, match=r"question nowhere-code-1: checker: there is no module checks/nowhere\.py"):
+        verify([item.model_copy(update={"id": "nowhere-code-1"})])
 
 
 def test_every_number_and_every_mistake_is_recomputed_here():
@@ -101,13 +85,13 @@ def test_every_number_and_every_mistake_is_recomputed_here():
 
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
 def test_the_right_value_is_right(question: Numeric):
-    by_hand = BY_HAND[question.id]
-    assert question.value == pytest.approx(by_hand, rel=1e-9)
-    result = check(question.id, written(by_hand, question))
+    right = BY_HAND[question.id]
+    assert question.value == pytest.approx(right, rel=1e-9)
+    result = check(question.id, written(right, question))
     assert result.right and result.points == question.points and result.feedback == question.right
     assert question.printed and check(question.id, question.printed)
     # As the calculators show it, with three digits.
-    assert check(question.id, show(by_hand, question.unit_type))
+    assert check(question.id, show(right, question.unit_type))
 
 
 @pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=[f"{q}: {m}" for q, m in MISTAKES])
@@ -130,11 +114,34 @@ def test_another_value_gets_the_general_feedback_and_no_answer(question: Numeric
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
 def test_just_inside_is_right_and_just_outside_is_wrong(question: Numeric):
     share = float(question.tolerance.rstrip("%")) / 100
-    by_hand = BY_HAND[question.id]
+    right = BY_HAND[question.id]
     for side in (-1, 1):
-        inside, outside = by_hand * (1 + side * share * 0.99), by_hand * (1 + side * share * 1.01)
+        inside, outside = right * (1 + side * share * 0.99), right * (1 + side * share * 1.01)
         assert check(question.id, written(inside, question))
         assert not check(question.id, written(outside, question))
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_reasonable_rounding_is_right(question: Numeric):
+    """Two digits are enough where they are within 3%, and every mistake is farther away than that."""
+    right = BY_HAND[question.id]
+    for value in (right * 1.028, right * 0.972):
+        assert check(question.id, written(value, question)), value
+    for (name, mistake), value in MISTAKES.items():
+        if name == question.id:
+            assert not 0.96 < value / right < 1.04, mistake
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_a_near_miss_is_called_one(question: Numeric):
+    right = BY_HAND[question.id]
+    for value in (right * 0.92, right * 1.09):
+        result = check(question.id, written(value, question))
+        mistakes = [v for (name, _), v in MISTAKES.items() if name == question.id and abs(value / v - 1) < 0.05]
+        assert result.outcome == "wrong" and (result.feedback == CLOSE or mistakes)
+    for value in (right * 0.89, right * 1.11, -right):
+        assert check(question.id, written(value, question)).feedback != CLOSE
+    assert "Not" not in question.wrong  # the verdict before it says so already
 
 
 @pytest.mark.parametrize("question", CHOICE, ids=lambda q: q.id)
@@ -168,8 +175,6 @@ def test_hints_and_texts_are_plain(question):
     texts += [question.right] if not isinstance(question, Choice) else [o.feedback for o in question.options]
     for text in texts:
         assert not re.search(r"[<>]\w|TODO|\bsimply\b|\bjust\b|—", text), text
-    if isinstance(question, Code | Measurement):
-        assert callable(find("roofline", question.checker))
 
 
 def test_constants_are_those_of_the_catalog():
@@ -309,6 +314,26 @@ def test_a_wrong_file_is_refused(tmp_path, text, said):
 def test_two_questions_with_one_id_are_refused(tmp_path):
     with pytest.raises(EfflabError, match=r"^t\.yml: question t-1: id: two questions have it"):
         questions.read_bank(save(tmp_path, GOOD, GOOD))
+
+
+def test_a_broken_bank_breaks_its_own_topic_only(tmp_path, monkeypatch):
+    (tmp_path / "broken.yml").write_text("topic: broken\nquestions: {}\n", encoding="utf-8")
+    good = yaml.safe_dump({"topic": "good", "questions": [GOOD | {"id": "good-1"}]})
+    (tmp_path / "good.yml").write_text(good, encoding="utf-8")
+    monkeypatch.setattr(questions, "FOLDER", tmp_path)
+    questions.topics.cache_clear()
+    questions.bank.cache_clear()
+    try:
+        assert questions.question("good-1").title == "Title"
+        with pytest.raises(EfflabError, match=r"question: 'good-2' is not known\. Did you mean 'good-1'"):
+            questions.question("good-2")
+        with pytest.raises(EfflabError, match=r"^broken\.yml: "):
+            questions.question("broken-1")
+        shown = repr(progress)
+        assert "good: 0 of 1 points" in shown and "broken: cannot be shown: broken.yml" in shown
+    finally:
+        questions.topics.cache_clear()
+        questions.bank.cache_clear()
 
 
 def test_a_missing_file_is_refused(tmp_path):

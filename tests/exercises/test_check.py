@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,33 @@ def test_an_unknown_question_names_the_nearest(function):
         function(1)
 
 
+@pytest.mark.parametrize("name", ["roofline", "roofline-99", "zzz", "Roofline-1", ""])
+@pytest.mark.parametrize("function", [check, hint, show])
+def test_of_all_names_only_the_nearest_five_are_listed(function, name):
+    with pytest.raises(EfflabError) as caught:
+        function(name)
+    said = str(caught.value)
+    assert 1 <= sum(said.count(n) > 0 for n in re.findall(r"roofline-[a-z0-9-]+", said.replace(repr(name), ""))) <= 5
+    assert "list" in said
+    if name == "roofline":
+        assert "is a topic" in said
+
+
+def test_a_wrong_answer_after_a_right_one_keeps_the_points():
+    right = lambda elements, operations, bytes_per_element, fused: (  # noqa: E731
+        2 * elements * bytes_per_element * (1 if fused else operations)
+    )
+    wrong = lambda elements, operations, bytes_per_element, fused: 1  # noqa: E731
+    first = check("roofline-code-3", wrong)
+    assert str(first).startswith("roofline-code-3: not right yet. 0 of 2 points.") and first.kept == 0
+    check("roofline-code-3", right)
+    again = check("roofline-code-3", wrong)
+    assert str(again).startswith("roofline-code-3: not right yet. You keep your 2 points.") and again.kept == 2
+    assert "0 of 2" not in str(again) and progress.points("roofline")[0] == 2
+    check("roofline-1", "295 FLOP/B")
+    assert "You keep your point." in str(check("roofline-1", "1 FLOP/B"))
+
+
 def test_hints_come_one_by_one_and_begin_again():
     hints = questions.question("roofline-1").hints
     said = [str(hint("roofline-1")) for _ in range(len(hints) + 1)]
@@ -122,7 +151,7 @@ def test_hints_come_one_by_one_and_begin_again():
     assert str(hint("roofline-3")).startswith("Hint 1 of ")  # each question counts its own
 
 
-@pytest.mark.parametrize("name", questions.bank("roofline"))
+@pytest.mark.parametrize("name", [name for topic in questions.topics() for name in questions.bank(topic)])
 def test_showing_a_question_tells_no_answer(name):
     item = questions.question(name)
     text = repr(show(name))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,7 +41,10 @@ def test_intensity_right_in_another_form():
         ("counted elements", lambda m, n, k, b: 2 * m * n * k / (m * k + k * n + m * n)),
         ("turned it over", lambda m, n, k, b: b * (m * k + k * n + m * n) / (2 * m * n * k)),
         ("forgot the inputs", lambda m, n, k, b: 2 * k / b),
-        (None, lambda m, n, k, b: 0.923077 if (m, n, k) == (2, 3, 4) else 7.0),
+        ("bits for bytes", lambda m, n, k, b: 2 * m * n * k / (8 * b * (m * k + k * n + m * n))),
+        ("bytes for bits", lambda m, n, k, b: 2 * m * n * k / (b / 8 * (m * k + k * n + m * n))),
+        ("rounded", lambda m, n, k, b: round(2 * m * n * k / (b * (m * k + k * n + m * n)), 3)),
+        (None, lambda m, n, k, b: 0.9230769 if (m, n, k) == (2, 3, 4) else 7.0),
         (None, lambda m, n, k, b: math.inf),
     ],
     ids=str,
@@ -67,6 +72,57 @@ def test_intensity_mistakes(mistake, function):
 def test_what_a_function_may_do_wrong(function, said):
     result = verdict(1, function)
     assert result.outcome == "wrong" and said in result.feedback, result.feedback
+
+
+def test_rounding_is_told_apart():
+    result = verdict(1, lambda m, n, k, bytes_per_element: round(2 / bytes_per_element / (1 / m + 1 / n + 1 / k), 3))
+    assert "Do not round" in result.feedback and "0.923" in result.feedback
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("leave", [sys.exit, lambda: sys.exit(3), quit])
+def test_an_exit_is_answered_in_words(number, leave):
+    names = {
+        1: "m, n, k, bytes_per_element", 2: "flops, bytes_moved, peak_performance, memory_bandwidth, overhead",
+        3: "elements, operations, bytes_per_element, fused", 4: "run, synchronize, clock, warmup, repeats",
+        5: "inputs, outputs, bytes_per_element, peak_performance, memory_bandwidth", 6: "x, out",
+    }  # fmt: skip
+    result = verdict(number, eval(f"lambda {names[number]}: leave()", {"leave": leave}))
+    assert result.outcome == "wrong" and "calls exit(). Return the result instead." in result.feedback
+
+
+class Stubborn:
+    """An object that refuses to be a number in its own way."""
+
+    def __float__(self):
+        raise KeyError("no")
+
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __hash__ = None
+
+
+STRANGE = [
+    None, True, "x", b"x", [], {}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf, math.inf, 0, -1,
+    10**400, 1e308, 5e-324, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("value", STRANGE, ids=lambda v: type(v).__name__)
+def test_whatever_comes_back_is_answered_in_words(number, value):
+    names = {
+        1: "m, n, k, bytes_per_element", 2: "flops, bytes_moved, peak_performance, memory_bandwidth, overhead",
+        3: "elements, operations, bytes_per_element, fused", 4: "run, synchronize, clock, warmup, repeats",
+        5: "inputs, outputs, bytes_per_element, peak_performance, memory_bandwidth",
+    }  # fmt: skip
+    ready = "[run() for _ in range(warmup)], synchronize(), [(clock(), run(), synchronize(), clock()) "
+    ready += "for _ in range(repeats)]"
+    body = f"({ready}, value)[-1]" if number == 4 else "value"
+    assert (
+        check(f"roofline-code-{number}", eval(f"lambda {names[number]}: {body}", {"value": value})).outcome == "wrong"
+    )
 
 
 def test_a_function_not_written_yet(monkeypatch):
@@ -114,6 +170,7 @@ def test_regime():
         ),
         ("swapped", lambda **k: {"compute": "memory", "memory": "compute"}.get(regime(**k), "overhead")),
         (None, lambda **k: regime(**k).upper()),
+        (None, lambda **k: np.array([regime(**k), "memory"])),
         (None, lambda **k: "overhead"),
         ("forgot the overhead", lambda **k: "compute" if k["flops"] > k["bytes_moved"] else regime(**k)),
     ],
@@ -311,6 +368,9 @@ def test_batch_by_search():
         ("not whole", lambda **k: least_batch(**k) - 0.5),
         (None, lambda **k: least_batch(**k) + 1),
         (None, lambda **k: math.inf),
+        ("not whole", lambda **k: -math.inf),
+        ("not whole", lambda **k: 0),
+        (None, lambda **k: 1e300),
         ("no batch suffices", lambda **k: b if math.isfinite(b := least_batch(**k)) else 10**9),
     ],
 )
@@ -336,11 +396,51 @@ def test_chain_in_place():
     assert verdict(6, lambda x, out: out.copy_(x).mul_(2).add_(1).relu_())
 
 
+def test_chain_in_blocks():
+    """Blocks that fit in a cache are a good idea, not a loop over elements."""
+
+    def blocks(x, out):
+        for a, b in zip(x.flatten().split(65536), out.flatten().split(65536), strict=True):
+            torch.mul(a, 2, out=b).add_(1).relu_()
+
+    assert verdict(6, blocks)
+
+
+def loop(x, out):
+    a, b = x.flatten(), out.flatten()
+    for i in range(len(a)):
+        b[i] = max(2 * float(a[i]) + 1, 0.0)
+
+
+def through_numpy(x, out):
+    np.maximum(2 * x.numpy() + 1, 0, out=out.numpy())
+
+
+def numpy_in_place(x, out):
+    a = out.numpy()
+    np.multiply(x.numpy(), 2, out=a)
+    np.add(a, 1, out=a)
+    np.maximum(a, 0, out=a)
+
+
+def numpy_then_copy(x, out):
+    out.copy_(torch.from_numpy(np.maximum(2 * x.numpy() + 1, 0)))
+
+
+def list_then_copy(x, out):
+    out.copy_(torch.frombuffer(bytearray(np.maximum(2 * x.numpy() + 1, 0).tobytes()), dtype=x.dtype).reshape(x.shape))
+
+
 @pytest.mark.parametrize(
     ("mistake", "function"),
     [
         ("fresh memory", lambda x, out: out.copy_(torch.relu(2 * x + 1))),
         ("fresh memory", lambda x, out: torch.relu_(torch.add(x * 2, 1, out=out))),
+        ("fresh memory", numpy_then_copy),
+        ("fresh memory", list_then_copy),
+        ("not PyTorch", through_numpy),
+        ("not PyTorch", numpy_in_place),
+        ("a loop over elements", loop),
         ("changed the input", lambda x, out: out.copy_(x.mul_(2).add_(1).relu_())),
         ("bound a name", lambda x, out: torch.relu(2 * x + 1)),
         ("no relu", lambda x, out: torch.mul(x, 2, out=out).add_(1)),

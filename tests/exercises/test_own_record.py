@@ -6,9 +6,13 @@ The records are made up, so that each test changes one thing.
 from __future__ import annotations
 
 import copy
+import random
+import statistics
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from efflab.exercises import check
 from efflab.records import LabBook, Record, recorded
@@ -76,13 +80,14 @@ def kernels(data):
 def test_a_plausible_record_earns_the_points(data):
     result = verdict(data)
     assert result.right and result.points == 3
-    assert "8 kernels" in result.feedback and "smoke" not in result.feedback
+    assert "8 kernels, none wide or disturbed" in result.feedback and "smoke" not in result.feedback
 
 
 def test_no_record_says_how_to_make_one(labbook):
     for result in (check("roofline-own-1"), check("roofline-own-1", "newest")):
         assert result.outcome == "not counted"
-        assert str(labbook) in result.feedback and "efflab run roofline" in result.feedback
+        assert str(labbook) in result.feedback
+        assert "!{sys.executable} -m efflab.cli run roofline" in result.feedback
 
 
 def test_the_newest_of_the_topic_is_taken_by_default(data, tmp_path):
@@ -196,13 +201,17 @@ def point_without_size(data):
         (change_all(warmup=0), "no warm-up", "no warm-up"),
         (no_warmup_of_the_ceiling, "no warm-up", "ceiling-matmul-fp32: no warm-up"),
         (two_repeats, "no repeats", "matmul-32: 2 repeats"),
-        (copied_repeats, None, "Real repeats differ"),
+        (copied_repeats, "copied", "Real repeats differ"),
         (no_ceilings, None, "no measured ceilings"),
         (gpu("perf_counter"), "no synchronisation", "the launch's time"),
-        (impossible_matmul, "efficiency above one", "matmul-128: an efficiency of 1.50"),
+        (
+            impossible_matmul,
+            "efficiency above one",
+            "matmul-128: 150 GFLOP/s is 1.50 times the measured ceiling, 100 GFLOP/s",
+        ),
         (impossible_relu, "efficiency above one", "did not come from memory"),
         (relu_in_tens_of_nanoseconds, "efficiency above one", "relu-33554432"),
-        (point_without_size, None, "lacks 'm'"),
+        (point_without_size, "damaged", "lacks 'm'"),
     ],
     ids=lambda x: getattr(x, "__name__", None),
 )
@@ -224,7 +233,7 @@ def test_no_kernel_beats_the_data_sheet(data):
     for s in data["samples"]:
         s["values"] = [v / 800 for v in s["values"]]  # 90 TFLOP/s in FP32; an H200 has 66.9
     result = verdict(data)
-    assert result.misconception == "faster than the device" and "H200 SXM can do in fp32" in result.feedback
+    assert result.misconception == "faster than the device" and "what H200 SXM can do in fp32" in result.feedback
 
 
 def test_a_dtype_without_its_own_ceiling_may_be_faster(data):
@@ -239,10 +248,109 @@ def test_bytes_from_a_cache_may_be_fast(data):
     assert verdict(data).right
 
 
-def test_a_smoke_record_counts_but_is_called_one(data):
+def test_a_smoke_record_earns_nothing_and_says_why(data):
     data["spec"]["scale"] = "smoke"
+    for s in kernels(data):
+        s["values"] = [v * f for v, f in zip(s["values"], (1, 9, 20, 1, 30), strict=True)]  # as a test's times are
     result = verdict(data)
-    assert result.right and "scale is smoke" in result.feedback
+    assert result.outcome == "wrong" and result.misconception == "smoke scale" and result.points == 0
+    assert "say nothing about a device" in result.feedback and "trust" not in str(result)
+
+
+def test_what_the_lab_writes_is_read(tmp_path):
+    """A run at smoke scale has everything that the check asks for, but the scale."""
+    from efflab.experiments import roofline, runner
+
+    path = runner.run(roofline.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None)[
+        1
+    ]
+    result = check("roofline-own-1", path)
+    assert result.misconception == "smoke scale", result.feedback
+
+
+def test_a_disturbed_record_is_not_yet_one(data):
+    """By its spread, or by what its warnings say; up to a quarter of the kernels may be."""
+
+    def widened(number):
+        changed = copy.deepcopy(data)
+        for s in kernels(changed)[:number]:
+            s["values"] = [v * f for v, f in zip(s["values"], (1, 1.3, 1, 1.4, 0.9), strict=True)]
+        return changed
+
+    assert verdict(widened(2)).right and "2 of 8 wide or disturbed" in verdict(widened(2)).feedback
+    result = verdict(widened(3))
+    assert result.outcome == "wrong" and result.misconception == "disturbed" and "3 of 8 kernels" in result.feedback
+    cases = [s["point"]["case"] for s in kernels(data)]
+    said = [
+        "measured again, since around it the time of copy changed by +80%",
+        "wide: the middle half of 5 values spans 30% of the median; something else ran, or the clock speed changed",
+        "measured again, since around it matmul-fp32 took 400% longer than its best",
+    ]
+    data["warnings"] = [f"{case}: {w}" for case, w in zip(cases, said, strict=False)]
+    assert verdict(data).misconception == "disturbed"
+    data["warnings"] = [f"{case}: not profiled: RuntimeError" for case in cases] + ["resumed at 2026-11-21T08:01:00Z"]
+    assert verdict(data).right  # these are not about the times
+
+
+def test_a_near_copy_of_a_recorded_run_is_not_ones_own():
+    shipped = recorded("roofline")[-1]
+    for change in (lambda v, i: v * 1.0001, lambda v, i: v * (1 + i / 100), lambda v, i: float(f"{v:.5g}")):
+        document = shipped.model_dump(by_alias=True)
+        document["id"] = "mine"
+        for i, s in enumerate(document["samples"]):
+            if s["metric"] == "time":
+                s["values"] = [change(v, i) for v in s["values"]]
+        result = verdict(document)
+        assert result.misconception == "not own" and shipped.id in result.feedback, result.feedback
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_another_run_of_the_same_device_is_ones_own(seed):
+    """The same device measured again: the same medians within 1%, and repeats that scatter anew."""
+    shipped, draw = recorded("roofline")[-1], random.Random(seed)
+    document = shipped.model_dump(by_alias=True)
+    document["id"] = "mine"
+    for s in document["samples"]:
+        if s["metric"] == "time":
+            middle = statistics.median(s["values"]) * draw.gauss(1, 0.01)
+            s["values"] = [middle * draw.gauss(1, 0.01) for _ in s["values"]]
+    result = verdict(document)
+    assert result.right, result.feedback
+
+
+VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "matmul", "fp32", "kernel", "ceiling", "lesson"])
+
+
+@settings(max_examples=300)
+@given(index=st.integers(0, 9), value=st.none() | VALUES, draw=st.data())
+def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
+    """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
+    data = document()
+    point = data["samples"][index]["point"]
+    name = draw.draw(st.sampled_from([*sorted(point), "n", "elements", "operations", "causal"]))
+    if value is None:
+        point.pop(name, None)
+    else:
+        point[name] = value
+    try:
+        record = Record.model_validate(data)
+    except ValueError:
+        return  # no record at all
+    result = check("roofline-own-1", record)
+    assert result.outcome in ("right", "wrong") and result.feedback
+
+
+@pytest.mark.parametrize("name", ["kernel", "dtype", "role", "case", "m"])
+def test_a_point_that_lacks_a_field_names_it(data, name):
+    del data["samples"][3]["point"][name]
+    result = verdict(data)
+    assert result.outcome == "wrong" and repr(name) in result.feedback and "efflab.cli run" in result.feedback
+
+
+def test_sizes_that_are_no_numbers_are_said(data):
+    kernels(data)[0]["point"]["m"] = "large"
+    result = verdict(data)
+    assert result.misconception == "damaged" and "matmul-32" in result.feedback
 
 
 def test_the_recorded_runs_would_pass(monkeypatch):

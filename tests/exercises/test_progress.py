@@ -24,7 +24,9 @@ def saved(labbook):
 def test_an_empty_lab_book_is_fine(labbook):
     total = sum(q.points for q in questions.bank("roofline").values())
     assert progress.points("roofline") == (0, total)
-    assert repr(progress).startswith(f"roofline: 0 of {total} points, 0 of ")
+    assert repr(progress("roofline")).startswith(f"roofline: 0 of {total} points, 0 of ")
+    heads = [line for line in repr(progress).splitlines() if not line.startswith(" ")]
+    assert [line.partition(":")[0] for line in heads] == list(questions.topics())
     assert not labbook.exists()
 
 
@@ -88,6 +90,22 @@ def test_a_full_disk_is_said(labbook, monkeypatch):
     monkeypatch.undo()
     assert result.right and "No space left" in result.unsaved
     assert not list(labbook.glob("*.tmp"))
+
+
+def test_repeated_failures_leave_one_folder(labbook, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (labbook / "progress.json").mkdir(parents=True)  # a folder in the file's place: nothing can be written there
+    monkeypatch.setattr(Progress, "_file", lambda self: {})
+    for answer in (WRONG, WRONG, RIGHT):
+        assert "The content is kept in" in check("roofline-1", answer).unsaved
+    folders = list((tmp_path / "temporary").iterdir())
+    assert len(folders) == 1
+    kept = folders[0] / "progress.json"
+    assert read(kept)["roofline-1"].solved and read(kept)["roofline-1"].attempts == 3
+    (labbook / "progress.json").rmdir()
+    assert check("roofline-3", "315 FLOP/B").unsaved is None
+    assert not list((tmp_path / "temporary").iterdir())  # it is saved where it belongs
 
 
 def test_a_folder_without_permission_is_said(labbook, monkeypatch):

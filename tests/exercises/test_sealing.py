@@ -21,7 +21,7 @@ from efflab.exercises import check, front, questions, sealing
 from efflab.exercises.questions import Choice, Numeric
 from efflab.units import UNITS, parse
 
-BANK = questions.bank("roofline")
+BANK = {name: item for topic in questions.topics() for name, item in questions.bank(topic).items()}
 SEALED = [q for q in BANK.values() if isinstance(q, Choice | Numeric)]
 NUMERIC = [q for q in SEALED if isinstance(q, Numeric)]
 
@@ -142,7 +142,7 @@ def test_the_page_and_python_agree(v8, question, data):
         question.value,
         *(sum(question.misconception_bounds(i)) / 2 for i in range(len(question.misconceptions))),
     ]
-    value = data.draw(st.sampled_from(centres)) * data.draw(st.floats(0.93, 1.07))
+    value = data.draw(st.sampled_from(centres)) * data.draw(st.floats(0.85, 1.15))
     unit = data.draw(st.sampled_from(sorted(question.unit_type.accepted().items())))
     digits = data.draw(st.integers(1, 17))
     answer = f"{value / unit[1]:.{digits}g} {unit[0]}".strip()
@@ -218,7 +218,7 @@ def test_ranges_that_share_a_bucket(v8):
     sealed = sealing.seal(question)
     assert v8("efflabQuiz.openNumeric", sealed, 1.001)["right"] is True
     assert v8("efflabQuiz.openNumeric", sealed, 1.0015)["feedback"] == "Near."
-    assert v8("efflabQuiz.openNumeric", sealed, 1.00125) is None
+    assert v8("efflabQuiz.openNumeric", sealed, 1.00125)["feedback"] == questions.CLOSE
 
 
 def test_text_outside_ascii_survives(v8):
@@ -287,7 +287,84 @@ def test_the_script_evaluates_no_text_and_asks_no_host():
 def test_a_missing_tweetnacl_says_what_to_do(tmp_path):
     with pytest.raises(EfflabError, match="Run 'make assets'"):
         front.script(tmp_path / "nacl-fast.min.js")
-    (tmp_path / "nacl-fast.min.js").write_text("")
-    (tmp_path / "package.json").write_text('{"version": "0.14.0"}')
-    with pytest.raises(EfflabError, match=r"TweetNaCl 0\.14\.0; 1\.0\.3 is needed"):
-        front.script(tmp_path / "nacl-fast.min.js")
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_a_near_miss_opens_its_own_feedback_and_tells_no_value(v8, question):
+    sealed = sealed_once(question.id)
+    for factor in (0.905, 0.94, 1.06, 1.095):
+        value = question.value * factor
+        found = v8("efflabQuiz.openNumeric", sealed, value)
+        mistaken = any(
+            low <= value <= high
+            for low, high in (question.misconception_bounds(i) for i in range(len(question.misconceptions)))
+        )
+        if question.bounds[0] <= value <= question.bounds[1] or mistaken:
+            assert found["feedback"] != questions.CLOSE  # the narrower range goes first
+        else:
+            assert found["feedback"] == questions.CLOSE and found["right"] is False
+    for factor in (0.89, 1.11):
+        found = v8("efflabQuiz.openNumeric", sealed, question.value * factor)
+        assert found is None or found["feedback"] != questions.CLOSE
+    assert questions.CLOSE[:5] not in json.dumps(sealed)
+
+
+# Two tabs: the script twice, over one storage.
+STORAGE = """
+const kept = {};
+const localStorage = {
+  refuses: false,
+  getItem: (k) => (k in kept ? kept[k] : null),
+  setItem: (k, v) => { if (localStorage.refuses) throw new Error("full"); kept[k] = v; },
+  removeItem: (k) => { delete kept[k]; },
+};
+const questions = () => JSON.parse(kept["efflab-progress"]).questions;
+"""
+
+
+@pytest.fixture
+def tabs():
+    """V8 with two copies of the script, `a` and `b`, that share a storage."""
+    machine = MiniRacer()
+    machine.eval(STORAGE)
+    for name in ("a", "b"):
+        machine.eval(f"{front.script()}; const {name} = efflabQuiz.store; {name}.load(); {name}.save(); 0")
+
+    def run(text):
+        return json.loads(machine.eval(f"(() => {{ {text} }})(); JSON.stringify(questions())"))
+
+    return run
+
+
+def test_what_one_tab_erased_another_does_not_bring_back(tabs):
+    stored = tabs(
+        "a.note('roofline-1', true, '295 FLOP/B'); b.load();"  # b hears of it, as by a storage event
+        "a.forget('roofline'); b.load(); b.note('roofline-3', false, '1 FLOP/B');"
+    )
+    assert set(stored) == {"roofline-3"}
+    # And where the event has not arrived yet.
+    stored = tabs("a.note('roofline-1', true, 'x'); b.load(); a.forget('roofline'); b.note('roofline-3', true, 'y');")
+    assert set(stored) == {"roofline-3"}
+
+
+def test_erasing_a_chapter_keeps_what_another_tab_wrote_of_others(tabs):
+    assert set(tabs("a.note('roofline-1', true, 'x'); b.note('other-1', true, 'y'); a.forget('roofline');")) == {
+        "other-1"
+    }
+
+
+def test_what_could_not_be_saved_is_saved_with_the_next(tabs):
+    stored = tabs(
+        "localStorage.refuses = true; a.note('roofline-1', true, 'x'); localStorage.refuses = false;"
+        "b.note('roofline-2', false, 'a'); a.load(); a.note('roofline-3', false, 'z');"
+    )
+    assert {n: e["solved"] for n, e in stored.items()} == {
+        "roofline-1": True, "roofline-2": False, "roofline-3": False,
+    }  # fmt: skip
+
+
+def test_attempts_of_two_tabs_add_up(tabs):
+    stored = tabs("a.note('roofline-1', false, 'x'); b.note('roofline-1', false, 'y'); a.note('roofline-1', true, 'z')")
+    assert stored == {"roofline-1": {"solved": True, "attempts": 3, "points": 1, "answer": "z"}}
+    stored = tabs("b.note('roofline-1', false, 'w')")
+    assert stored["roofline-1"] == {"solved": True, "attempts": 4, "points": 1, "answer": "z"}

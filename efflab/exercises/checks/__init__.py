@@ -1,4 +1,4 @@
-"""Checkers of code and measurements, one module per topic, and what they share.
+"""Checkers of code and measurements, one module per topic, and what they share (records: in checks/records.py).
 
 A checker takes the learner's function (or the name of a record), raises `NotYet` with a message that teaches,
 and returns nothing or a sentence to add to the feedback. It checks properties on many inputs, and says which
@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import os
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from efflab import records
-from efflab.errors import EfflabError, unknown
+from efflab.errors import EfflabError
+
+if TYPE_CHECKING:
+    from efflab.exercises.questions import Question
 
 
 class NotYet(Exception):
@@ -43,11 +44,27 @@ def find(topic: str, name: str) -> Callable[[Any], str | None]:
     """
     try:
         module = importlib.import_module(f"efflab.exercises.checks.{topic}")
-    except ModuleNotFoundError:
-        raise EfflabError(f"checks: there is no module checks/{topic}.py.") from None
+    except ModuleNotFoundError as error:
+        if error.name != f"efflab.exercises.checks.{topic}":
+            raise  # the module is there, and imports what is not
+        raise EfflabError(f"there is no module checks/{topic}.py.") from None
     if name not in module.CHECKERS:
         raise EfflabError(f"checks/{topic}.py: no checker {name!r}. It has: {', '.join(module.CHECKERS)}.")
     return module.CHECKERS[name]
+
+
+def verify(questions: Iterable[Question]) -> None:
+    """Every checker that these questions name exists.
+
+    Raises:
+        EfflabError: names the question and the checker.
+    """
+    for item in questions:
+        if item.kind in ("code", "measurement"):
+            try:
+                find(item.topic, item.checker)
+            except EfflabError as error:
+                raise EfflabError(f"{item.topic}.yml: question {item.id}: checker: {error}") from None
 
 
 def written(call: str, value: Any) -> str:
@@ -59,7 +76,7 @@ def short(value: Any) -> str:
     """A repr of at most 60 characters; numbers with six significant digits."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -106,6 +123,8 @@ class Subject:
             raise  # a fake device's objection
         except NotImplementedError as error:
             raise NotWritten(str(error) or f"{self.name} is not written yet.") from None
+        except SystemExit:
+            raise NotYet(f"{self.describe(**arguments)} calls exit(). Return the result instead.") from None
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             inner = [f for f in frames if f.filename != __file__]
@@ -122,74 +141,13 @@ class Subject:
             raise NotYet(f"{written(call, value)}; a number is expected.")
         try:
             number = float(value)
-        except (TypeError, ValueError, RuntimeError):
+        except OverflowError:
+            raise NotYet(f"{call} gives a number too large for a float.") from None
+        except Exception:  # the object is the learner's and may raise anything
             raise NotYet(f"{written(call, value)}; one number is expected.") from None
         if math.isnan(number):
             raise NotYet(f"{call} gives NaN, not a number.")
         return number
-
-
-def own(topic: str, answer: Any) -> records.Record:
-    """The learner's own finished record of a topic.
-
-    Args:
-        topic: such as "roofline".
-        answer: a record, its id, its path, or None or "newest" for the newest finished one in the lab book.
-
-    Raises:
-        NotCounted: there is none, or it cannot be read.
-        NotYet: it is partial, of another topic, or one that comes with the course.
-    """
-    command = f"'efflab run {topic}'"
-    if isinstance(answer, records.Record):
-        record = answer
-    elif answer is None or answer == "newest":
-        try:
-            book = records.LabBook()
-            _, kept, problems = book.readable()
-        except EfflabError as error:
-            raise NotCounted(str(error)) from None
-        kept = [r for r in kept if r.topic == topic]
-        if not kept:
-            said = f" {problems[0]}" if problems else ""
-            raise NotCounted(
-                f"Your lab book, {book.path.resolve()}, has no record of {topic} yet.{said} Run '!efflab run {topic}' "
-                "in a cell of this notebook, then check again. A record that lies elsewhere can be checked by its path."
-            )
-        record = kept[-1]
-    elif isinstance(answer, str | os.PathLike):
-        try:
-            record = _named(topic, answer)
-        except EfflabError as error:
-            raise NotCounted(str(error)) from None
-    else:
-        raise NotCounted(f"Give a record's id or path as text, or nothing for the newest; got {short(answer)}.")
-    if record.topic != topic:
-        raise NotYet(f"Record {record.id} is of {record.topic}, not of {topic}. Run {command}.")
-    shipped = records.recorded(topic)
-    if any(record.id == s.id or record.samples == s.samples for s in shipped):
-        raise NotYet(
-            f"Record {record.id} comes with the course. Run {command} on your own device and check that record.",
-            "not own",
-        )
-    if record.finished is None:
-        raise NotYet(f"Record {record.id} is partial: the run did not finish. Run {command} again to continue it.")
-    return record
-
-
-def _named(topic: str, answer: str | os.PathLike[str]) -> records.Record:
-    if os.path.exists(answer):
-        return records.load_record(answer)
-    known = {r.id: r for r in records.LabBook().readable()[1] if r.topic == topic}
-    if str(answer) not in known:
-        raise (
-            unknown(f"record of {topic}", str(answer), known)
-            if known
-            else EfflabError(
-                f"{str(answer)!r} is neither a file nor a record in your lab book, which has none of {topic}."
-            )
-        )
-    return known[str(answer)]
 
 
 def close(a: float, b: float, relative: float = 1e-6) -> bool:

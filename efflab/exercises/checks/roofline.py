@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from efflab.catalog import match_device
-from efflab.exercises.checks import NotYet, Subject, close, own, written
-from efflab.formulas import reading
-from efflab.formulas.roofline import KERNELS
+from efflab.errors import EfflabError
+from efflab.exercises.checks import NotYet, Subject, close, written
+from efflab.exercises.checks.records import (
+    FEWEST_REPEATS,
+    at_scale,
+    command,
+    own,
+    plausible,
+    steady,
+    text,
+    timed_well,
+)
+from efflab.reconcile import roofline as reconcile
 from efflab.records import Record, Sample, median
-from efflab.units import BYTE_PER_SECOND, FLOP_PER_SECOND, show
+from efflab.units import BYTE, BYTE_PER_SECOND, FLOP_PER_SECOND, show
+
+MOST_WRITES = 256  # operations on `out` in scale_shift_relu: blocks of rows are fine, single elements are not
 
 
 def matmul_intensity(answer: Any) -> None:
@@ -48,6 +60,16 @@ def matmul_intensity(answer: Any) -> None:
                 "operations per element. Multiply the traffic by bytes_per_element.",
             ),
             ("turned it over", moved / flops, "bytes per operation. Intensity is operations per byte."),
+            (
+                "bits for bytes",
+                flops / moved / 8,
+                "an eighth of what is right. bytes_per_element is in bytes already: there are no bits to convert.",
+            ),
+            (
+                "bytes for bits",
+                flops / moved * 8,
+                "8 times what is right. bytes_per_element is in bytes already: there are no bits to convert.",
+            ),
             ("forgot the inputs", flops / (b * m * n), "the value without reading the two inputs."),
             (
                 "read once per use",
@@ -57,6 +79,10 @@ def matmul_intensity(answer: Any) -> None:
         ):
             if close(got, value):
                 raise NotYet(f"{said}, {why}", name)
+        if any(close(got, round(flops / moved, digits), 1e-12) for digits in range(1, 7)):
+            raise NotYet(
+                f"{said}; unrounded it is {flops / moved:.9g}. Do not round: return the quotient as it is.", "rounded"
+            )
         raise NotYet(f"{said}. By hand: {flops} FLOP over {moved} B, so {flops / moved:.6g} FLOP/B.")
 
 
@@ -97,10 +123,11 @@ def regime(answer: Any) -> None:
         cases.append(("a kernel drawn at random", c, max(times, key=times.__getitem__)))
     for what, arguments, right in cases:
         got = function(**arguments)
-        if got == right:
+        # Only a text is compared: an array would answer element by element.
+        if isinstance(got, str) and got == right:
             continue
         call = function.describe(**arguments)
-        if got not in ("compute", "memory", "overhead"):
+        if not isinstance(got, str) or got not in ("compute", "memory", "overhead"):
             raise NotYet(f'{written(call, got)}. Return one of the texts "compute", "memory" and "overhead".')
         compute = arguments["flops"] / arguments["peak_performance"]
         memory = arguments["bytes_moved"] / arguments["memory_bandwidth"]
@@ -312,6 +339,10 @@ def compute_bound_batch(answer: Any) -> None:
             continue
         if got == math.inf:
             raise NotYet(f"{said}, but from batch {right} on this layer is compute-bound.")
+        if got < 1:
+            raise NotYet(f"{said}. A batch is a whole number of at least 1.", "not whole")
+        if got > 1e15:
+            raise NotYet(f"{said}. That is far too many: from batch {right} on this layer is compute-bound.")
         weights_only = peak * b / (2 * bandwidth)
         if got in (math.ceil(weights_only), round(weights_only), math.floor(weights_only)) or close(
             got, weights_only, 1e-3
@@ -338,34 +369,47 @@ def scale_shift_relu(answer: Any) -> None:
     from torch.utils._pytree import tree_leaves
 
     class Watch(TorchDispatchMode):
-        """Counts tensors of new storage that are as large as the input."""
+        """Counts operations that write `out`, and tensors of new storage that are as large as the input."""
 
-        def __init__(self, known: set[int], size: int) -> None:
+        def __init__(self, x: torch.Tensor, out: torch.Tensor) -> None:
             super().__init__()
-            self.known, self.size, self.fresh = known, size, []
+            self.size, self.out = x.untyped_storage().nbytes(), out.untyped_storage().data_ptr()
+            self.known, self.fresh, self.writes = {x.untyped_storage().data_ptr(), self.out}, [], 0
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
+            self.writes += any(self.is_out(value) for value in _written(function, args, kwargs or {}))
+            if self.writes > MOST_WRITES:
+                raise NotYet(
+                    f"{call} has written out by more than {MOST_WRITES} operations: one for each element or row? Each "
+                    "pays its overhead. Let one operation work on the whole tensor.",
+                    "a loop over elements",
+                )
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().nbytes() >= self.size // 2:
                     address = leaf.untyped_storage().data_ptr()
                     if address not in self.known:
                         self.known.add(address)
-                        self.fresh.append(
-                            (str(function).removeprefix("aten."), leaf)
-                        )  # kept, so that no address is reused
+                        # The tensor is kept, so that its address is not used again.
+                        self.fresh.append((str(function).removeprefix("aten."), leaf))
             return result
+
+        def is_out(self, value: Any) -> bool:
+            return isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() == self.out
 
     function = Subject(answer, "scale_shift_relu", "x", "out")
     generator = torch.Generator().manual_seed(5)
-    for shape, dtype in (((1000,), torch.float32), ((64, 33), torch.float32), ((5, 6, 7), torch.float64)):
+    # The last is large, so that what NumPy or Python allocate for it stands out.
+    for shape, dtype in (
+        ((1000,), torch.float32), ((64, 33), torch.float32), ((5, 6, 7), torch.float64), ((512, 1024), torch.float32),
+    ):  # fmt: skip
         x = torch.randn(shape, generator=generator, dtype=dtype)
         before, out = x.clone(), torch.full(shape, float("nan"), dtype=dtype)
         storage = out.data_ptr()
-        watch = Watch({x.untyped_storage().data_ptr(), out.untyped_storage().data_ptr()}, x.untyped_storage().nbytes())
-        with watch:
-            function(x=x, out=out)
         call = f"scale_shift_relu(x, out) on shape {tuple(shape)}"
+        watch = Watch(x, out)
+        with watch, _PythonMemory() as memory:
+            function(x=x, out=out)
         if not torch.equal(x, before):
             raise NotYet(f"{call} changed its input x. Write into out only.", "changed the input")
         if out.shape != x.shape or out.data_ptr() != storage:
@@ -393,122 +437,148 @@ def scale_shift_relu(answer: Any) -> None:
                 "faults: use out=out and in-place operations.",
                 "fresh memory",
             )
+        if x.numel() > 10**5 and memory.peak > x.untyped_storage().nbytes() // 2:
+            raise NotYet(
+                f"{call} gives the right values, but NumPy or Python allocated {show(memory.peak, BYTE)} meanwhile, "
+                f"and x has {show(x.untyped_storage().nbytes(), BYTE)}. Stay with PyTorch operations that write into "
+                "out.",
+                "fresh memory",
+            )
+        if not watch.writes:
+            raise NotYet(
+                f"{call} gives the right values, but no PyTorch operation wrote out: it was filled through NumPy or by "
+                "its address, which no GPU tensor allows. Use PyTorch operations with out=out or in place.",
+                "not PyTorch",
+            )
+
+
+def _written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments that a dispatched operation writes, by its schema."""
+    return [
+        value
+        for i, argument in enumerate(function._schema.arguments)
+        if argument.alias_info and argument.alias_info.is_write
+        and (value := args[i] if i < len(args) else kwargs.get(argument.name)) is not None
+    ]  # fmt: skip
+
+
+class _PythonMemory:
+    """The most bytes that Python and NumPy had allocated at once inside a `with`, above what was there before."""
+
+    peak = 0
+
+    def __enter__(self) -> _PythonMemory:
+        self.tracing = tracemalloc.is_tracing()
+        if not self.tracing:
+            tracemalloc.start()
+        tracemalloc.reset_peak()
+        self.before = tracemalloc.get_traced_memory()[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = tracemalloc.get_traced_memory()[1] - self.before
+        if not self.tracing:
+            tracemalloc.stop()
 
 
 KERNELS_NEEDED = 8
-FEWEST_REPEATS = 3
 # How far a kernel may lie above this device's own ceilings before its time is not believed. Ceilings are measured
 # too, a larger product may be a little better than the one that set the ceiling, and a copy pays for its writes
 # twice on most CPUs, which a kernel that only reads does not.
 COMPUTE_NOISE, MEMORY_NOISE = 1.3, 2.0
 DATA_SHEET_NOISE = 1.05
+ROLES = ("kernel", "series", "lesson", "ceiling", "bandwidth")
 
 
 def own_record(answer: Any) -> str:
-    """A record of this topic that can be trusted."""
+    """A record of the learner's own device, well timed, steady, and bounded by its ceilings."""
     record = own("roofline", answer)
-    kernels = [s for s in record.samples if s.metric == "time" and s.point.get("kernel") in KERNELS]
-    ceilings = [s for s in kernels if s.point.get("role") == "ceiling" and s.status == "ok"]
-    copies = [s for s in record.samples if s.point.get("case") == "ceiling-copy" and s.status == "ok"]
-    kernels = [s for s in kernels if s.point.get("role") != "ceiling" and s.status == "ok"]
+    kernels, ceilings = _kernels(record), _ceilings(record)
     if len(kernels) < KERNELS_NEEDED:
         raise NotYet(
             f"Record {record.id} has {len(kernels)} timed kernels; {KERNELS_NEEDED} are needed. "
-            "Run 'efflab run roofline'."
+            f"Run '{command('roofline')}'."
         )
-    for sample in [*kernels, *ceilings, *copies]:
-        _timed_well(sample, record)
-    if all(len(set(s.values)) == 1 for s in kernels):
-        raise NotYet("All repeats of every kernel are equal to the last digit. Real repeats differ: were they copied?")
-    if not ceilings or not copies:
+    timed_well(record)
+    at_scale(record)
+    if "copy" not in ceilings or not any(name.startswith("matmul-") for name in ceilings):
         raise NotYet(
             f"Record {record.id} holds no measured ceilings (a large copy, a large matrix product). "
-            "Run 'efflab run roofline', which measures them beside the kernels."
+            f"Run '{command('roofline')}', which measures them beside the kernels."
         )
-    _possible(kernels, ceilings, copies, record)
-    said = (
-        f"{len(kernels)} kernels, each warmed up and repeated at least {FEWEST_REPEATS} times; none beats the "
+    said = steady(record, kernels)
+    _bounded(kernels, ceilings, record)
+    return (
+        f"{len(kernels)} kernels, {said}, each warmed up and repeated at least {FEWEST_REPEATS} times; none beats the "
         "device's ceilings."
     )
-    if record.scale == "smoke":
-        said += (
-            " The scale is smoke: sizes for a test, too small to say anything about a device. For sizes that do, "
-            "run 'efflab run roofline'."
-        )
-    return said
 
 
-def _timed_well(sample: Sample, record: Record) -> None:
-    """Warm-up, repeats, synchronisation."""
-    case = sample.point.get("case")
-    if sample.timing is None:
-        raise NotYet(
-            f"{case}: the record does not say how it was timed. Measure with 'efflab run roofline'.", "no timing"
-        )
-    if sample.timing.warmup < 1:
-        raise NotYet(
-            f"{case}: no warm-up. The first calls pay for compilation, lazy initialisation and cold caches.",
-            "no warm-up",
-        )
-    if len(sample.values) < FEWEST_REPEATS:
-        raise NotYet(
-            f"{case}: {len(sample.values)} repeats. From fewer than {FEWEST_REPEATS} no spread can be seen.",
-            "no repeats",
-        )
-    if record.environment.kind != "cpu" and not (
-        "events" in sample.timing.clock or "synchronize" in sample.timing.clock
-    ):
-        raise NotYet(
-            f"{case}: timed with {sample.timing.clock} on a GPU, without synchronisation. That is the launch's time.",
-            "no synchronisation",
-        )
+def _kernels(record: Record) -> list[Sample]:
+    """The timed kernels, the entries that the check reads looked at."""
+    found = []
+    for sample in record.samples:
+        if sample.metric != "time" or sample.status != "ok":
+            continue
+        entries = {name: text(sample, name, "roofline") for name in ("case", "role", "kernel", "dtype")}
+        if entries["role"] not in ROLES:
+            raise NotYet(f"{entries['case']}: its role is {entries['role']!r}; one of {', '.join(ROLES)} is expected.")
+        if entries["role"] in ("kernel", "series", "lesson"):
+            _counted(sample)
+            found.append(sample)
+    return found
 
 
-def _possible(kernels: list[Sample], ceilings: list[Sample], copies: list[Sample], record: Record) -> None:
-    """No kernel is faster than physics, or than the device's own ceilings, allows."""
-    device = match_device(record.environment.device, record.environment.memory or 0)
-    best: dict[str, float] = {}
-    for sample in ceilings:
-        dtype = str(sample.point.get("dtype"))
-        best[dtype] = max(best.get(dtype, 0.0), _count(sample, 0) / median(sample.values))
-    copy = max(float(s.point["bytes_moved"]) / median(s.values) for s in copies)
-    for sample in kernels:
-        case, dtype, seconds = sample.point.get("case"), str(sample.point.get("dtype")), median(sample.values)
-        performance, bandwidth = _count(sample, 0) / seconds, _count(sample, 1) / seconds
-        if device and dtype in device.peak_dense and performance > DATA_SHEET_NOISE * device.peak(dtype):
-            raise NotYet(
-                f"{case}: {show(performance, FLOP_PER_SECOND)} is more than {device.name} can do in {dtype}, "
-                f"{show(device.peak(dtype), FLOP_PER_SECOND)}. The time is too short to be true.",
-                "faster than the device",
-            )
-        # A dtype whose ceiling was not measured may well be faster than one whose was.
-        ceiling = best.get(dtype, float("inf"))
-        if performance > (MEMORY_NOISE if record.scale == "smoke" else COMPUTE_NOISE) * ceiling:
-            raise NotYet(
-                f"{case}: an efficiency of {performance / ceiling:.2f} against the measured ceiling of "
-                f"{show(ceiling, FLOP_PER_SECOND)}. Above 1 by more than the noise, the time or the ceiling is "
-                "wrong: was the machine busy while one of them was measured? Close other programs and run it again.",
-                "efficiency above one",
-            )
-        # From a cache, bytes may well come faster than from memory.
-        if sample.timing and sample.timing.cold and record.scale != "smoke" and bandwidth > MEMORY_NOISE * copy:
-            raise NotYet(
-                f"{case}: {show(bandwidth, BYTE_PER_SECOND)}, while the fastest copy reached "
-                f"{show(copy, BYTE_PER_SECOND)}. These bytes did not come from memory.",
-                "efficiency above one",
-            )
-
-
-def _count(sample: Sample, which: int) -> float:
-    """Operations (0) or bytes (1) of a sample's kernel."""
-    formula = KERNELS[str(sample.point["kernel"])][which]
-    names = reading.read(formula)
+def _counted(sample: Sample) -> tuple[float, float]:
+    """FLOP and bytes of a sample's kernel."""
     try:
-        return float(formula(**{n: sample.point[n] for n in (*names.units, *names.options)}))
-    except KeyError as error:
+        return reconcile.counts(sample.point)
+    except (EfflabError, ArithmeticError, TypeError, ValueError) as error:
+        case = sample.point["case"]
+        said = str(error) if case in str(error) else f"{case}: {error}"
+        raise NotYet(f"{said.rstrip('.')}. Measure with '{command('roofline')}'.", "damaged") from None
+
+
+def _ceilings(record: Record) -> dict[str, float]:
+    """The record's ceilings by name, each a positive number."""
+    try:
+        found = reconcile.measured_ceilings(record)
+        if bad := [name for name, value in found.items() if not 0 < value < math.inf]:
+            raise ValueError(f"{bad[0]} is {found[bad[0]]}")
+    except (EfflabError, ArithmeticError, KeyError, TypeError, ValueError) as error:
+        lacking = f"a point lacks {error}" if isinstance(error, KeyError) else str(error)
         raise NotYet(
-            f"{sample.point.get('case')}: the point lacks {error}. Measure with 'efflab run roofline'."
+            f"The ceilings of record {record.id} cannot be read: {lacking}. Measure with '{command('roofline')}'.",
+            "damaged",
         ) from None
+    return found
+
+
+def _bounded(kernels: list[Sample], ceilings: dict[str, float], record: Record) -> None:
+    """No kernel is faster than physics, or than the device's own ceilings, allows."""
+    device = reconcile.datasheet(record)
+    for sample in kernels:
+        case, dtype, seconds = str(sample.point["case"]), reconcile.peak_dtype(sample.point), median(sample.values)
+        flops, moved = _counted(sample)
+        if device and dtype in device.peak_dense:
+            plausible(
+                case, flops / seconds, device.peak(dtype), unit=FLOP_PER_SECOND, noise=DATA_SHEET_NOISE,
+                than=f"what {device.name} can do in {dtype}", why="The time is too short to be true.",
+                name="faster than the device",
+            )  # fmt: skip
+        # A dtype whose ceiling was not measured may well be faster than one whose was.
+        plausible(
+            case, flops / seconds, ceilings.get(f"matmul-{dtype}", math.inf), unit=FLOP_PER_SECOND,
+            noise=COMPUTE_NOISE, than="the measured ceiling",
+            why="Above 1 by more than the noise, the time or the ceiling is wrong. Was the machine busy while "
+            "one of them was measured? Close other programs and run it again.",
+        )  # fmt: skip
+        # From a cache, bytes may well come faster than from memory.
+        if sample.timing and sample.timing.cold:
+            plausible(
+                case, moved / seconds, ceilings["copy"], unit=BYTE_PER_SECOND, noise=MEMORY_NOISE,
+                than="what the copy reached", why="These bytes did not come from memory.",
+            )  # fmt: skip
 
 
 CHECKERS: dict[str, Callable[[Any], str | None]] = {

@@ -1,0 +1,251 @@
+"""What the checks of a learner's own record share: whose it is, how it was timed, how steady, how plausible.
+
+A topic's checker calls these in this order and adds the bounds of its own physics:
+
+    record = own("roofline", answer)
+    timed_well(record)
+    at_scale(record)
+    steady(record, kernels)
+    plausible("matmul-2048", performance, peak, unit=FLOP_PER_SECOND, noise=1.3, than="the measured ceiling", why="...")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from efflab import records
+from efflab.errors import EfflabError
+from efflab.exercises.checks import NotCounted, NotYet, short
+from efflab.exercises.nearest import nearest
+from efflab.measure.timer import WIDE
+from efflab.records import Record, Sample, iqr, median
+from efflab.units import Unit, show
+
+FEWEST_REPEATS = 3
+UNSTEADY = 0.25  # share of the kernels that may be wide or disturbed
+# What `efflab run` writes into a record's warnings, after the case's name, when a time is not to be relied on.
+DOUBTS = ("wide", "short", "measured again", "disturbed")
+# A copy has the repeats of the run it was copied from, up to a factor. Repeats measured anew scatter on their own:
+# of them about 8% agree this well by chance.
+COPY_AGREES, COPY_SHARE, COPY_FEWEST = 0.1, 0.5, 20
+
+
+def command(topic: str) -> str:
+    """How to run a lab from a notebook's cell, also where the folder of `efflab` is not on PATH."""
+    return f"!{{sys.executable}} -m efflab.cli run {topic}"
+
+
+def own(topic: str, answer: Any) -> Record:
+    """The learner's own finished record of a topic.
+
+    Args:
+        topic: such as "roofline".
+        answer: a record, its id, its path, or None or "newest" for the newest finished one in the lab book.
+
+    Raises:
+        NotCounted: there is none, or it cannot be read.
+        NotYet: it is partial, of another topic, or one that comes with the course.
+    """
+    record = _read(topic, answer)
+    if record.topic != topic:
+        raise NotYet(f"Record {record.id} is of {record.topic}, not of {topic}. Run '{command(topic)}'.")
+    for shipped in records.recorded(topic):
+        if record.id == shipped.id or copied(record, shipped):
+            raise NotYet(
+                f"Record {record.id} holds the repeats of {shipped.id}, which comes with the course. "
+                f"Run '{command(topic)}' on your own device and check that record.",
+                "not own",
+            )
+    if record.finished is None:
+        raise NotYet(
+            f"Record {record.id} is partial: the run did not finish. Run '{command(topic)}' again to continue it."
+        )
+    return record
+
+
+def _read(topic: str, answer: Any) -> Record:
+    if isinstance(answer, Record):
+        return answer
+    try:
+        if answer is None or answer == "newest":
+            book = records.LabBook()
+            _, kept, problems = book.readable()
+            kept = [r for r in kept if r.topic == topic]
+            if kept:
+                return kept[-1]
+            said = f" {problems[0]}" if problems else ""
+            raise NotCounted(
+                f"Your lab book, {book.path.resolve()}, has no record of {topic} yet.{said} Run '{command(topic)}' in "
+                "a cell of this notebook (after 'import sys'), then check again. A record that lies elsewhere can be "
+                "checked by its path."
+            )
+        if isinstance(answer, str | os.PathLike):
+            return _named(topic, answer)
+    except EfflabError as error:
+        raise NotCounted(str(error)) from None
+    raise NotCounted(f"Give a record's id or path as text, or nothing for the newest; got {short(answer)}.")
+
+
+def _named(topic: str, answer: str | os.PathLike[str]) -> Record:
+    if os.path.exists(answer):
+        return records.load_record(answer)
+    known = {r.id: r for r in reversed(records.LabBook().readable()[1]) if r.topic == topic}
+    if str(answer) in known:
+        return known[str(answer)]
+    if not known:
+        raise EfflabError(
+            f"{str(answer)!r} is neither a file nor a record in your lab book, which has none of {topic}."
+        )
+    raise nearest(f"record of {topic}", str(answer), known, "'efflab labbook' lists all of them.")
+
+
+def copied(record: Record, other: Record) -> bool:
+    """Whether one record's repeats are another's, each sample times a factor of its own or none.
+
+    Repeat by repeat, the ratio of the two is constant within a sample of a copy. Of two runs it varies as the
+    repeats do.
+    """
+    theirs = {_key(s): s.values for s in other.samples if s.status == "ok"}
+    compared = same = 0
+    for sample in record.samples:
+        pairs = list(zip(sample.values, theirs.get(_key(sample), ()), strict=False))
+        if sample.metric != "time" or len(pairs) < FEWEST_REPEATS:
+            continue
+        a, b = ([p[i] for p in pairs] for i in (0, 1))
+        room = COPY_AGREES * iqr(b) / median(b)
+        if room == 0:
+            continue
+        compared += len(pairs)
+        same += sum(abs(x / median(a) - y / median(b)) <= room for x, y in pairs)
+    return compared >= COPY_FEWEST and same > COPY_SHARE * compared
+
+
+def _key(sample: Sample) -> tuple[Any, ...]:
+    return (sample.metric, *sorted((k, str(v)) for k, v in sample.point.items()))
+
+
+def text(sample: Sample, name: str, topic: str) -> str:
+    """An entry of a sample's point that must be a text, such as its dtype.
+
+    Raises:
+        NotYet: it is missing, or no text; names the sample and the entry.
+    """
+    value = sample.point.get(name)
+    if isinstance(value, str) and value:
+        return value
+    case = sample.point.get("case", "a sample without a name")
+    problem = f"{name!r} is {short(value)}, not a text" if name in sample.point else f"its point lacks {name!r}"
+    raise NotYet(f"{case}: {problem}. Measure with '{command(topic)}'.", "damaged")
+
+
+def timed_well(record: Record, fewest: int = FEWEST_REPEATS) -> None:
+    """Every time in a record has a warm-up, repeats and, on a GPU, synchronisation.
+
+    Args:
+        record: the learner's.
+        fewest: repeats that each sample needs.
+
+    Raises:
+        NotYet: names the first sample that lacks one, or says that the repeats were copied.
+    """
+    times = [s for s in record.samples if s.metric == "time" and s.status == "ok"]
+    for sample in times:
+        case, timing = sample.point.get("case", "a sample without a name"), sample.timing
+        if timing is None:
+            raise NotYet(
+                f"{case}: the record does not say how it was timed. Measure with '{command(record.topic)}'.",
+                "no timing",
+            )
+        if timing.warmup < 1:
+            raise NotYet(
+                f"{case}: no warm-up. The first calls pay for compilation, lazy initialisation and cold caches.",
+                "no warm-up",
+            )
+        if len(sample.values) < fewest:
+            raise NotYet(
+                f"{case}: {len(sample.values)} repeats. From fewer than {fewest} no spread can be seen.", "no repeats"
+            )
+        if record.environment.kind != "cpu" and not ("events" in timing.clock or "synchronize" in timing.clock):
+            raise NotYet(
+                f"{case}: timed with {timing.clock} on a GPU, without synchronisation. That is the launch's time.",
+                "no synchronisation",
+            )
+    if sum(len(set(s.values)) == 1 for s in times) > len(times) / 2:
+        raise NotYet(
+            "The repeats of most samples are equal to the last digit. Real repeats differ: were they copied?", "copied"
+        )
+
+
+def at_scale(record: Record) -> None:
+    """The record was taken at a scale that says something about its device.
+
+    Raises:
+        NotYet: at smoke scale.
+    """
+    if record.scale == "smoke":
+        raise NotYet(
+            f"Record {record.id} is of smoke scale. Its sizes are for a test of the program and say nothing about a "
+            f"device. Run '{command(record.topic)}' without '--scale smoke'.",
+            "smoke scale",
+        )
+
+
+def steady(record: Record, samples: Iterable[Sample]) -> str:
+    """Few of these samples are wide or disturbed. Returns a clause that says how many are.
+
+    Wide is an interquartile range above 10% of the median, where the timer warns too. Disturbed is what the
+    record's own warnings say.
+
+    Raises:
+        NotYet: more than a quarter of them are; names the worst.
+    """
+    samples = list(samples)
+    doubted = {
+        case for warning in record.warnings for case, _, said in [warning.partition(": ")] if said.startswith(DOUBTS)
+    }
+    spread = {str(s.point.get("case")): iqr(s.values) / median(s.values) for s in samples}
+    shaky = {case for case, share in spread.items() if share > WIDE or case in doubted}
+    if len(shaky) > UNSTEADY * len(spread):
+        worst = max(spread, key=spread.__getitem__)
+        raise NotYet(
+            f"The machine was disturbed: {len(shaky)} of {len(spread)} kernels have repeats that spread by more than "
+            f"{WIDE:.0%} of their median or carry a warning in the record; at most a quarter may. The widest is "
+            f"{worst}, by {spread[worst]:.0%}. Close other programs, plug in a laptop, and run "
+            f"'{command(record.topic)}' again.",
+            "disturbed",
+        )
+    return f"{len(shaky)} of {len(spread)} wide or disturbed" if shaky else "none wide or disturbed"
+
+
+def plausible(
+    case: str,
+    value: float,
+    limit: float,
+    *,
+    unit: Unit,
+    noise: float,
+    than: str,
+    why: str,
+    name: str = "efficiency above one",
+) -> None:
+    """A kernel does not beat a limit by more than the noise of the two measurements.
+
+    Args:
+        case: the kernel, for the message.
+        value: what it reached, base units.
+        limit: what it can reach, base units.
+        unit: of both.
+        noise: how many times the limit is still believed; a data sheet needs little room, a measured ceiling more.
+        than: what the limit is, "the measured ceiling".
+        why: what follows, and what to do.
+        name: of the mistake.
+
+    Raises:
+        NotYet: it does.
+    """
+    if value > noise * limit:
+        raise NotYet(
+            f"{case}: {show(value, unit)} is {value / limit:.2f} times {than}, {show(limit, unit)}. {why}", name
+        )
