@@ -4,6 +4,12 @@ A record holds raw repeats and the environment they were taken in; medians and r
 A prediction holds what someone committed to before the measurement. Both are JSON with a schema version.
 A file is written whole or not at all and is never overwritten. Nothing here holds a host or a user name.
 
+How a schema changes: a field is added as an optional one whose default says "not known", and the version stays
+("efflab-record/1"), so every older record still loads. An efflab that is older than the field names it and says
+that a newer efflab may have written the file. The version rises only where the meaning of a field changes, or
+where one that old readers need goes away; a newer version is refused in words. `spec` and `point` are a topic's own
+and take new entries freely; what a topic reads from them it checks itself.
+
 Every function that reads or writes raises `EfflabError`, which names the file, the field and the mend.
 """
 
@@ -31,6 +37,7 @@ RECORD_SCHEMA = "efflab-record/1"
 PREDICTION_SCHEMA = "efflab-prediction/1"
 PROGRESS_SCHEMA = "efflab-progress/1"
 RESULTS = Path(__file__).resolve().parent.parent / "labs" / "results"
+NEVER_NEGATIVE = ("s", "B", "J", "W", "FLOP/s", "B/s")  # a loss or a signed error has another unit
 LARGEST_FILE = 64 * 2**20  # B; a record is about 0.1 MB, so anything near this is not one
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$")]
@@ -66,6 +73,24 @@ def _utc(text: str) -> str:
     return text
 
 
+def _sound(value: Any, where: str) -> None:
+    """Raise ValueError where a JSON value holds a number that is not finite or a text that UTF-8 cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is not a finite number")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}: a lone surrogate, {ascii(value)[:60]}, is no text in UTF-8") from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _sound(key, where)
+            _sound(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _sound(inner, f"{where}[{i}]")
+
+
 class Slurm(_Model):
     """The Slurm job that a run belonged to."""
 
@@ -92,6 +117,9 @@ class Environment(_Model):
         platform: operating system and architecture.
         virtual: the processor says that it runs under a hypervisor.
         commit, dirty: of efflab's own checkout.
+        ranks: processes that measured together; null for one process alone.
+        backend: of their collectives, "nccl" or "gloo".
+        interconnect: between the devices, as the driver reports it, such as "NV18" or "PIX".
     """
 
     device: str = Field(min_length=1, max_length=200)
@@ -116,6 +144,9 @@ class Environment(_Model):
     efflab: str
     commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,64}$")
     dirty: bool | None = None
+    ranks: int | None = Field(default=None, ge=1)
+    backend: str | None = Field(default=None, min_length=1, max_length=40)
+    interconnect: str | None = Field(default=None, min_length=1, max_length=200)
 
     @model_validator(mode="after")
     def _positive(self) -> Environment:
@@ -180,10 +211,11 @@ class Sample(_Model):
             raise ValueError(f"values must be empty where the status is {self.status!r}")
         if self.status != "ok" and not self.message:
             raise ValueError(f"message must say why the status is {self.status!r}")
-        least = 0.0
         for i, value in enumerate(self.values):
-            if value < least or (self.metric == "time" and value == 0):
+            if self.metric == "time" and value <= 0:
                 raise ValueError(f"values[{i}] must be greater than zero, got {value!r}")
+            if self.unit in NEVER_NEGATIVE and value < 0:
+                raise ValueError(f"values[{i}] must not be negative in {self.unit}, got {value!r}")
         return self
 
 
@@ -205,7 +237,8 @@ class Energy(_Model):
 class Record(_Model):
     """One run of one experiment: raw values only.
 
-    `finished` is null while points are missing (the run was interrupted, or still goes on).
+    `finished` is null while points are missing (the run was interrupted, or still goes on). `predictions` are the
+    ids of those that were committed for this run before it was measured.
     """
 
     schema_: Literal["efflab-record/1"] = Field(default=RECORD_SCHEMA, alias="schema")
@@ -218,6 +251,7 @@ class Record(_Model):
     samples: list[Sample]
     energy: Energy = Energy()
     warnings: list[str] = []
+    predictions: list[Name] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:
@@ -227,6 +261,7 @@ class Record(_Model):
                     _utc(value)
                 except ValueError as error:
                     raise ValueError(f"{name} {value!r} is not a date: {error}") from None
+        _sound(self.spec, "spec")
         if not isinstance(self.spec.get("scale"), str):
             raise ValueError("spec.scale is missing or not a text")
         seen: set[tuple[Any, ...]] = set()
@@ -388,7 +423,8 @@ def parse_json(raw: bytes | str, name: str) -> tuple[dict[str, Any], str]:
     """Read the bytes of an efflab file: its JSON object and the kind its schema names ("efflab-record").
 
     Raises:
-        EfflabError: empty, truncated, not JSON, no object, duplicate keys, NaN, or a schema that is missing or newer.
+        EfflabError: empty, truncated, not JSON, no object, duplicate keys, NaN or a number too large to be finite, a
+            text that UTF-8 cannot hold, or a schema that is missing or newer.
     """
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
@@ -407,8 +443,14 @@ def parse_json(raw: bytes | str, name: str) -> tuple[dict[str, Any], str]:
     def constant(word: str) -> Any:
         raise EfflabError(f"{name}: {word} is not a number that JSON allows. Measured values are finite.")
 
+    def number(word: str) -> float:
+        if not math.isfinite(float(word)):
+            raise EfflabError(f"{name}: {word[:40]} is too large for a number. Measured values are finite.")
+        return float(word)
+
     try:
-        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        data = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+        _sound(data, "the document")
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) - 1 or "Unterminated" in error.msg:
             raise EfflabError(f"{name}: the file is cut off at line {error.lineno}. Fetch it again.") from None
@@ -419,6 +461,8 @@ def parse_json(raw: bytes | str, name: str) -> tuple[dict[str, Any], str]:
     except (RecursionError, ValueError) as error:
         if isinstance(error, EfflabError):
             raise
+        if "lone surrogate" in str(error):
+            raise EfflabError(f"{name}: {error}. Fetch the file again.") from None
         raise EfflabError(f"{name}: not an efflab file: {type(error).__name__} while reading its JSON.") from None
     if not isinstance(data, dict):
         raise EfflabError(f"{name}: a JSON object is expected, got {type(data).__name__}. It is no efflab file.")
@@ -459,17 +503,18 @@ def explain(error: ValidationError) -> str:
             elif part not in ("bool", "int", "float", "str"):  # members of a union, not fields
                 where += ("." if where else "") + str(part)
         said = item["msg"].removeprefix("Value error, ")
-        said = {"missing": "the field is missing", "extra_forbidden": "no such field exists"}.get(item["type"], said)
+        said = {"missing": "the field is missing", "extra_forbidden": "this efflab knows no such field"}.get(
+            item["type"], said
+        )
         shown = "" if item["type"] in ("missing", "value_error") else f", got {_short(item.get('input'))}"
         if where in problems:  # the other members of a union
             said, shown = "a number, a text, true or false is expected", f", got {_short(item.get('input'))}"
         problems[where] = f"{where or 'the document'}: {said[0].lower()}{said[1:]}{shown}"
     rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return (
-        "; ".join([*problems.values()][:3])
-        + rest
-        + ". The file does not follow its schema: fetch it again or measure once more."
-    )
+    said = "; ".join([*problems.values()][:3]) + rest
+    if all(item["type"] == "extra_forbidden" for item in error.errors(include_url=False)):
+        return f"{said}. A newer efflab may have written it: update efflab."
+    return f"{said}. The file does not follow its schema: fetch it again or measure once more."
 
 
 def _short(value: Any) -> str:
@@ -655,7 +700,7 @@ class LabBook:
             if load(target) == document:
                 return target
             raise EfflabError(f"{path}: the lab book already has another file with the id {document.id!r}.")
-        return save(document, folder)
+        return self.save_record(document) if isinstance(document, Record) else self.save_prediction(document)
 
     def _files(self, kind: str) -> Iterator[Path]:
         folder = self.path / kind

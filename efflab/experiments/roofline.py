@@ -8,8 +8,10 @@ Three kinds of samples, told apart by the point's "role":
 - "bandwidth": variants of the copy: read only, write only, in place. They explain; nothing is predicted from them.
 - "kernel", "series": what is predicted. "output" is "preallocated", or "reused" where torch allocates the output
   and its allocator hands the same pages back.
-- "lesson": a case that the plain roofline gets wrong on purpose: an output in fresh memory, a working set that fits
-  the cache.
+- "lesson": a case that the plain roofline gets wrong on purpose: a working set that fits the cache and, on a CPU,
+  an output in fresh memory. On a GPU torch's caching allocator hands the freed block back, so none is fresh.
+
+The copy and its variants all touch the same number of bytes, at least four times the last-level cache.
 
 A kernel that takes its operands from main memory cycles through so many sets of inputs that none is found in
 the last-level cache ("inputs": "cold"). Points with one "series" differ in one size, from which the regime can
@@ -28,13 +30,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from efflab.experiments.runner import Case, Plan, Unavailable
+from efflab.catalog import BYTES_PER_ELEMENT
+from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import timer
-from efflab.records import Environment, Record, Sample, Scalar, Timing, median
+from efflab.records import Environment, Record, Sample, Timing, median
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8_e4m3fn"}
-BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+MATRIX_KERNELS = ("matmul", "gemv", "attention_prefill", "attention_decode")  # these run on matrix units
 SEED = 0
 DRIFT = 0.10  # measure a kernel again where a ceiling changed by more than this around it
 DISTURBED = 0.25  # and where the matrix product took this much longer than its best in this run
@@ -43,11 +46,12 @@ FRESH_FOR = 1.0  # s; a ceiling older than this is measured again before the nex
 
 # How long and how often to measure, by scale.
 TIMER: dict[str, dict[str, Any]] = {
-    "smoke": {"time_limit": 0.03, "shortest": 1e-3, "fewest": 3, "most": 8},
-    "cpu": {"time_limit": 0.4, "shortest": 5e-3, "fewest": 6, "most": 40},
-    "gpu": {"time_limit": 0.5, "shortest": 10e-3, "fewest": 6, "most": 60},
+    "smoke": {"time_limit": 0.03, "shortest": 1e-3, "most": 8},
+    "cpu": {"time_limit": 0.4, "shortest": 5e-3, "most": 40},
+    "gpu": {"time_limit": 0.5, "shortest": 10e-3, "most": 60},
 }
-CEILING_TIMER = {"time_limit": 0.08, "fewest": 3, "most": 5}
+# A ceiling is never given fewer than six values: from fewer no 95% interval of the median can be had.
+CEILING_TIMER = {"time_limit": 0.08, "fewest": 6, "most": 12}
 
 
 @dataclass
@@ -125,6 +129,8 @@ def _fused_chain(point: dict[str, Any], make: Make) -> Built:
         def one() -> tuple[Callable[[], Any], int]:
             x = make(n)
             if point["output"] == "fresh":
+                if make.device.type != "cpu":
+                    raise Unavailable("on a GPU torch's caching allocator hands the same block back: none is fresh")
                 return lambda: torch.relu(x), 2 * _bytes(x)
             out = make.empty(n)
             return lambda: torch.clamp_min(x, 0.0, out=out), _bytes(x, out)
@@ -236,7 +242,11 @@ class Make:
 
 @dataclass
 class Session:
-    """The state that the cases of one run share: the ceilings measured last, and how often."""
+    """The state that the cases of one run share: the ceilings measured last, and how often.
+
+    A point's "peak_dtype" names the product that bounds its arithmetic: of its own dtype for matrix kernels, else of
+    fp32, since elementwise operations, softmax and layer norm run on the vector units whatever the storage.
+    """
 
     scale: str
     device: Any
@@ -266,7 +276,7 @@ class Session:
             dtype = name.removeprefix("matmul-")
             n = self.sizes[name]
             return point | {
-                "kernel": "matmul", "m": n, "n": n, "k": n, "bytes_per_element": BYTES[dtype], "dtype": dtype,
+                "kernel": "matmul", "m": n, "n": n, "k": n, "bytes_per_element": _element(dtype), "dtype": dtype,
                 "inputs": "warm", "output": "preallocated",
             }  # fmt: skip
         if name == "copy":
@@ -306,8 +316,8 @@ class Session:
     def ceilings_for(self, point: dict[str, Any]) -> list[str]:
         """The ceilings that a kernel is held against."""
         names = ["copy", "overhead"] + (["overhead-waited"] if self.device.type != "cpu" else [])
-        peak = peak_dtype(point)
-        return [*names, f"matmul-{peak}"] if f"matmul-{peak}" in self.sizes else names
+        peak = f"matmul-{point['peak_dtype']}"
+        return [*names, peak] if peak in self.sizes else names
 
     def stale(self, name: str) -> bool:
         when, _ = self.last.get(name, (-math.inf, 0.0))
@@ -328,8 +338,16 @@ class Session:
 
     def samples(self, point: dict[str, Any]) -> Iterator[Sample]:
         """Ceilings, the kernel, ceilings again; then the profile, one thread and the page faults."""
+        fresh = self.device.type == "cpu" and point["output"] == "fresh"
         if self.device.type == "cpu":
-            keep_pages(point["output"] != "fresh")
+            keep_pages(not fresh)
+        try:
+            yield from self._samples(point)
+        finally:
+            if fresh:
+                keep_pages(True)
+
+    def _samples(self, point: dict[str, Any]) -> Iterator[Sample]:
         with self.precision(point["dtype"]):
             built = BUILDERS[point["kernel"]](point, self.make(point["dtype"]))
             names = self.ceilings_for(point)
@@ -370,7 +388,11 @@ class Session:
             yield sample("operator_time", "s", [operators])
             yield sample("profiled_time", "s", [wall])
         except Exception as error:
-            self.warnings.append(f"{point['case']}: not profiled: {type(error).__name__}")
+            said = plain(f"{type(error).__name__}: {error}")
+            self.warnings.append(f"{point['case']}: not profiled: {said}")
+            if out_of_memory(error):
+                for metric in ("operator_time", "profiled_time"):
+                    yield Sample(point=point, metric=metric, unit="s", values=[], status="oom", message=said)
         if self.device.type != "cpu":
             waited = timer.waited(built.calls, self.clock, **TIMER[self.scale] | {"time_limit": 0.05, "most": 10})
             yield sample("waited_time", "s", waited.values, waited.timing)
@@ -389,15 +411,6 @@ class Session:
             yield sample("time_one_thread", "s", alone.values, alone.timing)
 
 
-def peak_dtype(point: dict[str, Scalar]) -> str:
-    """The dtype whose matrix-product peak bounds a kernel: its own for products, else fp32.
-
-    Elementwise operations, softmax and layer norm run on the vector units, in fp32 whatever the storage.
-    """
-    matrix = ("matmul", "gemv", "attention_prefill", "attention_decode")
-    return str(point["dtype"]) if point["kernel"] in matrix else "fp32"
-
-
 def keep_pages(keep: bool) -> None:
     """Let glibc keep freed memory, or have it return all of it at once.
 
@@ -405,6 +418,9 @@ def keep_pages(keep: bool) -> None:
     memory of an output under 32 MiB (glibc's limit for its heap) is used again and only the kernel is timed;
     returned, every call pays, which is the lesson of one case. Does nothing on other C libraries: the recorded
     page faults show it.
+
+    The setting is the process's and glibc has no way to read it, so what was set before cannot be put back. A run
+    ends with `keep_pages(True)`, under which later code allocates as usual and returns memory to the system later.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
@@ -447,9 +463,14 @@ def profile(calls: list[Callable[[], Any]], clock: timer.Clock, seconds: float, 
 
 def _point(case: str, kernel: str, dtype: str, arguments: dict[str, Any], **extra: Any) -> dict[str, Any]:
     return {
-        "case": case, "role": "kernel", "kernel": kernel, **arguments, "bytes_per_element": BYTES[dtype],
-        "dtype": dtype, "inputs": "warm", "output": "preallocated",
+        "case": case, "role": "kernel", "kernel": kernel, **arguments, "bytes_per_element": _element(dtype),
+        "dtype": dtype, "peak_dtype": dtype if kernel in MATRIX_KERNELS else "fp32", "inputs": "warm",
+        "output": "preallocated",
     } | extra  # fmt: skip
+
+
+def _element(dtype: str) -> int:
+    return int(BYTES_PER_ELEMENT[dtype])
 
 
 def _square(n: int, dtype: str, name: str | None = None, **extra: Any) -> dict[str, Any]:
@@ -518,7 +539,7 @@ def smoke_points() -> list[dict[str, Any]]:
         _relu(2**18, "fp32", "relu-large", inputs="cold"),
         _chain("unfused", 2**18, 8, "fp32"),
         _softmax_rows(256, 256, "fp32", "softmax-large"),
-        _point("layer-norm", "layer_norm", "fp32", {"rows": 256, "columns": 256}, output="fresh"),
+        _point("layer-norm", "layer_norm", "fp32", {"rows": 256, "columns": 256}, output="reused"),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=False),
         _prefill(1, 2, 2, 64, 16, "fp32", causal=True),
         _decode(1, 2, 2, 256, 16, "fp32", "attention-decode", inputs="cold"),
@@ -597,7 +618,6 @@ def gpu_points(dtype: str, fp8: bool, tf32: bool) -> list[dict[str, Any]]:
         _relu(2**18, dtype, role="series"),
         _relu(2**14, dtype, role="series"),
         _relu(2**6, dtype, "relu-tiny"),
-        _relu_fresh(2**28, dtype),
         _chain("unfused", 2**27, 8, dtype),
         _chain("fused", 2**27, 8, dtype, **by_operations),
         _chain("fused", 2**27, 32, dtype, **by_operations, role="series"),
@@ -631,6 +651,11 @@ class Roofline:
         if resumed:
             used = [s.point["index"] for s in resumed.samples if "index" in s.point]
             session.index = itertools.count(max((int(i) for i in used), default=-1) + 1)
+        if scale != "smoke" and 8 * sizes["copy"] < 4 * session.cache:
+            warnings.append(
+                f"the copy touches {8 * sizes['copy']} B, under four times the last-level cache of {session.cache} B: "
+                "an eighth of the memory is no larger"
+            )
         spec = {
             "scale": scale, "seed": SEED, "last_level_cache": session.cache, "drift": DRIFT, "timer": TIMER[scale],
             "ceiling_timer": CEILING_TIMER, "ceilings": sizes, "cases": [p["case"] for p in points],
@@ -661,8 +686,8 @@ class Roofline:
         return gpu_points(dtype, fp8, tf32), sizes
 
     def _bandwidth(self, kind: str, session: Session) -> Case:
-        n = session.sizes["copy"]
         read, written = BANDWIDTHS[kind]
+        n = 2 * session.sizes["copy"]  # one array of the size of the copy's two
         point = {
             "case": f"bandwidth-{kind}", "role": "bandwidth", "kernel": kind, "elements": n, "bytes_per_element": 4,
             "bytes_moved": 4 * n * (read + written), "dtype": "fp32",
@@ -681,7 +706,7 @@ class Roofline:
         return Case(point, samples)
 
 
-# Arrays read and arrays written by variants of the copy, all over the copy's array.
+# How often variants of the copy read and write their one array, as large as the copy's two together.
 BANDWIDTHS = {"read": (1, 0), "write": (0, 1), "in-place": (1, 1)}
 
 

@@ -18,7 +18,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,6 +102,7 @@ def run(
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     restart: bool = False,
+    predictions: Iterable[str] = (),
     report: Callable[[str], None] | None = None,
 ) -> tuple[Record, Path]:
     """Measure an experiment and save its record.
@@ -112,10 +113,14 @@ def run(
         device: "cpu", "cuda" or "cuda:N"; None takes a GPU if there is one.
         out: folder of the record; None means the lab book's records.
         restart: set an earlier partial run aside instead of continuing it.
+        predictions: ids of the predictions that were committed for this run; the record keeps them.
         report: receives lines about the progress; None draws a bar on a terminal and prints lines elsewhere.
 
     Returns:
         The record and its file.
+
+    torch's number of threads is put back at the end. What a topic changes in the process and cannot put back stands
+    in its module, as glibc's allocator settings do in roofline's `keep_pages`.
 
     Raises:
         Interrupted: stopped with Ctrl-C or SIGINT; the partial file continues when run again.
@@ -126,8 +131,24 @@ def run(
     scale = scale or default_scale(chosen)
     _fits(experiment, scale, chosen)
     torch = devices.import_torch()
-    if torch.get_num_threads() > devices.cores():
+    threads = torch.get_num_threads()
+    if threads > devices.cores():
         torch.set_num_threads(devices.cores())  # more threads than granted cores would wait for each other
+    try:
+        return _run(experiment, scale, chosen, out, restart, list(predictions), report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(
+    experiment: Experiment,
+    scale: str,
+    chosen: Any,
+    out: str | os.PathLike[str] | None,
+    restart: bool,
+    predictions: list[str],
+    report: Callable[[str], None] | None,
+) -> tuple[Record, Path]:
     environment = devices.environment(chosen)
     folder = Path(out) if out is not None else LabBook().path / "records"
     spec = experiment.plan(scale, chosen, environment, None).spec
@@ -147,6 +168,7 @@ def run(
         )
         if resumed:
             record.warnings.append(f"resumed at {now()} after {_done(resumed, plan)} of {len(plan.cases)} cases")
+        record.predictions = [*dict.fromkeys([*record.predictions, *predictions])]
         say = _Progress(len(plan.cases), experiment.topic, report)
         try:
             _measure(record, plan, partial, chosen, say)
@@ -195,7 +217,11 @@ def _key(spec: dict[str, Any], environment: Environment) -> str:
 
 @contextlib.contextmanager
 def _lock(partial: Path) -> Iterator[None]:
-    """Hold the partial file for this process, where the file system can lock."""
+    """Hold the partial file for this process, where the file system can lock.
+
+    The lock file stays. Removing it would let a third process lock a new file of the same name while a second one
+    holds the old.
+    """
     try:
         import fcntl
     except ImportError:
@@ -219,8 +245,6 @@ def _lock(partial: Path) -> Iterator[None]:
         except OSError:
             pass  # this file system has no locks
         yield
-        with contextlib.suppress(OSError):
-            path.unlink()
     finally:
         os.close(descriptor)
 

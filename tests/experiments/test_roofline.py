@@ -50,7 +50,10 @@ def test_points_carry_exactly_what_their_formulas_take(point: dict[str, Any]) ->
         for name in inspect.signature(function).parameters:
             assert name in point, f"{point['case']} lacks {name}"
         assert function(**{n: point[n] for n in inspect.signature(function).parameters}) > 0
-    assert point["bytes_per_element"] == roofline.BYTES[point["dtype"]]
+    width = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}[point["dtype"]]
+    assert point["bytes_per_element"] == width
+    products = {"matmul", "gemv", "attention_prefill", "attention_decode"}
+    assert point["peak_dtype"] == (point["dtype"] if point["kernel"] in products else "fp32")
 
 
 @pytest.mark.parametrize("scale", SWEEPS)
@@ -67,7 +70,14 @@ def test_sweeps_are_wide_enough(scale: str) -> None:
         if p.get("series"):
             series[p["series"]] = series.get(p["series"], 0) + 1
     assert sum(n >= 5 for n in series.values()) >= 3
-    assert sum(p["role"] == "lesson" for p in points) >= 2
+    lessons = {p["case"] for p in points if p["role"] == "lesson"}
+    assert lessons == {"cpu": {"relu-in-cache", "relu-fresh"}, "gpu": {"relu-in-cache"}}[scale]
+
+
+def test_no_output_is_called_fresh_on_a_gpu() -> None:
+    assert not [p["case"] for scale in ("smoke", "gpu") for p in SWEEPS[scale] if p["output"] == "fresh"]
+    with pytest.raises(runner.Unavailable, match="caching allocator"):
+        roofline.BUILDERS["fused_chain"](roofline._relu_fresh(2**10, "fp32"), Meta("fp32"))
 
 
 def test_no_kernel_has_the_shape_of_a_ceiling() -> None:
@@ -92,11 +102,67 @@ def test_old_gpus_get_only_dtypes_that_they_have() -> None:
     assert dtypes["8.9"] == dtypes["10.0"] == {"bf16", "fp32", "tf32", "fp8"}
 
 
-def test_the_copy_exceeds_the_cache_and_fits_the_memory() -> None:
-    for cache in (2**20, 2**25, 400 * 2**20):
-        _, sizes = roofline.EXPERIMENT._sweep("cpu", environment(caches={"L3": cache}))
-        assert 8 * sizes["copy"] >= 4 * cache
-        assert 8 * sizes["copy"] <= 2**34 / 4
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("cache", [2**20, 2**25, 400 * 2**20])
+def test_the_copy_and_every_variant_exceed_the_cache_and_fit_the_memory(scale: str, cache: int) -> None:
+    where = environment(caches={"L3": cache}, kind="cuda" if scale == "gpu" else "cpu", compute_capability="9.0")
+    _, sizes = roofline.EXPERIMENT._sweep(scale, where)
+    session = roofline.Session(scale, torch.device("cpu"), where, sizes, [])
+    footprints = {"copy": 2 * 4 * session.ceiling_point("copy")["elements"]}
+    for kind in ("read", "write", "in-place"):
+        point = roofline.EXPERIMENT._bandwidth(kind, session).point
+        footprints[kind] = 4 * point["elements"]  # one array
+        assert point["bytes_moved"] == footprints[kind] * (2 if kind == "in-place" else 1)
+    assert len(set(footprints.values())) == 1, footprints
+    for kind, footprint in footprints.items():
+        assert footprint >= 4 * cache, kind
+        assert footprint <= 2**34 / 4, kind
+
+
+def test_variants_of_the_copy_touch_the_array_that_their_point_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = roofline.Make.__call__
+    monkeypatch.setattr(roofline.Make, "__call__", lambda self, *shape: made.append(shape[0]) or real(self, *shape))
+    session = roofline.Session("smoke", torch.device("cpu"), environment(), {"copy": 2**12}, [])
+    for kind in ("read", "write", "in-place"):
+        case = roofline.EXPERIMENT._bandwidth(kind, session)
+        made.clear()
+        list(case.samples())
+        assert made[0] == case.point["elements"] == 2**13
+
+
+def test_a_memory_too_small_for_the_copy_is_said() -> None:
+    plan = roofline.EXPERIMENT.plan("cpu", torch.device("cpu"), environment(memory=2**30, caches={"L3": 2**28}), None)
+    assert any("last-level cache" in w for w in plan.warnings)
+    plan = roofline.EXPERIMENT.plan("cpu", torch.device("cpu"), environment(), None)
+    assert plan.warnings == []
+
+
+def test_ceilings_get_enough_values_for_an_interval(record: Record) -> None:
+    found = [s for s in record.samples if s.point.get("role") == "ceiling"]
+    assert found
+    assert all(6 <= len(s.values) <= 12 for s in found)
+    for sample in record.samples:
+        if sample.timing and sample.timing.stop == "stable":
+            assert len(sample.values) in (6, 12, 20, 30, 40, 60)
+
+
+@pytest.mark.parametrize(
+    ("error", "statuses"),
+    [(RuntimeError("CUDA out of memory. Tried 2 GiB"), {"oom"}), (RuntimeError("no permission for counters"), set())],
+)
+def test_a_failed_profile_says_why(error: Exception, statuses: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> tuple[float, float]:
+        raise error
+
+    monkeypatch.setattr(roofline, "profile", broken)
+    session = roofline.Session("smoke", torch.device("cpu"), environment(), {"copy": 2**12, "matmul-fp32": 16}, [])
+    found = list(session.samples(roofline.smoke_points()[0]))
+    profiled = [s for s in found if s.metric in ("operator_time", "profiled_time")]
+    assert {s.status for s in profiled} == statuses
+    assert all(str(error) in s.message for s in profiled)
+    assert any(str(error) in w for w in session.warnings)
+    assert any(s.metric == "time" and s.status == "ok" and s.point["role"] == "kernel" for s in found)
 
 
 def build(point: dict[str, Any], cache: int = 2**16) -> roofline.Built:

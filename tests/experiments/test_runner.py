@@ -62,7 +62,7 @@ def test_a_whole_run_is_saved_once_and_leaves_nothing_else(tmp_path: Path) -> No
     assert [s.values for s in record.samples] == [[1.0], [2.0]]
     assert record.finished
     assert records.load(path) == record
-    assert list(tmp_path.iterdir()) == [path]
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == [path]
     _again, other = run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path)
     assert other != path
     assert records.load(path) == record
@@ -197,6 +197,59 @@ def test_two_runs_of_the_same_do_not_share_a_file(tmp_path: Path) -> None:
 
     run(Fake(a=nested), tmp_path)
     assert inner == ["refused"]
+
+
+def test_the_lock_holds_for_one_who_opened_it_while_it_was_held(tmp_path: Path) -> None:
+    """A removed lock file would let a third process in beside a second one that had opened the old file."""
+    fcntl = pytest.importorskip("fcntl")
+    held: list[int] = []
+
+    def opens() -> float:
+        (lock,) = tmp_path.glob(".*.lock")
+        held.append(os.open(lock, os.O_RDWR))
+        return 1.0
+
+    try:
+        run(Fake(a=opens), tmp_path)
+        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # the second process gets its turn
+        with pytest.raises(EfflabError, match="another process"):
+            run(Fake(a=lambda: 1.0), tmp_path)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_threads_are_put_back_however_a_run_ends(
+    error: BaseException | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, inside = torch.get_num_threads(), []
+    monkeypatch.setattr("efflab.measure.device.cores", lambda: 1)
+    torch.set_num_threads(3)
+
+    def look() -> float:
+        inside.append(torch.get_num_threads())
+        if error:
+            raise error
+        return 1.0
+
+    try:
+        if error:
+            with pytest.raises(runner.Interrupted):
+                run(Fake(a=look), tmp_path)
+        else:
+            run(Fake(a=look), tmp_path)
+        assert inside == [1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_record_names_the_predictions_that_were_made_for_it(tmp_path: Path) -> None:
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path, predictions=["first"])
+    record, path = run(Fake(a=lambda: 1.0, b=lambda: 2.0), tmp_path, predictions=["second"])
+    assert records.load_record(path).predictions == record.predictions == ["first", "second"]
 
 
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ DOCUMENT: dict[str, Any] = {
         "multiprocessors": 132, "caches": {"L2": 50}, "compute_capability": "9.0", "driver": "580.1", "cuda": "13.0",
         "torch": "2.11", "python": "3.12", "clocks": {"sm_max": 2e9}, "power_limit": 700.0, "load": 0.5,
         "platform": "Linux x86_64", "virtual": True, "slurm": {"job": "17", "nodes": 2}, "efflab": "0.1.0",
-        "commit": "0123456789abcdef", "dirty": False,
+        "commit": "0123456789abcdef", "dirty": False, "ranks": 8, "backend": "nccl", "interconnect": "NV18",
     },
     "spec": {"scale": "gpu"},
     "samples": [
@@ -46,6 +46,7 @@ DOCUMENT: dict[str, Any] = {
     ],
     "energy": {"source": "modelled", "joules": 5.0, "band": [1.0, 9.0], "window_s": 3.0},
     "warnings": ["one"],
+    "predictions": ["roofline-lab-1"],
 }  # fmt: skip
 
 
@@ -170,6 +171,47 @@ def test_impossible_values_are_refused(path: tuple[Any, ...], value: Any, said: 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("unit", ["s", "B", "J", "W", "FLOP/s", "B/s"])
+def test_physical_amounts_are_not_negative(unit: str) -> None:
+    sample = {"point": {"case": "a"}, "metric": "other", "unit": unit, "status": "ok"}
+    assert record(samples=[sample | {"values": [0.0, 1.0]}]).samples[0].values == [0.0, 1.0]
+    with pytest.raises(ValueError, match=rf"values\[1\] must not be negative in {unit}, got -1\.0"):
+        record(samples=[sample | {"values": [1.0, -1.0]}])
+
+
+def test_losses_and_signed_errors_may_be_negative() -> None:
+    sample = {"point": {"case": "a"}, "metric": "loss", "unit": "", "values": [-0.5, 0.0], "status": "ok"}
+    assert record(samples=[sample]).samples[0].values == [-0.5, 0.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [{"deep": float("-inf")}], "\ud800"])
+def test_a_description_that_no_file_can_hold_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"spec\.x.*(finite|surrogate)"):
+        record(spec={"scale": "cpu", "x": value})
+
+
+def test_a_field_of_a_newer_efflab_is_named_with_the_mend(tmp_path: Path) -> None:
+    file = tmp_path / "newer.json"
+    file.write_text(json.dumps(put(DOCUMENT, ("environment", "topology"), "ring")))
+    with pytest.raises(EfflabError, match=r"environment\.topology.*newer efflab may have written it: update efflab"):
+        records.load(file)
+    file.write_text(json.dumps(put(put(DOCUMENT, ("environment", "topology"), "ring"), ("topic",), 3)))
+    with pytest.raises(EfflabError, match="does not follow its schema"):
+        records.load(file)
+
+
+def test_a_record_from_before_a_field_was_added_still_loads(tmp_path: Path) -> None:
+    older = copy.deepcopy(DOCUMENT)
+    for name in ("ranks", "backend", "interconnect"):
+        del older["environment"][name]
+    del older["predictions"]
+    file = tmp_path / "older.json"
+    file.write_text(json.dumps(older))
+    found = records.load_record(file)
+    assert found.environment.ranks is None
+    assert found.predictions == []
+
+
 def test_two_samples_of_one_point_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two samples"):
         record(samples=[DOCUMENT["samples"][0]] * 2)
@@ -188,6 +230,10 @@ def test_two_samples_of_one_point_are_refused(tmp_path: Path) -> None:
         (b'{"schema": "somebody-else/1"}', "not known"),
         (b'{"schema": 1}', "not known"),
         (b'{"schema": "efflab-record/1", "id": NaN}', "NaN"),
+        (b'{"schema": "efflab-record/1", "spec": {"scale": "cpu", "x": [-Infinity]}}', "-Infinity"),
+        (b'{"schema": "efflab-record/1", "spec": {"scale": "cpu", "x": 1e999}}', "1e999 is too large"),
+        (b'{"schema": "efflab-record/1", "spec": {"scale": "\\ud800"}}', "spec.scale: a lone surrogate"),
+        (b'{"schema": "efflab-record/1", "spec": {"\\udc00": 1}}', "spec: a lone surrogate"),
         (b'{"schema": "efflab-record/1", "id": 1, "id": 2}', "twice"),
         (b'{"schema": "efflab-record/1", nonsense}', "line 1"),
         (b"[" * 100_000, "efflab file"),
