@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from efflab import __version__
 from efflab.errors import EfflabError, unknown
 
+NEEDED = {"numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "tqdm": "tqdm", "torch": "torch"}
 EPILOG = "Messages about bad input go to stderr; the exit status is then 2. 'efflab COMMAND --help' shows each command."
 
 
@@ -43,6 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, NotSaved) and error.kept is None:
             print(error.text)  # the last place where a measurement can be kept
         return 130 if type(error).__name__ == "Interrupted" else 2
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in NEEDED:
+            raise
+        mend = f"{sys.executable} -m pip install {NEEDED[name]}"
+        print(
+            f"efflab: the package {name!r} is not installed for {sys.executable}. Install it: {mend}", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("efflab: stopped.", file=sys.stderr)
         return 130
@@ -58,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict, measure and reconcile the efficiency of AI workloads.",
         epilog=EPILOG,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"efflab {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
 
     def add(name: str, command: Callable[[Any], int], help: str, more: str = "") -> argparse.ArgumentParser:
@@ -109,12 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "Validate record, prediction or progress files.")
     check.add_argument("files", metavar="FILE", nargs="+")
     return parser
-
-
-def _version() -> str:
-    from efflab.measure.device import efflab_version
-
-    return f"efflab {efflab_version()}"
 
 
 def _topic(name: str) -> str:

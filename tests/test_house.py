@@ -132,6 +132,20 @@ def test_every_dependency_is_pinned_to_a_version_that_fits():
         assert dependency.specifier.contains(pins[name]), f"{name}=={pins[name]} does not satisfy {dependency}"
 
 
+def test_one_version():
+    import efflab
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == efflab.__version__ == citation["version"]
+
+
+def test_links_of_the_readme_exist():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / target).exists(), f"{name} links to {target}, which does not exist"
+
+
 def test_imports_run_one_way():
     tool = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True)

@@ -328,3 +328,24 @@ def test_a_record_names_no_host_and_no_user(smoke: Path) -> None:
     data = json.loads(text)
     user = getpass.getuser()
     assert user not in json.dumps(data["environment"]).replace(data["environment"]["device"], "")
+
+
+@pytest.mark.parametrize(("command", "status"), [("--help", 0), ("--version", 0), ("doctor", 2), ("run", 2)])
+def test_a_missing_package_is_named_with_its_mend(command: str, status: int, tmp_path: Path) -> None:
+    blocker = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'pydantic':\n"
+        "            raise ModuleNotFoundError('blocked', name='pydantic')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from efflab.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = [command, "roofline"] if command == "run" else [command]
+    done = subprocess.run([sys.executable, "-c", blocker, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    if status:
+        assert "'pydantic' is not installed" in done.stderr
+        assert "pip install pydantic" in done.stderr
