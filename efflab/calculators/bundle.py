@@ -1,14 +1,16 @@
 """What the browser gets: declarations as JSON, traced formulas, one script, one style sheet.
 
 The same front end runs in two places. In JupyterLab it is the widget's ES module and carries the formulas of its
-own calculator. On the website it is part of one classic script with the formulas of all calculators, since a
-browser refuses modules from a file and, under a strict Content-Security-Policy, inline scripts.
+own calculator. On the website it is part of one classic script with the formulas and declarations of all calculators,
+since a browser refuses modules from a file and, under a strict Content-Security-Policy, inline scripts. A page holds
+no more than which calculator starts with which inputs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,34 +18,52 @@ from typing import Any
 from efflab import units
 from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import Choice, Curve, Formula, Output, Ratio, Slider, Value, read
-from efflab.errors import EfflabError
 from efflab.formulas import reading
 
 FOLDER = Path(__file__).parent
+OTHER_DEVICE = " (another device, with a roof of its own)"  # after a run's label, as the front end writes it
+
+
+def units_script() -> str:
+    """What `script()` and the quizzes need before them: one global, `efflabUnits`. A classic script."""
+    return f"globalThis.efflabUnits = {units.javascript()};\n"
 
 
 def script() -> str:
-    """The site's script: the front end, its host and every calculator's traced formulas. A classic script."""
+    """The site's script: the front end, its host, every calculator's declaration and traced formulas.
+
+    A classic script that runs after `units_script()`.
+    """
     from efflab.calculators import every
 
     used = {name: f for c in every().values() for name, (f, _) in c.readings.items()}
-    return f'(() => {{\n"use strict";\n{core(used, _shared())}\n{_source("site.js")}\n}})();\n'
+    inputs: list[Any] = []
+    declared = {c.name: declaration(c) for c in every().values()}
+    for one in declared.values():
+        inputs += [i for i in one["inputs"] if i not in inputs]
+        one["inputs"] = [inputs.index(i) for i in one["inputs"]]
+    declarations = f"const DECLARATIONS = {literal(declared)};"
+    return f'(() => {{\n"use strict";\n{core(used, inputs)}\n{declarations}\n{_source("site.js")}\n}})();\n'
 
 
 def module(calculator: Calculator) -> str:
     """The widget's ES module: the front end, its host and this calculator's traced formulas."""
     used = {name: f for name, (f, _) in calculator.readings.items()}
-    return f"{core(used)}\n{_source('jupyter.js')}\nexport default {{ render }};\n"
+    return (
+        f"const efflabUnits = {units.javascript()};\n{core(used)}\n{_source('jupyter.js')}\n"
+        "export default { render };\n"
+    )
 
 
-def core(used: Mapping[str, Formula], options: Mapping[str, Any] | None = None) -> str:
+def core(used: Mapping[str, Formula], inputs: Sequence[Any] = ()) -> str:
     """The front end with these formulas. It touches the document only when a calculator is mounted.
 
-    `options`: the options of choices whose declarations leave them out, by the choice's name.
+    It needs `efflabUnits` before it. `inputs`: what declarations give by their index in it.
     """
     lines = ",\n".join(f"  {json.dumps(n)}: [{json.dumps(list(read(f).where))}, {_traced(f)}]" for n, f in used.items())
-    constants = f"const FORMULAS = {{\n{lines}\n}};\nconst UNITS = {as_json(_units())};"
-    return f"{constants}\nconst OPTIONS = {as_json(options or {})};\n{_source('frontend.js')}"
+    constants = {"INPUTS": literal(inputs), "OTHER_DEVICE": as_json(OTHER_DEVICE)}
+    known = "\n".join(f"const {n} = {v};" for n, v in constants.items())
+    return f"const FORMULAS = {{\n{lines}\n}};\n{known}\n{_source('frontend.js')}"
 
 
 def style() -> str:
@@ -51,18 +71,15 @@ def style() -> str:
     return _source("frontend.css")
 
 
-def declaration(calculator: Calculator, *, whole: bool = True) -> dict[str, Any]:
-    """The calculator as JSON values, in the shape that the front end reads.
-
-    `whole`: with the options of shared choices, which a page leaves to the site's script.
-    """
+def declaration(calculator: Calculator) -> dict[str, Any]:
+    """The calculator as JSON values, in the shape that the front end reads."""
     return {
         "name": calculator.name,
         "title": calculator.title,
         "topic": calculator.topic,
         "intro": calculator.intro,
         "note": calculator.note,
-        "inputs": [_choice(i, whole) if isinstance(i, Choice) else _slider(i, calculator) for i in calculator.inputs],
+        "inputs": [(_choice if isinstance(i, Choice) else _slider)(i, calculator) for i in calculator.inputs],
         "outputs": [_output(o) for o in calculator.outputs],
         "drawn": calculator._drawn(),
         "names": calculator._names(),
@@ -78,29 +95,29 @@ def as_json(value: Any) -> str:
     return text.replace("<", "\\u003c")
 
 
+def literal(value: Any) -> str:
+    """A JSON value as JavaScript, with numbers as short as they can be: 989400000000000 is 9894e11."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{as_json(n)}:{literal(v)}" for n, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return as_json(value)
+    sign, digits, power = Decimal(repr(value)).normalize().as_tuple()
+    short = f"{'-' * sign}{''.join(map(str, digits))}e{power}"
+    return min(short, as_json(_plain(value)), key=len)
+
+
 @cache
 def _source(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8").rstrip()
+    """A file's text, without what only its readers need: indentation and lines of comment."""
+    lines = (line.strip() for line in (FOLDER / name).read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 @cache
 def _traced(formula: Formula) -> str:
     return reading.javascript(formula)
-
-
-def _units() -> dict[str, Any]:
-    """What the front end needs to write and read each unit."""
-    return {
-        u.symbol: {
-            "prefixes": u.prefixes,
-            "spellings": (u.symbol, *u.spellings),
-            "binary": u.binary,
-            "extra": _plain(dict(u.extra)),
-            "example": u.example(),
-            "kind": units.quantity(u),
-        }
-        for u in units.UNITS.values()
-    }
 
 
 def _slider(slider: Slider, calculator: Calculator) -> dict[str, Any]:
@@ -111,38 +128,35 @@ def _slider(slider: Slider, calculator: Calculator) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shared() -> dict[str, Any]:
-    """The options of the choices that calculators share, by name."""
-    from efflab.calculators import every
-
-    found: dict[str, Any] = {}
-    for calculator in every().values():
-        for choice in calculator.inputs:
-            if isinstance(choice, Choice) and choice.shared:
-                options = _options(choice)
-                if found.setdefault(choice.name, options) != options:
-                    raise EfflabError(
-                        f"calculator {calculator.name}: choice {choice.name!r} is shared, and another calculator "
-                        "gives it other options. Rename one."
-                    )
+def _options(choice: Choice, calculator: Calculator) -> list[dict[str, Any]]:
+    """The options, without what is empty."""
+    found = []
+    for option in choice.table.values():
+        given = {
+            "label": option.label,
+            "group": option.group,
+            "sets": {n: _table(v, calculator.table.get(choice.by.get(n, ""))) for n, v in option.sets.items()},
+            "takes": dict(option.takes),
+            "formulas": {n: read(f).name for n, f in option.formulas.items()},
+        }
+        found.append({"name": option.name} | {n: v for n, v in given.items() if v})
     return found
 
 
-def _options(choice: Choice) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": o.name, "label": o.label or o.name, "group": o.group, "sets": _plain(o.sets),
-            "takes": dict(o.takes), "formulas": {n: read(f).name for n, f in o.formulas.items()},
-        }
-        for o in choice.table.values()
-    ]  # fmt: skip
+def _table(value: Any, by: Any) -> Any:
+    """What an option sets. A look-up that is complete is written with its most frequent value under ""."""
+    if isinstance(value, Mapping) and isinstance(by, Choice) and value.keys() >= by.table.keys():
+        values = list(value.values())
+        most = max(values, key=values.count)
+        return {"": most} | {n: v for n, v in value.items() if v != most}
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _choice(choice: Choice, whole: bool) -> dict[str, Any]:
+def _choice(choice: Choice, calculator: Calculator) -> dict[str, Any]:
     return {
         "kind": "choice", "name": choice.name, "label": choice.label, "help": choice.help, "by": dict(choice.by),
-        "missing": choice.missing, "shared": choice.shared, "default": choice.default,
-        "options": _options(choice) if whole or not choice.shared else None,
+        "missing": dict(choice.missing), "shared": choice.shared, "default": choice.default,
+        "options": _options(choice, calculator),
     }  # fmt: skip
 
 

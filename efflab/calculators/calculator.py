@@ -187,21 +187,29 @@ class Calculator:
                 raise unknown(name, value, given.table)
             return value
         unit = self.units[name]
+        typed = value.strip() if isinstance(value, str) else None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             try:  # a numpy scalar
                 value = value.item()
             except (AttributeError, ValueError):
                 raise EfflabError(f"{name} must be a number, got {type(value).__name__} {value!r}.") from None
-        number = parse(value, unit, name) if isinstance(value, str) else float(value)
+        if typed is None:
+            number = float(value)
+            typed = f"{number:.12g} {unit.symbol}".strip()
+        elif given.zero and typed == "0":
+            number = 0.0
+        else:
+            # 10 × 1e-6 is 9.999999999999999e-6: keep the digits that were typed
+            number = float(f"{parse(value, unit, name):.15g}")
         if not math.isfinite(number):
             raise EfflabError(f"{name} must be a finite number, got {value!r}.")
         if not (given.low <= number <= given.high or (given.zero and number == 0)):
             raise EfflabError(
                 f"{name} must be {'0 or ' if given.zero else ''}between {show(given.low, unit)} and "
-                f"{show(given.high, unit)}, got {show(number, unit)}."
+                f"{show(given.high, unit)}, got {typed}."
             )
         if given.integer and number != round(number):
-            raise EfflabError(f"{name} must be a whole number, got {show(number, unit)}.")
+            raise EfflabError(f"{name} must be a whole number, got {typed}.")
         return int(number) if given.integer else number
 
     def evaluate(self, **state: Any) -> Result:
@@ -312,8 +320,7 @@ class _Scope:
             if name in option.formulas:
                 return self._call(option.formulas[name], {})
             if name in option.takes:
-                self.touched.add(option.takes[name])
-                return self.state[option.takes[name]]
+                return self.value(option.takes[name])
             if name in option.sets:
                 return self._set(choice, option, name)
         self.touched.add(name)
@@ -336,11 +343,15 @@ class _Scope:
         if key not in value:
             other = self.calculator.table[by]
             assert isinstance(other, Choice)
+            has = [o for o in other.table.values() if o.name in value]
+            order = list(other.table)
+            nearest = min(has, key=lambda o: abs(order.index(o.name) - order.index(key)), default=None)
             texts = {
                 choice.name: option.label or option.name,
                 by: other.table[key].label or key,
-                "has": ", ".join(o.label or o.name for o in other.table.values() if o.name in value),
+                "has": ", ".join(o.label or o.name for o in has),
+                "nearest": (nearest.label or nearest.name) if nearest else "none",
             }
-            self.problem = self.problem or PLACEHOLDER.sub(lambda m: texts[m[1]], choice.missing)
+            self.problem = self.problem or PLACEHOLDER.sub(lambda m: texts[m[1]], choice.missing[name])
             return None
         return value[key]

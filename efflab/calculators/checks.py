@@ -112,19 +112,20 @@ class Declaration:
             for name in (*option.sets, *option.takes):
                 if name in self.calculator.computed:
                     raise self.fail(f"{label}: option {option.name!r} sets {name!r}, which is also an output.")
-            for name, slider in option.takes.items():
-                if not isinstance(self.calculator.table.get(slider), Slider):
+            for name, source in option.takes.items():
+                if source not in self._known() or isinstance(self.calculator.table.get(source), Choice):
                     raise self.fail(
-                        f"{label}: option {option.name!r} takes {name!r} from {slider!r}, which is not a slider."
+                        f"{label}: option {option.name!r} takes {name!r} from {source!r}, "
+                        "which is neither a slider nor a computed value."
                     )
         for name, by in choice.by.items():
             other = self.calculator.table.get(by)
             if not isinstance(other, Choice):
                 raise self.fail(f"{label}: by[{name!r}] is {by!r}, which is not a choice of this calculator.")
-            if not choice.missing:
-                raise self.fail(f"{label}: with by it needs missing, the sentence for a look-up that finds nothing.")
-            allowed = (choice.name, by, "has")
-            for used in PLACEHOLDER.findall(choice.missing):
+            if not choice.missing.get(name):
+                raise self.fail(f"{label}: it needs missing[{name!r}], the sentence for a look-up that finds nothing.")
+            allowed = (choice.name, by, "has", "nearest")
+            for used in PLACEHOLDER.findall(choice.missing[name]):
                 if used not in allowed:
                     raise self.fail(str(unknown(f"{label}: missing: placeholder", used, allowed)))
 
@@ -162,12 +163,21 @@ class Declaration:
                 source = output.given.get(parameter, parameter)
                 if isinstance(source, str):
                     note(source, unit, says.name)
-        for choice in calculator.inputs:
-            for option in choice.table.values() if isinstance(choice, Choice) else ():
-                for name, slider in option.takes.items():
-                    if name not in units:
-                        raise self.fail(f"choice {choice.name}: no formula takes {name!r}.")
-                    note(slider, units[name], f"choice {choice.name}")
+        takes = [
+            (choice.name, name, source)
+            for choice in calculator.inputs
+            for option in (choice.table.values() if isinstance(choice, Choice) else ())
+            for name, source in option.takes.items()
+        ]
+        spoken = calculator._names()
+        while takes:  # a value may be taken from one that is taken itself
+            told = [t for t in takes if t[1] in units or (t[2] in units and t[1] in spoken)]
+            if not told:
+                raise self.fail(f"choice {takes[0][0]}: no formula takes {takes[0][1]!r}.")
+            for where, name, source in told:
+                note(source, units.get(name) or units[source], f"choice {where}")
+                note(name, units[source], f"choice {where}")
+            takes = [t for t in takes if t not in told]
 
     def _check_slider_unit(self, slider: Slider) -> None:
         unit = self.calculator.units.get(slider.name)
@@ -270,6 +280,8 @@ class Declaration:
                     source = given.get(parameter, parameter)
                     if isinstance(source, str):
                         visit(source, path)
+            elif taken := next((o.takes[name] for o in chosen.values() if name in o.takes), None):
+                visit(taken, path)
             elif not any(name in o.gives() for o in chosen.values()) and name not in calculator.table:
                 wanted = f" (needed by {path[-2]})" if len(path) > 1 else ""
                 state = ", ".join(f"{c} {o.name!r}" for c, o in chosen.items())

@@ -1,92 +1,16 @@
 // The front end of every calculator: it reads a declaration, computes with the traced FORMULAS and draws.
-// Functions above `mount` touch no document, so that tests run them against Python. FORMULAS, UNITS and OPTIONS come
-// before this text.
+// Functions above `mount` touch no document, so that tests run them against Python. FORMULAS, INPUTS and OTHER_DEVICE come before
+// this text, and efflabUnits: see efflab/units.js.
 
-// ---- numbers and units: as efflab.units writes and reads them --------------------------------------------------
-
-const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Z: 1e21 };
-const YEAR = 365.25 * 86400;
-const LONG_TIMES = [["min", 60, 7200], ["h", 3600, 172800], ["d", 86400, 2 * YEAR]];
-const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-
-for (const [symbol, unit] of Object.entries(UNITS)) { // every accepted spelling with its factor
-  unit.accepted = { ...unit.extra };
-  if (!symbol) Object.assign(unit.accepted, { "": 1, "%": 0.01, x: 1, "×": 1, times: 1 });
-  const prefixes = unit.prefixes.length > 1 ? { ...FACTORS, u: 1e-6, μ: 1e-6, K: 1e3 } : { "": 1 };
-  if (unit.binary) "KMGTP".split("").forEach((p, i) => { prefixes[p + "i"] = 1024 ** (i + 1); });
-  if (symbol) for (const s of unit.spellings) for (const p in prefixes) unit.accepted[p + s] ??= prefixes[p];
-}
-
-const group = (text) => {
-  const [whole, rest] = text.split(".");
-  return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (rest ? "." + rest : "");
-};
-
-function significant(value) { // three digits; toExponential rounds halves up, as Python's decimal does there
-  if (value === 0) return "0";
-  const [mantissa, power] = value.toExponential(2).split("e");
-  const digits = mantissa.replace(".", ""), e = Number(power);
-  if (e >= 2) return digits + "0".repeat(e - 2);
-  const text = e < 0 ? "0." + "0".repeat(-e - 1) + digits : digits.slice(0, e + 1) + "." + digits.slice(e + 1);
-  return text.replace(/\.?0+$/, "");
-}
-
-const raised = (e) => (e < 0 ? "⁻" : "") + String(Math.abs(e)).replace(/\d/g, (d) => RAISED[d]);
-
-function scientific(value) {
-  const [mantissa, power] = value.toExponential(2).split("e");
-  return mantissa.replace(/\.?0+$/, "") + " × 10" + raised(Number(power));
-}
-
-function plain(value) {
-  if (Number.isInteger(value) && value < 1e6) return group(String(value));
-  return value >= 0.001 && value < 999999.5 ? group(significant(value)) : scientific(value);
-}
-
-function show(value, symbol) {
-  if (Number.isNaN(value)) return "not a number";
-  if (!Number.isFinite(value)) return (value < 0 ? "−" : "") + "infinite";
-  const sign = value < 0 ? "−" : "", tail = symbol ? " " + symbol : "", prefixes = UNITS[symbol].prefixes;
-  value = Math.abs(value);
-  if (value === 0) return "0" + tail;
-  if (symbol === "s" && value >= 120) {
-    const long = LONG_TIMES.find((t) => value < t[2]);
-    return sign + (long ? group(significant(value / long[1])) + " " + long[0] : plain(value / YEAR) + " years");
-  }
-  if (prefixes.length === 1) return sign + plain(value) + tail;
-  const rounded = Number(significant(value));
-  const best = prefixes.filter((p) => rounded >= FACTORS[p] * (1 - 1e-9)).pop() ?? prefixes[0];
-  const scaled = value / FACTORS[best];
-  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value) + tail;
-  return sign + group(significant(scaled)) + " " + best + symbol;
-}
-
-const QUANTITY = /^\s*([+\-−]?(?:\d[\d,_]*\.?\d*|\.\d+)(?:[eE][+\-−]?\d+)?)(?:\s*(?:[×x*·]|\\times)\s*10\s*(?:\^|\*\*)?\s*\{?([+\-−]?\d+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)\}?)?\s*(.*?)\s*$/;
-const lowered = (text) => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹]/g, (d) => RAISED.indexOf(d)).replace(/[⁻−]/g, "-").replace("⁺", "+");
+const { UNITS, FACTORS, show, significant, group, raised } = efflabUnits;
 
 function parse(text, symbol, name) { // throws an Error whose message is for the reader
-  const unit = UNITS[symbol], fail = (message) => { throw new Error(`${name}: ${message}`); };
-  const match = QUANTITY.exec(text);
-  if (!match) fail(`no number found in '${text}'. Write it like '3.2${symbol && " " + unit.example}'.`);
-  let digits = lowered(match[1].replaceAll("_", ""));
-  if (digits.includes(",") && !/^[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?$/i.test(digits))
-    fail(`the comma in '${text}' is ambiguous. Write decimals with a point: '3.2', not '3,2'.`);
-  digits = digits.replaceAll(",", "");
-  if (match[2]) {
-    if (/e/i.test(digits)) fail(`'${text}' has two exponents. Write 3.14e23 or 3.14×10^23.`);
-    digits += "e" + lowered(match[2]);
-  }
-  const written = match[3];
-  if (Object.hasOwn(unit.accepted, written)) return Number(digits) * unit.accepted[written];
-  if (!written) fail(`'${text}' has no unit. Add one, such as '${text.trim()} ${unit.example}'.`);
-  if (symbol === "B" || symbol === "B/s") {
-    if (/^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written))
-      fail(`'${written}' means bits. Write bytes with a capital B, such as '${written.replace("b", "B")}'.`);
-    if (/^[kmgtp]i?b(\/s|ps)?$/i.test(written))
-      fail(`unit '${written}' is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.`);
-  }
-  fail(`unit '${written}' is not a unit of ${unit.kind}. Write it in ${unit.example || "no unit"}.`);
+  const { value, problem } = efflabUnits.parse(text, symbol);
+  if (problem) throw new Error(`${name}: ${problem}`);
+  return value;
 }
+
+const rounded = (value, digits) => Number(value.toPrecision(digits));
 
 function accept(spec, input, value, what) { // a number or a text, as the input keeps it; throws
   if (input.kind === "choice") {
@@ -94,33 +18,36 @@ function accept(spec, input, value, what) { // a number or a text, as the input 
       throw new Error(`${what}: '${value}' is not known. Known: ${input.options.map((o) => o.name).join(", ")}.`);
     return value;
   }
-  const symbol = input.unit, number = typeof value === "string" ? parse(value, symbol, what) : value;
+  const symbol = input.unit, text = typeof value === "string";
+  // 10 × 1e-6 is 9.999999999999999e-6: keep the digits that were typed
+  const number = !text ? value : input.zero && value.trim() === "0" ? 0 : rounded(parse(value, symbol, what), 15);
+  const typed = text ? value.trim() : `${rounded(value, 12)} ${symbol}`.trim();
   if (!Number.isFinite(number)) throw new Error(`${what} must be a finite number, got '${value}'.`);
   if (!((input.low <= number && number <= input.high) || (input.zero && number === 0)))
     throw new Error(`${what} must be ${input.zero ? "0 or " : ""}between ${show(input.low, symbol)} and ` +
-      `${show(input.high, symbol)}, got ${show(number, symbol)}.`);
-  if (input.integer && !Number.isInteger(number)) throw new Error(`${what} must be a whole number, got ${show(number, symbol)}.`);
+      `${show(input.high, symbol)}, got ${typed}.`);
+  if (input.integer && !Number.isInteger(number)) throw new Error(`${what} must be a whole number, got ${typed}.`);
   return number;
 }
 
 // ---- computing: as efflab.calculators.calculator does ----------------------------------------------------------
 
 function compile(spec) {
-  const choices = spec.inputs.filter((i) => i.kind === "choice"), setters = new Map();
-  for (const choice of choices) {
-    choice.options ??= OPTIONS[choice.name];
+  const inputs = spec.inputs.map((i) => INPUTS[i] ?? i), setters = new Map(); // the site's script gives them by number
+  for (const choice of inputs.filter((i) => i.kind === "choice")) {
+    choice.options = choice.options.map((o) => ({ label: o.name, sets: {}, takes: {}, formulas: {}, ...o }));
     choice.table = new Map(choice.options.map((o) => [o.name, o]));
     for (const name of new Set(choice.options.flatMap((o) => Object.keys({ ...o.sets, ...o.formulas, ...o.takes }))))
       setters.set(name, [...(setters.get(name) ?? []), choice]);
   }
   const byName = (items) => new Map(items.map((i) => [i.name, i]));
-  return { ...spec, setters, table: byName(spec.inputs), computed: byName(spec.outputs.filter((o) => o.formula || o.over)) };
+  return { ...spec, inputs, setters, table: byName(inputs), computed: byName(spec.outputs.filter((o) => o.formula || o.over)) };
 }
 
 const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
 
 function scope(c, state, overrides) { // the values of one state, computed when asked for and kept
-  const known = new Map(Object.entries(overrides ?? {})), self = { problem: null, touched: new Set(), value };
+  const known = new Map(Object.entries(overrides ?? {})), self = { problem: null, offer: null, touched: new Set(), value };
   function value(name) {
     if (!known.has(name)) known.set(name, find(name));
     return known.get(name);
@@ -142,7 +69,8 @@ function scope(c, state, overrides) { // the values of one state, computed when 
       }
       return complete ? run(values) : null;
     }
-    self.problem ??= source.problem ?? null;
+    if (source.taken) return value(source.taken);
+    if (source.problem && !self.problem) [self.problem, self.offer] = [source.problem, source.offer];
     return source.value;
   }
   return self;
@@ -155,19 +83,24 @@ function origin(c, state, name) { // where a value comes from: a ratio, a formul
     touched.push(choice.name);
     const option = choice.table.get(state[choice.name]);
     if (option.formulas[name]) return { formula: option.formulas[name], given: {}, touched };
-    if (option.takes[name]) return { value: state[option.takes[name]], touched: [...touched, option.takes[name]] };
+    if (option.takes[name]) return { taken: option.takes[name], touched };
     if (!(name in option.sets)) continue;
     const set = option.sets[name], by = choice.by[name];
     if (!by) return { value: set, touched, choice };
     touched.push(by);
-    if (state[by] in set) return { value: set[state[by]], touched, choice };
-    const other = c.table.get(by);
+    const found = set[state[by]] ?? set[""]; // "": all others
+    if (found !== undefined) return { value: found, touched, choice };
+    const other = c.table.get(by), order = other.options, at = order.indexOf(other.table.get(state[by]));
+    const has = order.filter((o) => o.name in set), far = (o) => Math.abs(order.indexOf(o) - at);
+    const nearest = has.reduce((best, o) => (best && far(best) <= far(o) ? best : o), null);
     const texts = {
       [choice.name]: option.label,
-      [by]: other.table.get(state[by]).label,
-      has: other.options.filter((o) => o.name in set).map((o) => o.label).join(", "),
+      [by]: order[at].label,
+      has: has.map((o) => o.label).join(", "),
+      nearest: nearest?.label ?? "none",
     };
-    return { value: null, touched, problem: filled(choice.missing, (n) => texts[n]) };
+    const offer = nearest && { name: by, value: nearest.name, label: nearest.label };
+    return { value: null, touched, problem: filled(choice.missing[name], (n) => texts[n]), offer };
   }
   touched.push(name);
   return { value: state[name], touched };
@@ -198,7 +131,7 @@ function evaluate(c, state) {
     return a !== null && b !== null && RELATIONS[relation](a, b);
   };
   const verdict = s.problem ?? filled(c.verdict.find((v) => v.when.every(holds)).text, text);
-  return { state, values, relevant, verdict, problem: s.problem, text };
+  return { state, values, relevant, verdict, problem: s.problem, offer: s.offer, text };
 }
 
 // ---- what a reader takes away ----------------------------------------------------------------------------------
@@ -206,7 +139,7 @@ function evaluate(c, state) {
 const literal = (v) =>
   typeof v === "boolean" ? (v ? "True" : "False")
   : typeof v === "string" ? JSON.stringify(v)
-  : v !== 0 && (Math.abs(v) >= 1e6 || Math.abs(v) < 1e-3) ? v.toExponential().replace("e+", "e") : String(v);
+  : (v = rounded(v, 12)) !== 0 && (Math.abs(v) >= 1e6 || Math.abs(v) < 1e-3) ? v.toExponential().replace("e+", "e") : String(v);
 
 function python(c, result) { // the calls of the formulas that give the numbers on show
   const { state, values } = result, modules = new Set(), done = new Set(), inputs = [], calls = [];
@@ -225,10 +158,12 @@ function python(c, result) { // the calls of the formulas that give the numbers 
       modules.add(source.formula.split(".")[0]);
       const line = `${name} = ${source.formula}(${parts.join(", ")})`;
       calls.push(line.length <= 100 ? line : `${name} = ${source.formula}(\n    ${parts.join(",\n    ")},\n)`);
+    } else if (source.taken) {
+      calls.push(`${name} = ${emit(source.taken)}`);
     } else {
       const v = source.value, why = source.choice ? source.touched.map((n) => textOf(c, state, n)).join(", ") : "";
       const notes = [typeof v === "number" && c.units[name] ? show(v, c.units[name]) : "", why].filter(Boolean).join(": ");
-      inputs.push(`${name} = ${literal(v)}` + (notes && notes !== String(v) ? `  # ${notes}` : ""));
+      inputs.push(`${name} = ${literal(v)}` + (notes && notes !== literal(v) ? `  # ${notes}` : ""));
     }
     return name;
   }
@@ -251,7 +186,8 @@ function prediction(c, result, source, now, random) {
   return { schema: "efflab-prediction/1", id, topic: c.topic, created, source, calculator: c.name, inputs, outputs, note: "" };
 }
 
-const fragment = (id, result) => `#${id}?` + result.relevant.map((n) => `${n}=${encodeURIComponent(result.state[n])}`).join("&");
+const written = (v) => (typeof v === "number" ? String(rounded(v, 12)) : v);
+const fragment = (id, result) => `#${id}?` + result.relevant.map((n) => `${n}=${encodeURIComponent(written(result.state[n]))}`).join("&");
 
 function restored(c, query) { // the state of a link, and what was wrong with it in words
   const state = {}, problems = [];
@@ -272,6 +208,7 @@ function restored(c, query) { // the state of a link, and what was wrong with it
 // ---- drawing ---------------------------------------------------------------------------------------------------
 
 const escaped = (text) => text.replace(/[&<>"]/g, (ch) => `&#${ch.charCodeAt(0)};`);
+const otherDevice = (run, state) => (run.option && state[run.option[0]] === run.option[1] ? "" : OTHER_DEVICE);
 const LADDER = [1, 2, 5, 10];
 
 function roundOut(value, up) { // the next of 1, 2, 5, 10, ... at or beyond a value
@@ -279,16 +216,18 @@ function roundOut(value, up) { // the next of 1, 2, 5, 10, ... at or beyond a va
   return up ? steps.find((v) => v >= value * (1 - 1e-9)) : steps.findLast((v) => v <= value * (1 + 1e-9));
 }
 
+const decades = (values) => values.every((v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6);
+
 function axis(kind, low, high, length, gap, symbol) {
   const log = kind === "log", ticks = [], minor = [];
   if (log) {
-    const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), decades = Math.log10(high / low);
-    const skip = Math.max(1, Math.ceil((gap * decades) / length));
+    const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), span = Math.log10(high / low);
+    const skip = Math.max(1, Math.ceil((gap * span) / length));
     for (let e = first; e <= last; e++)
       for (const m of [1, 2, 3, 4, 5, 6, 7, 8, 9]) {
         const v = Number(`${m}e${e}`);
         if (v < low * (1 - 1e-9) || v > high * (1 + 1e-9)) continue;
-        const wanted = m === 1 ? e % skip === 0 : decades < 2 && LADDER.includes(m);
+        const wanted = m === 1 ? e % skip === 0 : span < 2 && LADDER.includes(m);
         (wanted ? ticks : minor).push(v);
       }
   } else {
@@ -299,10 +238,10 @@ function axis(kind, low, high, length, gap, symbol) {
   const prefixes = UNITS[symbol].prefixes, middle = log ? Math.sqrt(low * high) : high / 2;
   const prefix = prefixes.length > 1 ? prefixes.filter((p) => FACTORS[p] <= middle).pop() ?? prefixes[0] : "";
   const place = log ? (v) => (Math.log(v / low) / Math.log(high / low)) * length : (v) => ((v - low) / (high - low)) * length;
-  const text = (v) => {
-    const n = v / FACTORS[prefix];
-    return n === 0 || (n >= 0.001 && n < 99999.5) ? group(significant(n)) : "10" + raised(Math.round(Math.log10(n)));
-  };
+  // one notation for the whole axis
+  const sizes = ticks.map((v) => v / FACTORS[prefix]).filter((n) => n);
+  const powers = log && decades(ticks) && sizes.some((n) => n < 0.000999 || n > 99999.5);
+  const text = (v) => (powers ? "10" + raised(Math.round(Math.log10(v / FACTORS[prefix]))) : group(significant(v / FACTORS[prefix])));
   return { log, low, high, ticks, minor, place, text, unit: symbol && ` (${prefix}${symbol})` };
 }
 
@@ -340,11 +279,11 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
       if (option.name === state[curve.vary]) continue;
       const found = series(curve.lines[0].y, { [curve.vary]: option.name }), end = found.at(-1)?.[1];
       const same = lines.find((l) => l.points.at(-1)?.[1] === end);
-      if (!found.length || end === lines[0].points.at(-1)?.[1] || found.length < xs.length) {
-        if (found.length && same) same.label += ", " + option.label;
-      } else if (same) same.label += ", " + option.label;
+      if (!found.length || (found.length < xs.length && !same)) continue;
+      if (same) (same.also ??= []).push(option.label);
       else lines.push({ y: curve.lines[0].y, label: option.label, faint: true, points: found });
     }
+  for (const l of lines) if (l.also) l.label += l.also.length > 2 ? " and others" : ["", ...l.also].join(", ");
   const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])];
   if (!ys.length) return { svg: "", height };
   // faint lines may raise the drawing, not lower it
@@ -366,7 +305,8 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   for (const t of xAxis.ticks) {
     line(X(t), box.top, X(t), base, "grid");
     const text = xAxis.text(t), over = X(t) + (text.length * WIDE) / 2 - width;
-    write(X(t) - Math.max(0, over), base + 16, "middle", text, "tick");
+    if (over > -2) write(width - 2, base + 16, "end", text, "tick");
+    else write(X(t), base + 16, "middle", text, "tick");
   }
   for (const t of yAxis.ticks) {
     line(box.left, Y(t), right, Y(t), "grid");
@@ -390,10 +330,13 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   const path = (l) => "M" + l.px.map((p) => p.join()).join("L");
   let plainLines = 0;
   for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 3}`;
-  out.push(`<g clip-path="url(#${id}-clip)">`);
-  for (const l of lines.toReversed()) if (l.points.length) out.push(`<path d="${path(l)}" class="${l.cls}"/>`);
-  out.push("</g>");
+  const strokes = (some) => {
+    const paths = some.filter((l) => l.points.length).map((l) => `<path d="${path(l)}" class="${l.cls}"/>`);
+    out.push(`<g clip-path="url(#${id}-clip)">`, ...paths, "</g>");
+  };
+  strokes(lines.filter((l) => l.faint));
   // labels over the lines' right ends; where a label, a line or a dot is in the way, under it or further left
+  const faintLabels = [], labels = []; // the strong lines lie over the labels of the faint ones
   const placed = [], near = (x, y, wide, high) => dotted.some(([a, b]) => Math.abs(a - x) < wide && Math.abs(b - y) < high);
   for (const l of lines) {
     if (!l.label || !l.points.length) continue;
@@ -410,8 +353,11 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
     const spot = clear.find((s) => s.level) ?? (l.faint ? null : clear[0]) ?? free.find((s) => s.level) ?? free[0];
     if (!spot) continue;
     placed.push(spot);
-    write(spot.x, spot.y, "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`);
+    (l.faint ? faintLabels : labels).push([spot.x, spot.y, "end", l.label, l.faint ? "halo" : `halo strong ${l.cls}`]);
   }
+  for (const label of faintLabels) write(...label);
+  strokes(lines.filter((l) => !l.faint).toReversed());
+  for (const label of labels) write(...label);
   const rising = lines[0].px.filter((p, k, all) => k && p[1] < all[k - 1][1] - 0.1);
   if (curve.slope_label && rising.length > 9) {
     const [from, to] = [rising[0], rising.at(-1)], text = filled(curve.slope_label, result.text);
@@ -528,7 +474,12 @@ function mount(root, spec, host) {
   }
 
   const verdict = element("p", { class: "calc-verdict", "aria-atomic": "true" });
-  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict);
+  const offer = element("button", { type: "button", class: "calc-offer", hidden: true, onclick: () => {
+    const { name, value } = result.offer;
+    change(name, value);
+    rows.get(name).node.querySelector("select").focus();
+  } });
+  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict, offer);
   for (const o of c.outputs.filter((o) => o.shown)) {
     const dd = element("dd");
     outputs.set(o.name, dd);
@@ -539,8 +490,9 @@ function mount(root, spec, host) {
   if (c.curve?.at.length) legend.append(element("li", {}, element("span", { class: "calc-key here" }), c.curve.at_label));
   for (const run of runs) {
     run.box = element("input", { type: "checkbox", onchange: () => { run.on = run.box.checked; update(); } });
+    run.other = element("span", {});
     const key = element("span", { class: `calc-key run-${run.index % 3}` });
-    legend.append(element("li", {}, element("label", {}, run.box, key, `measured: ${run.label}`)));
+    legend.append(element("li", {}, element("label", {}, run.box, key, element("span", {}, `measured: ${run.label}`, run.other))));
   }
 
   async function copy(text, done) {
@@ -598,8 +550,8 @@ function mount(root, spec, host) {
   const title = element("p", { class: "calc-title", id: `${id}-title` }, c.title);
   const parts = [title, element("p", { class: "calc-intro" }, c.intro),
     element("div", { class: c.curve ? "calc-body calc-wide" : "calc-body" }, element("div", { class: "calc-inputs" }, ...c.inputs.map(row)),
-      ...(c.curve ? [element("div", { class: "calc-figure" }, plot, legend)] : [])),
-    live, actions, status, manual, element("p", { class: "calc-note" }, c.note)];
+      element("div", { class: "calc-main" }, ...(c.curve ? [element("div", { class: "calc-figure" }, plot, legend)] : []), live)),
+    actions, status, manual, element("p", { class: "calc-note" }, c.note)];
   root.setAttribute("role", "group");
   root.setAttribute("aria-labelledby", `${id}-title`);
   root.replaceChildren(...parts.filter((p) => !p.matches(".calc-intro:empty, .calc-note:empty")));
@@ -629,7 +581,12 @@ function mount(root, spec, host) {
     for (const [name, dd] of outputs) put(dd, result.text(name));
     put(verdict, result.verdict);
     verdict.classList.toggle("calc-bad", !!result.problem);
-    for (const run of runs) run.box.checked = run.on;
+    offer.hidden = !result.offer;
+    if (result.offer) put(offer, `Use ${result.offer.label}`);
+    for (const run of runs) {
+      run.box.checked = run.on;
+      put(run.other, otherDevice(run, state));
+    }
     if (c.curve) {
       const on = runs.filter((r) => r.on).map((r) => r.label);
       const also = on.length ? ` Measured points shown: ${on.join("; ")}.` : "";

@@ -77,7 +77,7 @@ class Option:
         sets: value names that it sets. A mapping in place of a value is looked up by the option of another
             choice: see `Choice.by`.
         formulas: value names that it computes, each with a formula.
-        takes: value names that it takes from a slider, each with the slider's name.
+        takes: value names that it takes from another value, each with that value's name, such as a slider's.
         group: the heading under which the option is listed.
     """
 
@@ -102,7 +102,8 @@ class Choice:
         options: texts, or `Option` where an option sets values or provides formulas.
         default: the name of the option chosen at first.
         by: value name to the name of the choice that the values set under that name are looked up by.
-        missing: the sentence for a look-up that finds nothing. `{has}` lists what there is.
+        missing: for each such name the sentence for a look-up that finds nothing. `{has}` lists what there is and
+            `{nearest}` is the nearest of it in the other choice's order.
         shared: calculators on one page can be linked by this input.
     """
 
@@ -112,7 +113,7 @@ class Choice:
     label: str = ""
     help: str = ""
     by: Mapping[str, str] = field(default_factory=dict)
-    missing: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
 
     @cached_property

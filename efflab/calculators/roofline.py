@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider, Value
-from efflab.calculators.picks import custom_accelerator, pick_accelerator, pick_dtype
+from efflab.calculators.picks import MATRIX, VECTOR, custom_accelerator, pick_accelerator, pick_dtype
 from efflab.formulas import roofline
 from efflab.reconcile.roofline import datasheet, points
 from efflab.records import recorded
@@ -32,22 +34,40 @@ def _size(name: str, high: float, default: float, label: str, help: str = "") ->
 
 
 _COUNTS = ("flops", "bytes_moved")
+
+
+def _kernel(group: str, name: str, label: str) -> Option:
+    """A kernel: its counts, the units that run it, and how many calls it is."""
+    unit = "vector_peak" if group in ("Elementwise", "Row by row") else "matrix_peak"
+    chained = name == "unfused_chain"
+    return Option(
+        name,
+        label,
+        group=group,
+        formulas=dict(zip(_COUNTS, roofline.KERNELS[name], strict=True)),
+        sets={} if chained else {"kernel_calls": 1},
+        takes={"peak_performance": unit} | ({"kernel_calls": "operations"} if chained else {}),
+    )
+
+
 _KERNELS = Choice(
     "kernel",
     [
-        Option(name, label, group=group, formulas=dict(zip(_COUNTS, roofline.KERNELS[name], strict=True)))
-        for group, name, label in (
-            ("Matrix products", "matmul", "Matrix times matrix"),
-            ("Matrix products", "gemv", "Matrix times vector"),
-            ("Elementwise", "unfused_chain", "Elementwise chain, unfused"),
-            ("Elementwise", "fused_chain", "Elementwise chain, fused"),
-            ("Row by row", "softmax", "Softmax"),
-            ("Row by row", "layer_norm", "Layer norm"),
-            ("Attention", "attention_prefill", "Attention, prefill"),
-            ("Attention", "attention_decode", "Attention, decode"),
-        )
-    ]
-    + [Option("custom", "Custom: your own FLOP and bytes", takes={n: f"own_{n}" for n in _COUNTS})],
+        _kernel("Matrix products", "matmul", "Matrix times matrix"),
+        _kernel("Matrix products", "gemv", "Matrix times vector"),
+        _kernel("Elementwise", "unfused_chain", "Elementwise chain, unfused"),
+        _kernel("Elementwise", "fused_chain", "Elementwise chain, fused"),
+        _kernel("Row by row", "softmax", "Softmax"),
+        _kernel("Row by row", "layer_norm", "Layer norm"),
+        _kernel("Attention", "attention_prefill", "Attention, prefill"),
+        _kernel("Attention", "attention_decode", "Attention, decode"),
+        Option(
+            "custom",
+            "Custom: your own FLOP and bytes",
+            sets={"kernel_calls": 1},
+            takes={n: f"own_{n}" for n in _COUNTS} | {"peak_performance": "matrix_peak"},
+        ),
+    ],
     default="matmul",
 )
 
@@ -77,15 +97,23 @@ _SIZES = [
 ]
 
 
-_CALLS = Choice(
-    "calls",
-    [
-        Option("queued", "Queued ahead, not waited for", formulas={"time": roofline.queued_time}),
-        Option("waited", "Each waited for", formulas={"time": roofline.roofline_time}),
-    ],
-    default="queued",
-    label="Calls",
-)
+def _calls(**ways: tuple[Any, Any]) -> Choice:
+    """Whether calls are waited for. `ways`: value name to what gives it when queued and when waited for.
+
+    Each way is a formula, or the name of an output.
+    """
+
+    def option(name: str, label: str, index: int) -> Option:
+        chosen = {n: pair[index] for n, pair in ways.items()}
+        return Option(
+            name,
+            label,
+            takes={n: w for n, w in chosen.items() if isinstance(w, str)},
+            formulas={n: w for n, w in chosen.items() if not isinstance(w, str)},
+        )
+
+    options = [option("queued", "Queued ahead", 0), option("waited", "Each waited for", 1)]
+    return Choice("calls", options, default="queued", label="Calls")
 
 
 def _overhead(default: float, help: str = "") -> Slider:
@@ -97,28 +125,31 @@ explorer = Calculator(
     topic="roofline",
     title="Where does this kernel sit on the roofline?",
     intro="Choose an accelerator and a kernel. The roof is the most that the accelerator can do at each "
-    "arithmetic intensity; the dot is what this call reaches.",
+    "arithmetic intensity; the dot is the most that this kernel can reach.",
     inputs=[
-        pick_accelerator(),
+        pick_accelerator(peaks={"matrix_peak": MATRIX, "vector_peak": VECTOR}),
         *custom_accelerator(),
         pick_dtype(),
         _KERNELS,
         *_SIZES,
-        _overhead(0.0, "an unfused chain counts as one call"),
-        _CALLS,
+        _overhead(0.0, "unfused chain: one call per operation"),
+        _calls(time=("queued_time", "waited_time")),
     ],
     outputs=[
         Value("flops", "Operations"),
         Value("bytes_moved", "Bytes moved"),
         Output(roofline.arithmetic_intensity),
         Output(roofline.ridge_point),
-        Output(roofline.attainable_performance),
-        Ratio("performance", "flops", "time", label="Performance reached", unit=FLOP_PER_SECOND),
-        Ratio("share_of_peak", "compute_time", "time", label="Share of peak", percent=True),
-        Value("time", "Time of a call"),
+        Output(roofline.attainable_performance, label="Roof at this intensity"),
+        Ratio("performance", "flops", "time", label="Performance, at most", unit=FLOP_PER_SECOND),
+        Ratio("share_of_peak", "compute_time", "time", label="Share of peak, at most", percent=True),
+        Value("time", "Time, at least"),
         Output(roofline.compute_time, label="Arithmetic alone"),
         Output(roofline.memory_time, label="Memory traffic alone"),
-        Output(roofline.limiting_factor, shown=False),
+        Output(roofline.overhead_of_calls, given={"calls": "kernel_calls"}, shown=False),
+        Output(roofline.queued_time, given={"overhead": "overhead_of_calls"}, shown=False),
+        Output(roofline.roofline_time, "waited_time", given={"overhead": "overhead_of_calls"}, shown=False),
+        Output(roofline.limiting_factor, given={"overhead": "overhead_of_calls"}, shown=False),
         Ratio("below_ridge", "ridge_point", "arithmetic_intensity", shown=False),
         Ratio("above_ridge", "arithmetic_intensity", "ridge_point", shown=False),
     ],
@@ -130,19 +161,19 @@ explorer = Calculator(
         vary="dtype",
         marks=[Mark("ridge_point", "ridge point {ridge_point}", y="peak_performance")],
         at=[("arithmetic_intensity", "performance")],
-        at_label="this call",
+        at_label="this kernel, at most",
         slope_label="{memory_bandwidth}",
         y_label="Performance",
         describe="Roofline, both axes logarithmic. Performance rises with arithmetic intensity at {memory_bandwidth} "
         "up to the ridge point at {ridge_point}, and stays at {peak_performance} beyond. "
-        "This call: {arithmetic_intensity}, {performance}.",
+        "This kernel: {arithmetic_intensity}, at most {performance}.",
         runs=recorded_runs,
     ),
     verdict=[
         Case("No such attention: it has more KV heads than query heads.", [("kv_heads", ">", "query_heads")]),
         Case(
-            "Overhead-bound: the call takes {time}, its overhead alone {overhead}. Larger or fewer calls would help, "
-            "a faster accelerator would hardly.",
+            "Overhead-bound: the kernel takes {time}, its overhead alone {overhead_of_calls}. Larger or fewer calls "
+            "would help, a faster accelerator would hardly.",
             [("limiting_factor", "==", 0)],
         ),
         Case(
@@ -151,16 +182,16 @@ explorer = Calculator(
         ),
         Case(
             "Memory-bound: {below_ridge} times below the ridge point. Halving the bytes would help, "
-            "a faster tensor core would not.",
+            "a faster arithmetic unit would not.",
             [("limiting_factor", "==", 1)],
         ),
         Case(
-            "Compute-bound: {above_ridge} times above the ridge point. Fewer operations or a faster data type would "
-            "help, more bandwidth would not."
+            "Compute-bound: {above_ridge} times above the ridge point. Fewer operations or a faster arithmetic unit "
+            "would help, more bandwidth would not."
         ),
     ],
-    note="Peaks are dense data-sheet peaks, those of the matrix units where there are any. Elementwise kernels run on "
-    "slower units, which matters only right of the ridge point.",
+    note="Peaks are dense data-sheet peaks: of the matrix units for matrix products and attention; of the vector "
+    "units, FP32 unless the data is FP64, for elementwise kernels, softmax and layer norm.",
 )
 
 fusion = Calculator(
@@ -170,47 +201,62 @@ fusion = Calculator(
     intro="Unfused, each operation reads the array from memory and writes it back. Fused, the array is read once and "
     "written once.",
     inputs=[
-        pick_accelerator(),
+        pick_accelerator(peaks={"peak_performance": VECTOR}),
         *custom_accelerator(),
         pick_dtype(),
         _size("elements", 2**34, 2**26, "Elements"),
-        Slider("operations", 1, 64, default=8, steps=63, integer=True, label="Operations in the chain"),
+        _size("operations", 1024, 8, "Operations in the chain"),
         _overhead(1e-5),
+        _calls(
+            unfused_chain_time=(roofline.queued_unfused_chain_time, roofline.unfused_chain_time),
+            fused_chain_time=(roofline.queued_fused_chain_time, roofline.fused_chain_time),
+        ),
     ],
     outputs=[
-        Output(roofline.unfused_chain_time, label="Time unfused"),
-        Output(roofline.fused_chain_time, label="Time fused"),
-        Output(roofline.fusion_speedup, label="Speedup"),
+        Value("unfused_chain_time", "Unfused, at least"),
+        Value("fused_chain_time", "Fused, at least"),
+        Ratio("fusion_speedup", "unfused_chain_time", "fused_chain_time", label="Speedup"),
         Output(roofline.unfused_chain_intensity, label="Intensity unfused"),
         Output(roofline.fused_chain_intensity, label="Intensity fused"),
-        Output(roofline.ridge_point),
+        Output(roofline.ridge_point, label="Ridge point, vector units"),
         Output(roofline.unfused_chain_bytes, shown=False),
         Output(roofline.fused_chain_bytes, shown=False),
+        Output(roofline.chain_flops, shown=False),
+        Output(
+            roofline.limiting_factor,
+            "fused_limit",
+            given={"flops": "chain_flops", "bytes_moved": "fused_chain_bytes"},
+            shown=False,
+        ),
     ],
     curve=Curve(
         x="operations",
         lines=[Line("unfused_chain_time", "unfused"), Line("fused_chain_time", "fused")],
-        scale="linear-linear",
         at=[("operations", "unfused_chain_time"), ("operations", "fused_chain_time")],
         at_label="this chain",
         y_label="Time of the chain",
-        describe="Time of the chain against its number of operations. With {operations} operations it takes "
-        "{unfused_chain_time} unfused and {fused_chain_time} fused.",
+        describe="Time of the chain against its number of operations, both axes logarithmic. With {operations} "
+        "operations it takes {unfused_chain_time} unfused and {fused_chain_time} fused.",
     ),
     verdict=[
         Case("Nothing to fuse: the chain has one operation.", [("operations", "==", 1)]),
         Case(
+            "Fusing makes the chain {fusion_speedup} times faster: it launches one kernel in place of {operations}. "
+            "It is overhead-bound, so one more fused operation costs nothing.",
+            [("fused_limit", "==", 0)],
+        ),
+        Case(
             "Fusing makes the chain {fusion_speedup} times faster: it moves {fused_chain_bytes} in place of "
             "{unfused_chain_bytes}. It is still memory-bound, so one more fused operation costs nothing.",
-            [("fused_chain_intensity", "<", "ridge_point")],
+            [("fused_limit", "==", 1)],
         ),
         Case(
             "Fusing makes the chain {fusion_speedup} times faster: it moves {fused_chain_bytes} in place of "
             "{unfused_chain_bytes}. It is now compute-bound, so each further operation costs time again."
         ),
     ],
-    note="The peak is that of the matrix units where there are any; elementwise operations run on slower units, so a "
-    "long chain turns compute-bound sooner than this says.",
+    note="Elementwise operations run on the vector units: the peak is theirs, FP32 unless the data is FP64, and "
+    "supposes that they are busy with multiply-adds.",
 )
 
 overhead = Calculator(
@@ -224,17 +270,18 @@ overhead = Calculator(
         *custom_accelerator(),
         pick_dtype(),
         _overhead(1e-5),
-        _CALLS,
+        _calls(time=(roofline.queued_time, roofline.roofline_time)),
         _size("size", 131072, 512, "Matrix size", "a square matrix product: m = n = k"),
     ],
     outputs=[
         Output(roofline.operations_to_hide_overhead, label="Operations that hide it"),
         Output(roofline.bytes_to_hide_overhead, label="Bytes that hide it"),
+        Output(roofline.square_matmul_to_hide_overhead, label="Smallest product that hides it, n"),
         Output(roofline.matmul_flops, "flops", "Operations of this product", given=dict.fromkeys("mnk", "size")),
         Output(roofline.matmul_bytes, "bytes_moved", "Bytes of this product", given=dict.fromkeys("mnk", "size")),
-        Value("time", "Time of a call"),
+        Value("time", "Time of a call, at least"),
         Output(roofline.roofline_time, "work_time", "Work alone", given={"overhead": 0.0}),
-        Ratio("busy_share", "work_time", "time", label="Share of the time at work", percent=True),
+        Ratio("busy_share", "work_time", "time", label="Share at work, at most", percent=True),
         Output(roofline.limiting_factor, shown=False),
     ],
     curve=Curve(
@@ -246,6 +293,7 @@ overhead = Calculator(
             Line("work_time", "work alone", faint=True),
             Line("overhead", "overhead", faint=True),
         ],
+        marks=[Mark("square_matmul_to_hide_overhead", "hidden from n = {square_matmul_to_hide_overhead}")],
         at=[("size", "time")],
         at_label="this product",
         x_label="Matrix size",

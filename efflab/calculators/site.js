@@ -21,8 +21,8 @@ function link(part) {
 function start() {
   const mounted = new Map();
   for (const root of document.querySelectorAll(".efflab-calculator:not([data-ready])")) {
-    const { state, ...spec } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-    mounted.set(root.id, mount(root, spec, { state, link, save: download, changed: () => {} }));
+    const { name, state } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+    mounted.set(root.id, mount(root, DECLARATIONS[name], { state, link, save: download, changed: () => {} }));
   }
   const follow = () => {
     const [, id, query] = /^#([^?]*)\?(.*)$/.exec(location.hash) ?? [];

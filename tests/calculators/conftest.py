@@ -20,6 +20,8 @@ class JavaScript:
 
     def __init__(self) -> None:
         self.engine = MiniRacer()
+        self.engine.eval(bundle.units_script())
+        self.engine.eval(bundle.units_script())
         self.engine.eval(bundle.core({reading.read(f).name: f for f in reading.every()}))
 
     def call(self, expression: str, **values: object) -> object:

@@ -49,7 +49,13 @@ def test_the_page_suits_a_strict_policy(name):
     assert " style=" not in page and not re.search(r" on\w+=", page)
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, flags=re.DOTALL)
     assert [attributes for attributes, _ in scripts] == [' type="application/json"']
-    assert json.loads(scripts[0][1])["name"] == name
+    assert json.loads(scripts[0][1]) == {"name": name, "state": {}}
+
+
+def test_three_calculators_weigh_little():
+    assert (
+        sum(len(markup.html(calculators.get(n)).encode()) for n in ("roofline-explorer", "fusion", "overhead")) < 15000
+    )
 
 
 def test_a_page_starts_at_the_state_asked_for():
