@@ -12,9 +12,10 @@ the profiler.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,11 +25,19 @@ from efflab.formulas import roofline as formulas
 from efflab.reconcile import NEAR, error, percent
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
-from efflab.records import Record, Sample, iqr, median
-from efflab.units import BYTE_PER_SECOND, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, show, show_binary
+from efflab.records import Prediction, Record, Sample, iqr, median
+from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, show, show_binary
 
-REGIMES = ("overhead", "memory", "compute")  # as `formulas.limiting_factor` numbers them
-MATRIX_KERNELS = ("matmul", "gemv", "attention_prefill", "attention_decode")
+LIMITS = ("overhead", "memory", "compute")  # as `formulas.limiting_factor` numbers them
+CEILINGS = {
+    "copy": ("bandwidth", BYTE_PER_SECOND),
+    "peak": ("performance", FLOP_PER_SECOND),
+    "overhead": ("time", SECOND),
+}
+PICTURES = ("roofline", "errors")
+ROLES = ("kernel", "series", "lesson")
+AGREES = f"As predicted, within {NEAR - 1:.0%}."
+NOTHING = "The record does not explain it."
 READERS = ("matmul", "gemv", "attention_decode")  # where memory bounds these, they read a matrix and write little
 PAGE = 4096  # B; the size of the pages that a fault brings in, without huge pages
 
@@ -161,19 +170,86 @@ def limits(point: dict[str, Any], ceilings: Ceilings) -> str:
         memory_bandwidth=ceilings.bandwidth,
         overhead=calls * ceilings.overhead,
     )
-    return REGIMES[int(index)]
+    return LIMITS[int(index)]
 
 
-def peak_dtype(point: dict[str, Any]) -> str:
-    """Whose matrix-product peak bounds a kernel: its own dtype's for products, else fp32 (the vector units)."""
-    return point["dtype"] if point["kernel"] in MATRIX_KERNELS else "fp32"
+def peak_dtype(record: Record, index: int) -> str:
+    """The dtype of the matrix product that bounds the kernel of a sample.
+
+    The point states it as "peak_dtype". Where it does not, as in the first records, it is the product that was
+    measured next after the kernel.
+
+    Raises:
+        EfflabError: neither is there.
+    """
+    point = record.samples[index].point
+    if "peak_dtype" in point:
+        return str(point["peak_dtype"])
+    for sample in record.samples[index:]:
+        case = str(sample.point.get("case"))
+        if sample.point.get("role") == "ceiling" and case.startswith("ceiling-matmul-"):
+            return case.removeprefix("ceiling-matmul-")
+    raise EfflabError(
+        f"record {record.id}: case {point.get('case')!r} has no peak_dtype and no ceiling-matmul after it. Measure again."
+    )
+
+
+# Points are a topic's own: what is read from them is checked here, so that a damaged one is named.
+
+_FLAGS = ("causal",)
+_LARGEST = 2**62  # no size of a tensor, no count of bytes
+
+
+def _check(record: Record) -> None:
+    """Raise `EfflabError`, naming record, sample and field, for a point that cannot be reconciled."""
+    if record.topic != "roofline":
+        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'roofline' is needed.")
+    for index, sample in enumerate(record.samples):
+        role, point = sample.point.get("role"), sample.point
+        if sample.metric != "time" or role not in (*ROLES, "ceiling", "bandwidth"):
+            continue
+
+        def wrong(field: str, expected: str, index: int = index, point: dict[str, Any] = point) -> EfflabError:
+            found = f"got {point[field]!r}" if field in point else "it is missing"
+            return EfflabError(
+                f"record {record.id}: samples[{index}] ({point.get('case')!r}): point.{field} must be {expected}, "
+                f"{found}. Measure it again."
+            )
+
+        for field in ("case", "kernel", *(("dtype",) if role in ROLES else ())):
+            if not isinstance(point.get(field), str) or not point[field]:
+                raise wrong(field, "a text")
+        for field in ("series", "peak_dtype", "inputs", "output"):
+            if not isinstance(point.get(field, ""), str):
+                raise wrong(field, "a text")
+        if role in ROLES:
+            if point["kernel"] not in formulas.KERNELS:
+                raise unknown(f"record {record.id}: samples[{index}]: kernel", str(point["kernel"]), formulas.KERNELS)
+            needed = _arguments(str(point["kernel"]))
+        else:
+            needed = ("m", "n", "k") if point["kernel"] == "matmul" else ()
+            needed = ("bytes_moved",) if role == "bandwidth" or point["kernel"] == "copy" else needed
+        for field in needed:
+            value = point.get(field)
+            if field in _FLAGS:
+                if not isinstance(value, bool):
+                    raise wrong(field, "true or false")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+                raise wrong(field, "a number greater than zero")
+
+
+@functools.cache
+def _arguments(kernel: str) -> tuple[str, ...]:
+    """The arguments that a kernel's two formulas take."""
+    names = (n for function in formulas.KERNELS[kernel] for n in inspect.signature(function).parameters)
+    return tuple(dict.fromkeys(names))
 
 
 def _rate(sample: Sample) -> float:
     """What a ceiling sample says: B/s of a copy, FLOP/s of a product, s of an overhead."""
     seconds, point = median(sample.values), sample.point
     if point["kernel"] == "matmul":
-        return 2.0 * point["m"] * point["n"] * point["k"] / seconds  # type: ignore[operator]
+        return formulas.matmul_flops(m=point["m"], n=point["n"], k=point["k"]) / seconds
     return point["bytes_moved"] / seconds if "bytes_moved" in point else seconds  # type: ignore[operator]
 
 
@@ -183,6 +259,7 @@ def measured_ceilings(record: Record) -> dict[str, float]:
     Keys: "copy" (B/s), "overhead" and, on a GPU, "overhead-waited" (s), "matmul-<dtype>" (FLOP/s); and where
     measured "bandwidth-read", "bandwidth-write", "bandwidth-in-place" (B/s).
     """
+    _check(record)
     found: dict[str, list[float]] = {}
     for sample in record.samples:
         if sample.metric == "time" and sample.status == "ok" and sample.point.get("role") in ("ceiling", "bandwidth"):
@@ -208,7 +285,7 @@ def ceilings_of(record: Record, index: int) -> Ceilings:
     """
     point = record.samples[index].point
     found = {}
-    for what, name in (("peak", f"matmul-{peak_dtype(point)}"), ("bandwidth", "copy"), ("overhead", "overhead")):
+    for what, name in (("peak", f"matmul-{peak_dtype(record, index)}"), ("bandwidth", "copy"), ("overhead", "overhead")):
         values = _around(record, index, name)
         if not values:
             raise EfflabError(f"case {point['case']!r}: the record has no sample ceiling-{name}. Measure it again.")
@@ -222,25 +299,23 @@ def datasheet(record: Record) -> catalog.Accelerator | None:
     return catalog.match_device(environment.device, environment.memory or 0)
 
 
-def _datasheet_ceilings(record: Record, point: dict[str, Any], overhead: float) -> Ceilings | None:
+def _datasheet_ceilings(record: Record, index: int, overhead: float) -> Ceilings | None:
     entry = datasheet(record)
-    peak = entry.peak_dense.get(peak_dtype(point)) if entry else None
+    peak = entry.peak_dense.get(peak_dtype(record, index)) if entry else None
     return Ceilings(peak, entry.memory_bandwidth, overhead) if entry and peak else None
 
 
 # Reconciliation
 
 
-def points(record: Record, roles: tuple[str, ...] = ("kernel", "series", "lesson")) -> list[Row]:
+def points(record: Record, roles: tuple[str, ...] = ROLES) -> list[Row]:
     """Every measured kernel of a record with its prediction, in the order measured.
 
     Samples that ran out of memory or failed have no row: `missing` names them.
 
     Raises:
-        EfflabError: the record is of another topic, or a point lacks what its formula takes.
+        EfflabError: the record is of another topic, or a point is damaged; names record, sample and field.
     """
-    if record.topic != "roofline":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'roofline' is needed.")
     rows = []
     for index, sample in _kernels(record):
         if sample.status != "ok" or sample.point["role"] not in roles:
@@ -248,7 +323,7 @@ def points(record: Record, roles: tuple[str, ...] = ("kernel", "series", "lesson
         point, ceilings = sample.point, ceilings_of(record, index)
         flops, moved = counts(point)
         predicted = predict(point, ceilings, record.environment.kind)
-        sheet = _datasheet_ceilings(record, point, ceilings.overhead)
+        sheet = _datasheet_ceilings(record, index, ceilings.overhead)
         seconds = median(sample.values)
         facts = _Facts(record, index, sample, ceilings, predicted, seconds)
         rows.append(
@@ -287,10 +362,9 @@ def missing(record: Record) -> list[str]:
     return found
 
 
-def _kernels(record: Record) -> Iterator[tuple[int, Sample]]:
-    for index, sample in enumerate(record.samples):
-        if sample.metric == "time" and sample.point.get("role") in ("kernel", "series", "lesson"):
-            yield index, sample
+def _kernels(record: Record) -> list[tuple[int, Sample]]:
+    _check(record)
+    return [(i, s) for i, s in enumerate(record.samples) if s.metric == "time" and s.point.get("role") in ROLES]
 
 
 def _value(record: Record, sample: Sample, metric: str) -> float | None:
@@ -327,8 +401,8 @@ def _by_size(record: Record, sample: Sample) -> tuple[str, ...]:
         return ()
     measured = math.log(median(high.values) / median(low.values))
     distance = {r: abs(measured - g) / span for r, g in grown.items()}
-    near = [r for r in REGIMES if distance[r] <= 0.25]
-    return tuple(near or sorted(sorted(REGIMES, key=distance.__getitem__)[:2], key=REGIMES.index))
+    near = [r for r in LIMITS if distance[r] <= 0.25]
+    return tuple(near or sorted(sorted(LIMITS, key=distance.__getitem__)[:2], key=LIMITS.index))
 
 
 @dataclass(frozen=True)
@@ -346,6 +420,11 @@ class _Facts:
     @property
     def point(self) -> dict[str, Any]:
         return self.sample.point
+
+    @property
+    def product(self) -> str:
+        """The name of the ceiling that bounds its arithmetic."""
+        return f"matmul-{peak_dtype(self.record, self.index)}"
 
 
 def _by_profile(facts: _Facts) -> str:
@@ -368,13 +447,16 @@ def _by_profile(facts: _Facts) -> str:
 
 
 def _explain(facts: _Facts) -> str:
-    """Why prediction and measurement part: the first cause whose condition the record's own numbers meet."""
+    """Where prediction and measurement part: the first observation whose condition the record's own numbers meet.
+
+    Each says what was measured. A cause that the record does not hold stands behind "Consistent with".
+    """
     ratio = facts.seconds / facts.predicted
     unsteady = _unsteady(facts)
     if 1 / NEAR <= ratio <= NEAR:
-        return f"As predicted, within {NEAR - 1:.0%}.{unsteady}"
+        return AGREES + unsteady
     causes = _faster if ratio < 1 else _slower
-    return next(causes(facts), "The record does not explain it.") + unsteady
+    return next(causes(facts), NOTHING) + unsteady
 
 
 def _unsteady(facts: _Facts) -> str:
@@ -382,7 +464,7 @@ def _unsteady(facts: _Facts) -> str:
     if spread > 0.25:
         return f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median."
     usual = measured_ceilings(facts.record)
-    for name, what in (("copy", "the copy"), (f"matmul-{peak_dtype(facts.point)}", "the matrix product")):
+    for name, what in (("copy", "the copy"), (facts.product, "the matrix product")):
         around = _around(facts.record, facts.index, name)
         part = sum(around) / len(around) / usual[name]
         if part < 0.7:
@@ -393,31 +475,40 @@ def _unsteady(facts: _Facts) -> str:
 
 
 def _faster(facts: _Facts) -> Iterator[str]:
-    point, ceilings = facts.point, facts.ceilings
+    point, ceilings, record = facts.point, facts.ceilings, facts.record
     regime = limits(point, ceilings)
-    cache = max(facts.record.environment.caches.values(), default=0)
+    flops, _ = counts(point)
+    cache = max(record.environment.caches.values(), default=0)
     working_set = facts.value("working_set")
     if regime == "memory" and point.get("inputs") == "warm" and working_set and 0 < working_set <= cache:
         yield (
-            f"Its working set of {show_binary(working_set)} stays in the last-level cache "
-            f"({show_binary(cache)}), so main memory does not bound it."
+            f"Every call uses the same {show_binary(working_set)}, and the last-level cache holds "
+            f"{show_binary(cache)}. Consistent with data that stays in the cache, so main memory does not bound it."
         )
     if regime == "overhead":
         yield (
             f"Its call costs {show(facts.seconds, SECOND)}, less than the "
             f"{show(ceilings.overhead, SECOND)} of the negation that stands for the overhead."
         )
-    read = measured_ceilings(facts.record).get("bandwidth-read")
-    if regime == "memory" and point["kernel"] in READERS and read:
-        copy = measured_ceilings(facts.record)["copy"]
-        if read > 1.1 * copy:
-            yield (
-                f"It only reads, and reading alone runs at {show(read, BYTE_PER_SECOND)} where the copy reaches "
-                f"{show(copy, BYTE_PER_SECOND)}: a written line is first read into the cache, traffic that the "
-                "formula does not count."
+    found = measured_ceilings(record)
+    read, copy, in_place = found.get("bandwidth-read"), found["copy"], found.get("bandwidth-in-place", 0.0)
+    if regime == "memory" and point["kernel"] in READERS and read and read > 1.1 * copy:
+        text = (
+            f"It only reads. Reading alone runs at {show(read, BYTE_PER_SECOND)}, the copy at "
+            f"{show(copy, BYTE_PER_SECOND)}."
+        )
+        # In place, each line that is written was just read; the copy's target was not.
+        if record.environment.kind == "cpu" and in_place > 1.2 * copy:
+            text += (
+                f" In place, read and write run at {show(in_place, BYTE_PER_SECOND)}: consistent with a copy in which "
+                "a written line is first read into the cache, traffic that the formula does not count."
             )
-    if regime == "compute" and facts.seconds > 0.67 * facts.predicted:
-        yield "This product runs faster than the one that stands for the peak: its size suits the library better."
+        yield text
+    if regime == "compute":
+        yield (
+            f"It reaches {show(flops / facts.seconds, FLOP_PER_SECOND)}, the product that stands for the peak "
+            f"{show(ceilings.peak, FLOP_PER_SECOND)}: that product is not the fastest on this device."
+        )
 
 
 def _slower(facts: _Facts) -> Iterator[str]:
@@ -426,97 +517,76 @@ def _slower(facts: _Facts) -> Iterator[str]:
     regime = limits(point, ceilings)
     flops, moved = counts(point)
     extra = facts.seconds - facts.predicted
+    usual = measured_ceilings(record)
+    read = usual.get("bandwidth-read", 0.0)
 
     faults = facts.value("page_faults") or 0.0
-    if faults and faults * PAGE >= 0.25 * moved / 2 and 0.05e-6 <= extra / faults <= 20e-6:
-        yield (
-            f"Its output is fresh memory: {faults:,.0f} page faults in every call, "
-            f"{show(extra / faults, SECOND)} of the extra time for each."
-        )
+    each = extra / faults if faults else 0.0
+    paid = (
+        f"{faults:,.0f} page faults in every call, {show(each, SECOND)} of the extra time for each. "
+        "Consistent with an output in fresh memory."
+    )
+    if faults and faults * PAGE >= 0.25 * moved / 2 and 0.05e-6 <= each <= 20e-6:
+        yield paid
     if regime == "overhead" or facts.seconds < 20 * ceilings.overhead:
         at_peak = max(flops / ceilings.peak, moved / ceilings.bandwidth)
         if extra < 20 * ceilings.overhead and at_peak < 3 * ceilings.overhead:
             yield (
-                f"Dispatch: this operation costs {show(facts.seconds, SECOND)} a call, the one-element negation "
-                f"that stands for the overhead {show(ceilings.overhead, SECOND)}."
+                f"It takes {show(facts.seconds, SECOND)} a call, its work at the ceilings {show(at_peak, SECOND)}, the "
+                f"one-element negation that stands for the overhead {show(ceilings.overhead, SECOND)}. Consistent "
+                "with a dispatch that costs more than the negation's."
             )
     alone = facts.value("time_one_thread")
-    if alone and environment.threads > 1 and alone / facts.seconds < 0.9:
-        yield (
-            f"Its threads hinder each other: one thread takes {show(alone, SECOND)}, {environment.threads} threads "
-            f"{show(facts.seconds, SECOND)}. Too little work to share, or another program holds a core."
-        )
-    if alone and environment.threads > 1 and 0.9 <= alone / facts.seconds < 1.1:
-        yield (
-            f"The library runs it on one thread: one thread takes {show(alone, SECOND)}, {environment.threads} "
-            f"threads {show(facts.seconds, SECOND)}."
-        )
+    if alone and environment.threads > 1:
+        yield from _threads(facts, alone, read)
     if point["kernel"] == "fused_chain" and point["operations"] >= 16 and regime != "overhead":
         yield (
-            f"Each of its {point['operations']} operations waits for the one before, while the peak is of "
-            f"independent fused multiply-adds: {show(flops / facts.seconds, FLOP_PER_SECOND)} is "
-            f"{flops / facts.seconds / ceilings.peak:.0%} of it."
+            f"Its {point['operations']} operations an element run at {show(flops / facts.seconds, FLOP_PER_SECOND)}, "
+            f"{flops / facts.seconds / ceilings.peak:.0%} of the peak. Consistent with operations that each wait for "
+            "the one before; the peak is of independent fused multiply-adds."
         )
-    if environment.kind != "cpu" and point["kernel"] == "matmul" and environment.multiprocessors:
-        tiles = math.ceil(point["m"] / 128) * math.ceil(point["n"] / 128)
-        if tiles < environment.multiprocessors:
+    units = environment.multiprocessors
+    if environment.kind != "cpu" and point["kernel"] == "matmul" and units:
+        elements = point["m"] * point["n"]
+        if elements < 128 * 128 * units:
             yield (
-                f"Too few tiles: 128 × 128 tiles of the result number {tiles}, and the device has "
-                f"{environment.multiprocessors} multiprocessors."
+                f"Its result has {elements:,} elements for {units} multiprocessors, {elements / units:,.0f} for each. "
+                "Consistent with too few tiles to fill them; the record does not hold the library's tile size."
             )
-    if point["kernel"] == "attention_prefill" and point["causal"]:
-        whole = [
-            s for _, s in _kernels(record)
-            if s.status == "ok" and s.point | {"causal": True, "case": ""} == point | {"case": ""}
-            and not s.point["causal"]
-        ]  # fmt: skip
-        if whole:
-            rate, full = flops / facts.seconds, counts(whole[0].point)[0] / median(whole[0].values)
-            if rate < 0.9 * full:
-                yield (
-                    f"The causal kernel reaches {show(rate, FLOP_PER_SECOND)}, the full one "
-                    f"{show(full, FLOP_PER_SECOND)}: it skips masked blocks, and works through blocks on the diagonal."
-                )
+    if point["kernel"] == "attention_prefill":
+        yield from _attention(facts, extra)
     inside = _in_cache(facts)
     if inside and regime == "memory":
         here, there = moved / facts.seconds, counts(inside.point)[1] / median(inside.values)
         if there < 1.5 * here:
-            what = (
-                "the exponentials and divisions, each many instructions"
+            likely = (
+                "exponentials and divisions, which the formula counts as one operation each"
                 if point["kernel"] == "softmax"
-                else ("the cores' own work")
+                else "work in the cores that the formula does not count"
             )
             yield (
-                f"Memory does not bound it: with its data in the cache ({inside.point['case']}) it moves "
-                f"{show(there, BYTE_PER_SECOND)}, from main memory {show(here, BYTE_PER_SECOND)}. What bounds it is "
-                f"{what}, at a rate that the matrix product's peak does not describe."
+                f"With its data in the cache ({inside.point['case']}) it moves {show(there, BYTE_PER_SECOND)}, from main "
+                f"memory {show(here, BYTE_PER_SECOND)}: memory does not bound it. It runs at "
+                f"{show(flops / facts.seconds, FLOP_PER_SECOND)}, {flops / facts.seconds / ceilings.peak:.0%} of the "
+                f"peak. Consistent with {likely}."
             )
         elif alone and environment.threads > 1 and alone / facts.seconds > 0.75 * environment.threads:
             yield (
-                f"Its cores wait for their own reads: from the cache ({inside.point['case']}) it moves "
-                f"{show(there, BYTE_PER_SECOND)}, from main memory {show(here, BYTE_PER_SECOND)}, and "
-                f"{environment.threads} threads still move {alone / facts.seconds:.1f} times as much as one, so the "
-                "bandwidth is not used up."
+                f"From the cache ({inside.point['case']}) it moves {show(there, BYTE_PER_SECOND)}, from main memory "
+                f"{show(here, BYTE_PER_SECOND)}, and {environment.threads} threads move {alone / facts.seconds:.1f} "
+                "times as much as one. Consistent with cores that wait for their own reads while bandwidth is left."
             )
-    if point["kernel"] == "attention_prefill":
-        yield (
-            "The formula counts the two products; the softmax between them, with an exponential for every pair, "
-            "runs as well."
-        )
     larger = [s for s in _series(record, facts.sample) if counts(s.point)[0] > flops]
-    best = max((counts(s.point)[0] / median(s.values) for s in larger), default=0.0)
-    if point["kernel"] == "matmul" and best > 1.5 * flops / facts.seconds:
-        small = "Too few rows" if point["m"] < point["n"] else "Too small"
+    best = max(larger, key=lambda s: counts(s.point)[0] / median(s.values), default=None)
+    rate = counts(best.point)[0] / median(best.values) if best else 0.0
+    if best and point["kernel"] == "matmul" and rate > 1.5 * flops / facts.seconds:
+        small = "too few rows" if point["m"] < point["n"] else "too small a product"
         yield (
-            f"{small} to fill the units: {show(flops / facts.seconds, FLOP_PER_SECOND)} here, "
-            f"{show(best, FLOP_PER_SECOND)} at a larger size of the same series."
+            f"It runs at {show(flops / facts.seconds, FLOP_PER_SECOND)}, a larger size of the same series "
+            f"({best.point['case']}) at {show(rate, FLOP_PER_SECOND)}. Consistent with {small} to fill the units."
         )
-    if faults and faults * PAGE >= 0.02 * moved and 0.05e-6 <= extra / faults <= 20e-6:
-        yield (
-            f"Fresh memory: {faults:,.0f} page faults in every call, {show(extra / faults, SECOND)} of the extra "
-            "time for each."
-        )
-    read = measured_ceilings(record).get("bandwidth-read", 0.0)
+    if faults and faults * PAGE >= 0.02 * moved and 0.05e-6 <= each <= 20e-6:
+        yield paid
     if regime == "memory" and point["kernel"] in READERS and read and moved / facts.seconds > 0.75 * read:
         yield (
             f"It only reads, at {show(moved / facts.seconds, BYTE_PER_SECOND)}. A sum, which only reads too, reaches "
@@ -529,6 +599,64 @@ def _slower(facts: _Facts) -> Iterator[str]:
             + (f" and a sum reads {show(read, BYTE_PER_SECOND)}" if read else "")
             + ", and no number in the record says why."
         )
+
+
+def _threads(facts: _Facts, alone: float, read: float) -> Iterator[str]:
+    """What one thread against all of them says."""
+    point, ceilings, threads = facts.point, facts.ceilings, facts.record.environment.threads
+    gain, regime = alone / facts.seconds, limits(point, ceilings)
+    times = f"one thread takes {show(alone, SECOND)}, {threads} threads {show(facts.seconds, SECOND)}"
+    if gain < 0.9:
+        yield (
+            f"One thread is faster than {threads}: {times}. Consistent with too little work to share, or with another "
+            "program on a core."
+        )
+    if not 0.9 <= gain < 1.1 or regime == "overhead":
+        return
+    rate = counts(point)[1] / facts.seconds
+    if regime == "memory" and rate >= 0.6 * min(r for r in (ceilings.bandwidth, read) if r):
+        yield (
+            f"One core moves as much as {threads}: {times}. It moves {show(rate, BYTE_PER_SECOND)}, the copy "
+            f"{show(ceilings.bandwidth, BYTE_PER_SECOND)}" + (f", a sum {show(read, BYTE_PER_SECOND)}." if read else ".")
+        )
+        return
+    more = ""
+    if regime == "memory":
+        more = f" It moves {show(rate, BYTE_PER_SECOND)}, the copy {show(ceilings.bandwidth, BYTE_PER_SECOND)}"
+        more += f", a sum {show(read, BYTE_PER_SECOND)}." if read else "."
+    yield f"More threads do not help: {times}.{more} Consistent with a library that runs it on one thread."
+
+
+def _attention(facts: _Facts, extra: float) -> Iterator[str]:
+    """What the rate of the full kernel, and of the softmax in the same record, say about attention."""
+    point, record = facts.point, facts.record
+    flops, _ = counts(point)
+    if point["causal"]:
+        whole = [
+            s for _, s in _kernels(record)
+            if s.status == "ok" and s.point | {"causal": True, "case": ""} == point | {"case": ""}
+            and not s.point["causal"]
+        ]  # fmt: skip
+        if whole:
+            rate, full = flops / facts.seconds, counts(whole[0].point)[0] / median(whole[0].values)
+            if rate < 0.9 * full:
+                yield (
+                    f"The causal kernel reaches {show(rate, FLOP_PER_SECOND)}, the full one "
+                    f"{show(full, FLOP_PER_SECOND)}. Consistent with blocks on the diagonal that are computed whole."
+                )
+    pairs = point["batch"] * point["query_heads"] * point["sequence_length"] ** 2 / (2 if point["causal"] else 1)
+    alike = [
+        s for _, s in _kernels(record)
+        if s.status == "ok" and s.point["kernel"] == "softmax" and s.point["dtype"] == point["dtype"]
+    ]  # fmt: skip
+    if alike:
+        each, name = min((median(s.values) / (s.point["rows"] * s.point["columns"]), s.point["case"]) for s in alike)
+        if 0.5 <= pairs * each / extra <= 2:
+            yield (
+                f"It takes {show(extra, SECOND)} longer than its two products. At the rate of {name} a softmax over its "
+                f"{pairs:,.0f} scores takes {show(pairs * each, SECOND)}. Consistent with the softmax between the "
+                "products, which the formula does not count."
+            )
 
 
 def _in_cache(facts: _Facts) -> Sample | None:
@@ -632,7 +760,7 @@ def text(record: Record) -> str:
     """Everything in plain text, the same for the same record: ceilings, table, reasons, regimes, summary."""
     head, rows, numeric = table(record)
     parts = [ceilings_text(record), _columns(head[:-1], [r[:-1] for r in rows], numeric)]
-    parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in rows if not r[-1].startswith("As predicted, within 25%.")))
+    parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in rows if r[-1] != AGREES))
     parts.append("Regime by three methods:\n" + regimes_text(record))
     parts.append(
         "The prediction uses the ceilings measured next before and next after each kernel. They come from other "
@@ -709,7 +837,130 @@ def evidence(record: Record, case: str) -> str:
     return "\n".join(lines)
 
 
+# What the lab prints
+
+_NO_SIZE = ("case", "role", "kernel", "dtype", "peak_dtype", "inputs", "output", "series", "bytes_per_element", "index")
+
+
+def cases(points: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The points of the cases that a learner can predict, by name."""
+    return {str(p["case"]): p for p in points if p.get("role") in ROLES}
+
+
+def describe(cases: dict[str, dict[str, Any]], names: Sequence[str] = ()) -> str:
+    """A table of kernel, dtype and sizes of the named cases; of all but the size sweeps if none is named."""
+    rows = []
+    for name in names or [n for n, p in cases.items() if p["role"] != "series"]:
+        point = cases[name]
+        sizes = ", ".join(
+            f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in point.items() if k not in _NO_SIZE
+        )
+        rows.append([name, str(point["kernel"]), str(point["dtype"]), sizes])
+    return _columns(["case", "kernel", "dtype", "sizes"], rows)
+
+
+def device_ceilings(record: Record) -> dict[str, float]:
+    """The measured value of each of `CEILINGS`, where there is one. The peak is of the largest product's dtype."""
+    found = measured_ceilings(record)
+    products = [(counts(s.point)[0], str(s.point["dtype"])) for _, s in _kernels(record) if s.point["kernel"] == "matmul"]
+    peak = f"matmul-{max(products)[1]}" if products else ""
+    named = {"copy": "copy", "peak": peak, "overhead": "overhead"}
+    return {name: found[key] for name, key in named.items() if key in found}
+
+
+def sweep(record: Record, name: str) -> str:
+    """A table of the cases of a series, from the least work to the most.
+
+    Raises:
+        EfflabError: as `series`.
+    """
+    head = ["case", "FLOP", "bytes", "limit", "predicted", "measured", "error"]
+    table = [
+        [r.case, show(r.flops, FLOP), show(r.bytes_moved, BYTE), r.by_intensity, show(r.predicted_time, SECOND),
+         show(r.measured_time, SECOND), percent(r.error)] for r in series(record, name)
+    ]  # fmt: skip
+    return _columns(head, table, (1, 2, 4, 5, 6))
+
+
+def compare(record: Record, slow: str, fast: str) -> str:
+    """How much faster one case is than another, predicted and measured; or why there is nothing to compare.
+
+    Raises:
+        EfflabError: a case that is unknown.
+    """
+    rows = {r.case: r for r in points(record)}
+    for name in (slow, fast):
+        if name not in rows:
+            gone = [m for m in missing(record) if m.startswith(f"{name} ")]
+            if not gone and name == "relu-fresh" and record.environment.kind != "cpu":
+                gone = ["relu-fresh is a case for CPUs: on a GPU torch's caching allocator hands the same block back."]
+            if gone:
+                return f"{gone[0]} So there is nothing to compare."
+            raise unknown("compare: case", name, rows)
+    a, b = rows[slow], rows[fast]
+    lines = [
+        f"{r.case}: predicted {show(r.predicted_time, SECOND)}, measured {show(r.measured_time, SECOND)}" for r in (a, b)
+    ]
+    lines.append(
+        f"faster by: predicted {a.predicted_time / b.predicted_time:.3g}×, "
+        f"measured {a.measured_time / b.measured_time:.3g}×"
+    )
+    return "\n".join(lines)
+
+
+# Predictions that were saved from a calculator
+
+
+def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
+    """The outputs of a calculator's prediction that are times of one kernel, each with the point that it is about.
+
+    The point holds the kernel, the arguments of its formulas and the dtype; empty where the inputs do not give
+    them all.
+    """
+    inputs: dict[str, Any] = dict(prediction.inputs)
+    if "mask" in inputs:
+        inputs["causal"] = inputs["mask"] == "causal"
+    named = {"time": inputs.get("kernel"), "roofline_time": inputs.get("kernel"), "queued_time": inputs.get("kernel")}
+    named |= {"unfused_chain_time": "unfused_chain", "fused_chain_time": "fused_chain"}
+    if "kernel" not in inputs and "size" in inputs:  # a square product
+        named["time"] = "matmul"
+        inputs |= dict.fromkeys("mnk", inputs["size"])
+    found: dict[str, dict[str, Any]] = {}
+    for name, quantity in prediction.outputs.items():
+        kernel = named.get(name)
+        if quantity.unit != "s" or not isinstance(kernel, str) or kernel not in formulas.KERNELS:
+            continue
+        wanted = ("dtype", *(a for a in _arguments(kernel) if a != "bytes_per_element"))
+        found[name] = {"kernel": kernel} | {a: inputs[a] for a in wanted} if all(a in inputs for a in wanted) else {}
+    return found
+
+
+def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
+    """The rows of a record that measured what a calculator's prediction is about, by the prediction's output.
+
+    Kernel, dtype and every size must be equal. A prediction for an accelerator of the catalog is answered only by a
+    record of that accelerator.
+
+    Raises:
+        EfflabError: as `points`.
+    """
+    accelerator = prediction.inputs.get("accelerator")
+    entry = datasheet(record)
+    if accelerator is not None and accelerator in catalog.accelerators() and (not entry or entry.name != accelerator):
+        return {}
+    rows = {r.case: r for r in points(record)}
+    found = {}
+    for name, point in asked(prediction).items():
+        for _, sample in _kernels(record) if point else ():
+            case = str(sample.point["case"])
+            if case in rows and all(sample.point.get(k) == v for k, v in point.items()):
+                found[name] = rows[case]
+                break
+    return found
+
+
 __all__ = [
-    "Ceilings", "Row", "banner", "ceilings_of", "ceilings_text", "counts", "datasheet", "evidence", "limits",
-    "measured_ceilings", "missing", "points", "predict", "regimes_text", "series", "summary", "table", "text",
+    "CEILINGS", "LIMITS", "PICTURES", "Ceilings", "Row", "answers", "asked", "banner", "cases", "ceilings_of",
+    "ceilings_text", "compare", "counts", "datasheet", "describe", "device_ceilings", "evidence", "limits",
+    "measured_ceilings", "missing", "points", "predict", "regimes_text", "series", "summary", "sweep", "table", "text",
 ]  # fmt: skip
