@@ -67,7 +67,7 @@ def _write_assets(app: Sphinx) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="efflab-static-"))
     app._efflab_static = folder  # type: ignore[attr-defined]
-    scripts = [front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
+    scripts = [bundle.units_script(), front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
     (folder / "efflab.js").write_text("\n".join(scripts), encoding="utf-8")
     styles = [(HERE / "site.css").read_text(encoding="utf-8"), front.style(), bundle.style()]
     (folder / "efflab.css").write_text("\n".join(styles), encoding="utf-8")
