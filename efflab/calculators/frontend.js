@@ -474,12 +474,12 @@ function mount(root, spec, host) {
   }
 
   const verdict = element("p", { class: "calc-verdict", "aria-atomic": "true" });
-  const offer = element("button", { type: "button", class: "calc-offer", hidden: true, onclick: () => {
+  const offer = element("button", { type: "button", class: "calc-offer", onclick: () => {
     const { name, value } = result.offer;
     change(name, value);
     rows.get(name).node.querySelector("select").focus();
   } });
-  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict, offer);
+  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict);
   for (const o of c.outputs.filter((o) => o.shown)) {
     const dd = element("dd");
     outputs.set(o.name, dd);
@@ -581,8 +581,9 @@ function mount(root, spec, host) {
     for (const [name, dd] of outputs) put(dd, result.text(name));
     put(verdict, result.verdict);
     verdict.classList.toggle("calc-bad", !!result.problem);
-    offer.hidden = !result.offer;
     if (result.offer) put(offer, `Use ${result.offer.label}`);
+    if (!result.offer) offer.remove();
+    else if (!offer.isConnected) live.append(offer);
     for (const run of runs) {
       run.box.checked = run.on;
       put(run.other, otherDevice(run, state));

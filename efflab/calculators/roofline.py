@@ -166,7 +166,7 @@ explorer = Calculator(
         y_label="Performance",
         describe="Roofline, both axes logarithmic. Performance rises with arithmetic intensity at {memory_bandwidth} "
         "up to the ridge point at {ridge_point}, and stays at {peak_performance} beyond. "
-        "This kernel: {arithmetic_intensity}, at most {performance}.",
+        "The dot: {arithmetic_intensity}, at most {performance}.",
         runs=recorded_runs,
     ),
     verdict=[
