@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import http.server
+import importlib
 import json
 import shutil
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from efflab import chapters, experiments, reconcile, records
 from efflab.experiments import runner
+from efflab.measure import timer
 
 KB = 1e3
 PAGES = tuple(f"{page}.html" for page in chapters.pages())
@@ -86,33 +92,97 @@ def site(folder: Path) -> None:
     line("one update of the roofline explorer, p95", f"{p95:.1f} ms", "4 ms", p95 < 4)
 
 
-def harness(tmp: Path) -> None:
-    """The runner's own time as a share of a run, at the smallest scale, where it weighs most."""
+class _Stopwatch:
+    """Adds up the seconds spent inside functions, by name; time inside an inner one counts for the outermost only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inside = False
+
+    def watch(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed under a name unless another watched one called it."""
+
+        @functools.wraps(function)
+        def timed(*given: Any, **named: Any) -> Any:
+            if self._inside:
+                return function(*given, **named)
+            self._inside = True
+            begin = time.perf_counter()
+            try:
+                return function(*given, **named)
+            finally:
+                self._inside = False
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+        return timed
+
+
+class _Watched:
+    """An experiment whose cases tell how long they ran."""
+
+    def __init__(self, experiment: Any) -> None:
+        self._experiment = experiment
+        self.topic, self.scales = experiment.topic, experiment.scales
+        self.inside, self.first, self.last = 0.0, 0.0, 0.0
+
+    def plan(self, *given: Any) -> runner.Plan:
+        """The experiment's plan with watched cases."""
+        plan = self._experiment.plan(*given)
+        plan.cases = [dataclasses.replace(c, samples=functools.partial(self._samples, c)) for c in plan.cases]
+        return plan
+
+    def _samples(self, case: runner.Case) -> Iterator[records.Sample]:
+        begin = time.perf_counter()
+        self.first = self.first or begin
+        yield from case.samples()  # the runner only keeps what is yielded, which takes no time worth counting
+        self.last = time.perf_counter()
+        self.inside += self.last - begin
+
+
+def harness(tmp: Path, scale: str = "smoke") -> None:
+    """Where the time of a run goes, and the runner's own bookkeeping (files, progress, collecting garbage).
+
+    Measured time is what is spent inside `efflab.measure.timer`, warm-up included. The budget is on the bookkeeping
+    from the first case to the end, relative to that. At the smallest scale it weighs most.
+    """
     for topic in experiments.topics():
-        busy = 0.0
-        experiment = experiments.get(topic)
-
-        def report(_: str) -> None:
-            pass
-
-        original = runner._attempt
-
-        def timed(case, device, original=original):  # type: ignore[no-untyped-def]
-            nonlocal busy
+        watched, clock = _Watched(experiments.get(topic)), _Stopwatch()
+        module = importlib.import_module(f"efflab.experiments.{topic}")
+        with contextlib.ExitStack() as put_back:
+            for owner, attribute, name in (
+                (getattr(module, "Session", None), "measure_ceiling", "ceilings"),
+                (module, "profile", "profiling"),
+                (timer, "back_to_back", "timer"),
+                (timer, "waited", "timer"),
+            ):
+                if owner is not None and hasattr(owner, attribute):
+                    real = getattr(owner, attribute)
+                    put_back.callback(setattr, owner, attribute, real)
+                    setattr(owner, attribute, clock.watch(name, real))
             begin = time.perf_counter()
-            result = original(case, device)
-            busy += time.perf_counter() - begin
-            return result
-
-        runner._attempt = timed
-        try:
-            begin = time.perf_counter()
-            runner.run(experiment, scale="smoke", device="cpu", out=tmp, report=report)
-            total = time.perf_counter() - begin
-        finally:
-            runner._attempt = original
-        share = 1 - busy / total
-        line(f"{topic}: runner outside the cases, smoke scale", f"{share:.1%}", "2%", share < 0.02)
+            record, _ = runner.run(watched, scale=scale, device="cpu", out=tmp, report=lambda _: None)
+            end = time.perf_counter()
+        ceilings, profiling = clock.seconds.get("ceilings", 0.0), clock.seconds.get("profiling", 0.0)
+        # One-thread runs go through the timer too; their part is what their samples hold, warm-up included.
+        alone = sum(
+            sum(s.values) * s.timing.loops * (1 + s.timing.warmup / (s.timing.loops * len(s.values)))
+            for s in record.samples
+            if s.metric == "time_one_thread" and s.timing
+        )
+        measured = clock.seconds.get("timer", 0.0) + ceilings
+        cases = measured - ceilings - alone
+        own = (end - watched.first) - watched.inside
+        for what, seconds in (
+            ("before the first case: device, versions, plan", watched.first - begin),
+            ("timing the cases, warm-up included", cases),
+            ("timing ceilings, once and again around each case", ceilings),
+            ("timing on one thread, about", alone),
+            ("profiling", profiling),
+            ("making tensors, compiling", watched.inside - measured - profiling),
+        ):
+            print(f"{topic}, {scale} scale: {what:<52} {seconds:>8.2f} s")
+        share = own / measured
+        line(f"{topic}: runner's bookkeeping to measured time", f"{share:.1%}", "2%", share < 0.02)
 
 
 def predictions() -> None:

@@ -10,21 +10,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from efflab import records
 from efflab.errors import EfflabError, unknown
-from efflab.reconcile import columns, error, percent, topic
+from efflab.reconcile import Topic, columns, error, percent
+from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record
-from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_SECOND, SECOND, Unit, parse, show
+from efflab.units import SECOND, Unit, parse, show
 
 MODES = ("live", "replay")
-REGIMES = ("overhead", "memory", "compute")  # as formulas number the limiting factor
-CEILINGS: dict[str, tuple[str, Unit]] = {
-    "copy": ("bandwidth", BYTE_PER_SECOND),
-    "peak": ("performance", FLOP_PER_SECOND),
-    "overhead": ("time", SECOND),
-}
 
 
 class Lab:
@@ -62,11 +57,13 @@ class Lab:
         if chosen not in MODES:
             raise unknown("mode", chosen, MODES)
         self._experiment = experiments.get(topic)
+        self._topic: Topic = topic_module(topic)
         self.topic: str = topic
         self.mode: str = chosen
         self.labbook = LabBook(labbook)
         self._file, self._scale, self._device = record, scale, device
         self._outputs: dict[str, float] = {}  # everything committed to, in base units
+        self._committed: list[str] = []  # the ids of those predictions
         self._seen = False  # the kernels' times were shown
         self._record: Record | None = None
         self._path: Path | None = None
@@ -92,7 +89,7 @@ class Lab:
     def start(self) -> None:
         """Print in which mode this lab runs, and on what."""
         if self._replayed is not None:
-            print(topic(self.topic).banner(self._replayed))
+            print(self._topic.banner(self._replayed))
         else:
             from efflab.measure import device
 
@@ -113,10 +110,10 @@ class Lab:
             scale = self._scale or runner.default_scale(chosen)
             plan = self._experiment.plan(scale, chosen, device.environment(chosen), None)
             points = [c.point for c in plan.cases]
-        return {str(p["case"]): p for p in points if p.get("role") in ("kernel", "series", "lesson")}
+        return self._topic.cases(points)
 
     def describe(self, *names: str) -> None:
-        """Print the kernel, sizes and dtype of the named cases; of all but the size sweeps if none is named.
+        """Print what the named cases are; of all but the size sweeps if none is named.
 
         Raises:
             EfflabError: an unknown case.
@@ -125,14 +122,7 @@ class Lab:
         for name in names:
             if name not in cases:
                 raise unknown("describe: case", name, cases)
-        shown = names or [n for n, p in cases.items() if p["role"] != "series"]
-        hidden = {"case", "role", "kernel", "dtype", "inputs", "output", "series", "bytes_per_element"}
-        rows = []
-        for name in shown:
-            sizes = ", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in cases[name].items()
-                              if k not in hidden)  # fmt: skip
-            rows.append([name, str(cases[name]["kernel"]), str(cases[name]["dtype"]), sizes])
-        print(columns(["case", "kernel", "dtype", "sizes"], rows))
+        print(self._topic.describe(cases, names))
 
     def predict(
         self,
@@ -146,8 +136,9 @@ class Lab:
 
         Args:
             times: case to time with its unit: {"matmul-large": "80 ms"}.
-            limits: case to what limits it: "overhead", "memory" or "compute".
-            ceilings: "copy" (as "40 GB/s"), "peak" (as "200 GFLOP/s"), "overhead" (as "5 µs").
+            limits: case to what limits it, one of the topic's: "overhead", "memory" or "compute" on the roofline.
+            ceilings: one of the topic's to its value: "copy" (as "40 GB/s"), "peak" (as "200 GFLOP/s") and
+                "overhead" (as "5 µs") on the roofline.
             note: how you got there, for yourself.
 
         Raises:
@@ -170,13 +161,13 @@ class Lab:
         for case, limit in limits.items():
             if case not in cases:
                 raise unknown("predict: case", case, cases)
-            if limit not in REGIMES:
-                raise unknown(f"predict: limit of {case}", limit, REGIMES)
-            outputs[f"{case}.limiting_factor"] = (float(REGIMES.index(limit)), "")
+            if limit not in self._topic.LIMITS:
+                raise unknown(f"predict: limit of {case}", limit, self._topic.LIMITS)
+            outputs[f"{case}.limiting_factor"] = (float(self._topic.LIMITS.index(limit)), "")
         for name, written in ceilings.items():
-            if name not in CEILINGS:
-                raise unknown("predict: ceiling", name, CEILINGS)
-            what, unit = CEILINGS[name]
+            if name not in self._topic.CEILINGS:
+                raise unknown("predict: ceiling", name, self._topic.CEILINGS)
+            what, unit = self._topic.CEILINGS[name]
             outputs[f"ceiling-{name}.{what}"] = (_positive(written, unit, f"predict: ceiling {name}"), unit.symbol)
         inputs: dict[str, records.Scalar] = {"mode": self.mode}
         if self._replayed is not None:
@@ -185,6 +176,7 @@ class Lab:
             inputs["record"] = self._record.id
         prediction = Prediction.new(self.topic, outputs, source="lab", note=note, inputs=inputs)
         self.labbook.save_prediction(prediction)
+        self._committed.append(prediction.id)
         self._outputs |= {name: value for name, (value, _) in outputs.items()}
         counts = ((len(times), "time"), (len(limits), "limit"), (len(ceilings), "ceiling"))
         said = " and ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counts if n)
@@ -208,7 +200,7 @@ class Lab:
         if self._record is not None:
             raise EfflabError("measure: this lab has measured already. Make a new Lab to measure again.")
         if self._replayed is not None:
-            print(topic(self.topic).banner(self._replayed))
+            print(self._topic.banner(self._replayed))
             self._record = self._replayed
         else:
             from efflab.experiments import runner
@@ -218,10 +210,11 @@ class Lab:
                 scale=self._scale,
                 device=self._device,
                 out=self.labbook.path / "records",
+                predictions=self._committed,
                 report=lambda line: print(line.partition(": ")[0], flush=True),
             )
             print(f"Measured: {len(self._record.samples)} samples, kept in your lab book as {self._path.name}.")
-        for line in topic(self.topic).missing(self._record):
+        for line in self._topic.missing(self._record):
             print(f"Not in it: {line}")
 
     def record(self) -> Record:
@@ -246,13 +239,12 @@ class Lab:
             EfflabError: nothing is measured yet.
         """
         record = self._measured()
-        print(topic(self.topic).ceilings_text(record))
-        found = topic(self.topic).measured_ceilings(record)
-        dtype = self.cases()["matmul-large"]["dtype"]
+        print(self._topic.ceilings_text(record))
+        found = self._topic.device_ceilings(record)
         rows = []
-        for name, (what, unit) in CEILINGS.items():
+        for name, (what, unit) in self._topic.CEILINGS.items():
             yours = self._outputs.get(f"ceiling-{name}.{what}")
-            measured = found.get(f"matmul-{dtype}" if name == "peak" else name)
+            measured = found.get(name)
             if yours and measured:
                 rows.append([name, show(yours, unit), show(measured, unit), percent(error(yours, measured))])
         if rows:
@@ -268,7 +260,7 @@ class Lab:
             EfflabError: nothing is measured yet.
         """
         record = self._measured()
-        rows = {r.case: r for r in topic(self.topic).points(record)}
+        rows = {r.case: r for r in self._topic.points(record)}
         yours = {tuple(name.rpartition(".")[::2]): value for name, value in self._outputs.items()}
         table, reasons, factors = [], [], []
         for case in dict.fromkeys(case for case, _ in yours if not case.startswith("ceiling-")):
@@ -277,13 +269,13 @@ class Lab:
                 table.append([case, "", "", "", "not measured", "", ""])
                 continue
             time, limit = yours.get((case, "time")), yours.get((case, "limiting_factor"))
-            said = REGIMES[int(limit)] if limit is not None else ""
+            said = self._topic.LIMITS[int(limit)] if limit is not None else ""
             if time is not None:
                 factors.append(max(time / row.measured_time, row.measured_time / time))
             table.append(
                 [
                     case,
-                    said and f"{said} {'✓' if said == row.by_intensity else f'({row.by_intensity})'}",
+                    said and f"{said} {'✓' if said == row.regime else f'({row.regime})'}",
                     show(time, SECOND) if time is not None else "",
                     show(row.predicted_time, SECOND),
                     show(row.measured_time, SECOND),
@@ -306,7 +298,7 @@ class Lab:
 
     def table(self) -> None:
         """Print every kernel of the run: ceilings, predicted, measured, why, and the regime by three methods."""
-        print(topic(self.topic).text(self.record()))
+        print(self._topic.text(self.record()))
 
     def regimes(self, *names: str) -> None:
         """Print what limits the named cases by three methods, each with its numbers.
@@ -314,7 +306,7 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet, or an unknown case.
         """
-        print("\n".join(topic(self.topic).evidence(self.record(), name) for name in names))
+        print("\n".join(self._topic.evidence(self.record(), name) for name in names))
 
     def sweep(self, series: str) -> None:
         """Print the cases that differ in one size only, from the least work to the most.
@@ -325,13 +317,7 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet, or no series has that name.
         """
-        rows = topic(self.topic).series(self.record(), series)
-        head = ["case", "FLOP", "bytes", "limit", "predicted", "measured", "error"]
-        table = [
-            [r.case, show(r.flops, FLOP), show(r.bytes_moved, BYTE), r.by_intensity, show(r.predicted_time, SECOND),
-             show(r.measured_time, SECOND), percent(r.error)] for r in rows
-        ]  # fmt: skip
-        print(columns(head, table, (1, 2, 4, 5, 6)))
+        print(self._topic.sweep(self.record(), series))
 
     def compare(self, slow: str, fast: str) -> None:
         """Print how much faster one case is than another, predicted and measured.
@@ -339,34 +325,17 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet, or a case that is unknown or was not measured.
         """
-        rows = {r.case: r for r in topic(self.topic).points(self.record())}
-        for name in (slow, fast):
-            if name not in rows:
-                gone = [m for m in topic(self.topic).missing(self.record()) if m.startswith(f"{name} ")]
-                if gone:
-                    print(f"{gone[0]} So there is nothing to compare.")
-                    return
-                raise unknown("compare: case", name, rows)
-        a, b = rows[slow], rows[fast]
-        print(f"{slow}: predicted {show(a.predicted_time, SECOND)}, measured {show(a.measured_time, SECOND)}")
-        print(f"{fast}: predicted {show(b.predicted_time, SECOND)}, measured {show(b.measured_time, SECOND)}")
-        print(
-            f"faster by: predicted {a.predicted_time / b.predicted_time:.3g}×, "
-            f"measured {a.measured_time / b.measured_time:.3g}×"
-        )
+        print(self._topic.compare(self.record(), slow, fast))
 
-    def show(self, kind: Literal["roofline", "errors"] = "roofline") -> Any:
-        """A picture of the run.
+    def show(self, kind: str | None = None) -> Any:
+        """A picture of the run, one of those that the topic has; its own if none is named.
 
         Raises:
             EfflabError: nothing is measured yet, an unknown picture, or matplotlib is missing.
         """
         from efflab import plots
 
-        drawn = {"roofline": plots.roofline, "errors": plots.errors}
-        if kind not in drawn:
-            raise unknown("picture", kind, drawn)
-        return drawn[kind](self.record())
+        return plots.draw(self.record(), kind)
 
 
 def _positive(written: str, unit: Unit, name: str) -> float:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from efflab import records
 from efflab.errors import EfflabError
-from efflab.reconcile import error, percent
+from efflab.exercises import progress_file
+from efflab.reconcile import Row, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
@@ -17,10 +18,16 @@ from efflab.units import SECOND, UNITS, show
 
 @dataclass(frozen=True)
 class Pair:
-    """One predicted time and the measured one, both in s."""
+    """One predicted time and the measured one, both in s.
+
+    `prediction` is the prediction's id and `output` the name of its output: "<case>.time" of a lab's, a calculator's
+    own name of it.
+    """
 
     created: str
     topic: str
+    prediction: str
+    output: str
     case: str
     predicted: float
     measured: float
@@ -32,34 +39,64 @@ class Pair:
         return max(self.predicted / self.measured, self.measured / self.predicted)
 
 
-def pairs(predictions: list[Prediction], found: list[Record]) -> list[Pair]:
-    """Each predicted time with its measurement, in the order predicted.
+def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair], list[str]]:
+    """Each predicted time with its measurement, in the order predicted; and one sentence for each unusable record.
 
-    A prediction for a replay names its record. A live one belongs to the first record of its topic that was
-    begun after it. Predictions without a measurement are left out.
+    A prediction belongs to the record that it names (a replay), else to the record that names it (a lab's), else to
+    the first record of its topic that was begun after it and holds an answer. A calculator's is answered by a case
+    of the same kernel, sizes and dtype. Predictions without a measurement are left out.
     """
+    problems: list[str] = []
     shipped = {t: records.recorded(t) for t in {p.topic for p in predictions} if t in reconcile_topics()}
+    usable: dict[str, list[Record]] = {}
+    for topic, others in shipped.items():
+        usable[topic] = []
+        for record in [*(r for r in found if r.topic == topic), *others]:
+            try:
+                reconcile_topic(topic).points(record)
+                usable[topic].append(record)
+            except EfflabError as error_:
+                problems.append(str(error_))
     result = []
     for prediction in predictions:
-        if prediction.topic not in shipped:
-            continue
-        if named := prediction.inputs.get("record"):
-            known = [r for r in [*found, *shipped[prediction.topic]] if r.id == named]
-        else:
-            known = [r for r in found if r.topic == prediction.topic and r.created >= prediction.created]
-        if not known:
-            continue
-        rows = {row.case: row for row in reconcile_topic(prediction.topic).points(known[0])}
-        for name, quantity in prediction.outputs.items():
-            case, _, what = name.rpartition(".")
-            if what == "time" and case in rows and quantity.unit == "s" and quantity.value > 0:
+        for record in _candidates(prediction, found, usable.get(prediction.topic, [])):
+            rows = _rows(prediction, record)
+            for name, row in rows.items():
                 result.append(
                     Pair(
-                        prediction.created, prediction.topic, case, quantity.value, rows[case].measured_time,
-                        known[0].id,
+                        prediction.created, prediction.topic, prediction.id, name, row.case,
+                        prediction.outputs[name].value, row.measured_time, record.id,
                     )
                 )  # fmt: skip
-    return result
+            if rows:
+                break
+    return result, problems
+
+
+def _candidates(prediction: Prediction, own: list[Record], usable: list[Record]) -> list[Record]:
+    """The records that may hold a prediction's answer, the likeliest first."""
+    if named := prediction.inputs.get("record"):
+        return [r for r in usable if r.id == named]
+    if linked := [r for r in usable if prediction.id in r.predictions]:
+        return linked
+    if any(prediction.id in r.predictions for r in own):
+        return []  # its own record is not usable; another one would be a false answer
+    ids = {r.id for r in own}
+    return [r for r in usable if r.id in ids and r.created >= prediction.created]
+
+
+def _rows(prediction: Prediction, record: Record) -> dict[str, Row]:
+    """What a record measured of a prediction's times, by the name of the output."""
+    module: Topic = reconcile_topic(prediction.topic)
+    by_case = {row.case: row for row in module.points(record)}
+    answered = module.answers(record, prediction) if prediction.calculator else {}
+    found = {}
+    for name, quantity in prediction.outputs.items():
+        case, _, what = name.rpartition(".")
+        row = answered.get(name) or (by_case.get(case) if what == "time" else None)
+        if row and quantity.unit == "s" and quantity.value > 0:
+            found[name] = row
+    return found
 
 
 def page(book: LabBook) -> tuple[str, list[str]]:
@@ -72,11 +109,8 @@ def page(book: LabBook) -> tuple[str, list[str]]:
     if not predictions and not found and not problems and not book.progress_path.exists():
         parts.append(_START)
         return _page(parts), []
-    try:
-        matched = pairs(predictions, found)
-    except EfflabError as error_:
-        matched = []
-        problems.append(str(error_))
+    matched, damaged = pairs(predictions, found)
+    problems += damaged
     parts.append(_progress(book, problems))
     parts.append(_errors(matched))
     parts.append(_predictions(predictions, matched))
@@ -105,19 +139,13 @@ def _progress(book: LabBook, problems: list[str]) -> str:
     if not book.progress_path.exists():
         return ""
     try:
-        data, kind = records.parse_json(book.progress_path.read_bytes(), str(book.progress_path))
-        if kind != "efflab-progress":
-            raise EfflabError(f"{book.progress_path}: this is no progress file; its schema is {kind!r}.")
-        entries = data.get("questions")
-        if not isinstance(entries, dict):
-            raise EfflabError(f"{book.progress_path}: the field 'questions' is missing.")
-    except (EfflabError, OSError) as error_:
+        entries = progress_file.read(book.progress_path)
+    except EfflabError as error_:
         problems.append(str(error_))
         return ""
     by_topic: dict[str, list[bool]] = {}
     for name, entry in entries.items():
-        solved = isinstance(entry, dict) and entry.get("solved") is True
-        by_topic.setdefault(name.rpartition("-")[0] or name, []).append(solved)
+        by_topic.setdefault(name.partition("-")[0], []).append(entry.solved)
     rows = [[t.replace("_", " "), str(sum(s)), str(len(s))] for t, s in sorted(by_topic.items())]
     return "<h2>Progress</h2>" + _table(["topic", "questions solved", "questions tried"], rows, (1, 2)) if rows else ""
 
@@ -172,24 +200,27 @@ def _errors(matched: list[Pair]) -> str:
 def _predictions(predictions: list[Prediction], matched: list[Pair]) -> str:
     if not predictions:
         return ""
-    measured = {(p.created, p.topic, p.case): p for p in matched}
+    measured = {(p.prediction, p.output): p for p in matched}
     rows = []
     for prediction in predictions:
+        module: Topic | None = reconcile_topic(prediction.topic) if prediction.topic in reconcile_topics() else None
+        asked = module.asked(prediction) if module and prediction.calculator else {}
         for name, quantity in prediction.outputs.items():
             case, _, what = name.rpartition(".")
-            pair = measured.get((prediction.created, prediction.topic, case)) if what == "time" else None
-            unit = UNITS[quantity.unit]
-            value = show(quantity.value, unit)
-            if what == "limiting_factor" and quantity.value in (0, 1, 2):
-                value = ("overhead", "memory", "compute")[int(quantity.value)]
+            pair = measured.get((prediction.id, name))
+            value = show(quantity.value, UNITS[quantity.unit])
+            if module and what == "limiting_factor" and quantity.value in range(len(module.LIMITS)):
+                value = module.LIMITS[int(quantity.value)]
+            waits = name in asked or (what == "time" and case and not case.startswith("ceiling-"))
             rows.append(
                 [
                     prediction.created[:10], prediction.topic, prediction.calculator or prediction.source, name, value,
-                    show(pair.measured, SECOND) if pair else "",
+                    show(pair.measured, SECOND) if pair else "not measured yet" if waits else "",
                     percent(error(pair.predicted, pair.measured)) if pair else "",
+                    pair.case if pair and pair.case != case else "",
                 ]
             )  # fmt: skip
-    head = ["date", "topic", "from", "what", "predicted", "measured", "error"]
+    head = ["date", "topic", "from", "what", "predicted", "measured", "error", "measured as"]
     return "<h2>Predictions</h2>" + _table(head, rows, (4, 5, 6))
 
 
@@ -210,7 +241,9 @@ def _records(found: list[Record], problems: list[str]) -> str:
             parts.append(f"<p>{html.escape(module.summary(record))}</p>")
             parts.append(_table(head, rows, tuple(numeric)))
         except EfflabError as error_:
-            problems.append(f"{record.id}: {error_}")
+            parts.append("<p>This record cannot be reconciled.</p>")
+            if str(error_) not in problems:
+                problems.append(str(error_))
     return ("<h2>Records</h2>" + "".join(parts)) if parts else ""
 
 

@@ -10,14 +10,30 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from efflab.errors import EfflabError
-from efflab.reconcile import NEAR
-from efflab.reconcile import roofline as reconcile
+from efflab.errors import EfflabError, unknown
+from efflab.reconcile import NEAR, topic
 from efflab.records import Record
 from efflab.units import FLOP_PER_SECOND, SECOND, show
 
+# By what limits a case, as the topics name it.
 STYLE = {"overhead": ("#CC79A7", "D"), "memory": ("#0072B2", "o"), "compute": ("#D55E00", "s")}
+PLAIN = ("#000000", "o")
 ROOFS = ["#000000", "#009E73", "#E69F00", "#56B4E9", "#999999"]
+
+
+def draw(record: Record, kind: str | None = None) -> Any:
+    """Draw one of the pictures that the record's topic declares; its own if none is named.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        EfflabError: an unknown picture, matplotlib is missing, or the record has nothing to draw.
+    """
+    known = topic(record.topic).PICTURES
+    if kind is not None and kind not in known:
+        raise unknown("picture", kind, known)
+    return globals()[kind or known[0]](record)
 
 
 def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -> Any:
@@ -34,6 +50,7 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
         EfflabError: matplotlib is missing, or the record has no ceilings or no kernels.
     """
     plt = _pyplot()
+    reconcile = topic("roofline")
     rows = reconcile.points(record, roles)
     ceilings = reconcile.measured_ceilings(record)
     peaks = {n.removeprefix("matmul-"): v for n, v in ceilings.items() if n.startswith("matmul-")}
@@ -84,14 +101,14 @@ def errors(record: Record) -> Any:
         EfflabError: matplotlib is missing, or the record has no kernels.
     """
     plt = _pyplot()
-    rows = sorted(reconcile.points(record, ("kernel", "lesson")), key=lambda r: r.ratio)
+    rows = sorted(topic(record.topic).points(record, ("kernel", "lesson")), key=lambda r: r.ratio)
     if not rows:
         raise EfflabError(f"record {record.id}: it has no kernels to draw. Measure it again.")
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
     axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
     axes.axvline(1, color="#000000", lw=1)
     for y, r in enumerate(rows):
-        colour, marker = STYLE[r.by_intensity]
+        colour, marker = STYLE.get(r.regime, PLAIN)
         axes.plot([1, r.ratio], [y, y], color=colour, lw=1.5)
         axes.plot(r.ratio, y, marker=marker, color=colour, ms=7)
     axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured_time, SECOND)}" for r in rows], fontsize=8)
@@ -103,24 +120,6 @@ def errors(record: Record) -> Any:
     axes.minorticks_off()
     axes.set_xlabel("measured ÷ predicted time")
     axes.legend(loc="lower right", fontsize=8)
-    return figure
-
-
-def shrinking(pairs: list[tuple[str, float]]) -> Any:
-    """Draw how a learner's error changed: (date, measured ÷ predicted) in the order predicted.
-
-    Raises:
-        EfflabError: matplotlib is missing, nothing to draw, or a ratio that is not greater than zero.
-    """
-    if not pairs:
-        raise EfflabError("errors over time: there is no prediction with a measurement yet.")
-    if any(not ratio > 0 for _, ratio in pairs):
-        raise EfflabError("errors over time: every ratio must be greater than zero.")
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot(range(1, len(pairs) + 1), [math.exp(abs(math.log(r))) for _, r in pairs], "o-", color="#0072B2")
-    axes.set(yscale="log", xlabel="prediction", ylabel="off by a factor of", ylim=(0.95, None))
-    axes.grid(True, alpha=0.3)
     return figure
 
 

@@ -304,7 +304,8 @@ class Session:
         """Measure a ceiling now."""
         with self.precision(name.removeprefix("matmul-")):
             time_it = timer.waited if name == "overhead-waited" else timer.back_to_back
-            options = CEILING_TIMER | {"shortest": TIMER[self.scale]["shortest"]}
+            limit = min(CEILING_TIMER["time_limit"], TIMER[self.scale]["time_limit"])
+            options = CEILING_TIMER | {"shortest": TIMER[self.scale]["shortest"], "time_limit": limit}
             timed = time_it(self._ceiling_calls(name), self.clock, **options)
         self.last[name] = (time.monotonic(), median(timed.values))
         self.best[name] = min(self.best.get(name, math.inf), self.last[name][1])

@@ -1,20 +1,117 @@
 """Prediction against measurement. Here, and nowhere else, the two meet.
 
-One module per topic, each with `banner(record)`, `points(record)`, `summary(record)` and `table(record)`;
-what every topic needs is here.
+One module per topic, which offers what `Topic` lists. The lab, the lab book, the plots, the site and the command
+line use nothing else of a topic. What every topic needs is here.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from efflab.errors import EfflabError, unknown
-from efflab.records import Record
+from efflab.records import Prediction, Record
+from efflab.units import Unit
 
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
+
+Point = dict[str, Any]
+
+
+class Row(Protocol):
+    """One case, predicted and measured. Times in s."""
+
+    @property
+    def case(self) -> str:
+        """Its name."""
+
+    @property
+    def predicted_time(self) -> float:
+        """What the formulas give, s."""
+
+    @property
+    def measured_time(self) -> float:
+        """The median of the repeats, s."""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+
+    @property
+    def error(self) -> float:
+        """(predicted - measured) / measured."""
+
+    @property
+    def regime(self) -> str:
+        """Which of the topic's LIMITS holds, "" where the topic has none."""
+
+    @property
+    def explanation(self) -> str:
+        """Why the two part: what the record holds, and what it is consistent with."""
+
+
+class Topic(Protocol):
+    """What efflab/reconcile/<topic>.py offers at its top level.
+
+    Every function of a record raises `EfflabError` for a record of another topic and for a damaged one; the message
+    names the record, the sample and the field.
+    """
+
+    LIMITS: tuple[str, ...]
+    """What can limit a case, in the order in which a prediction's "<case>.limiting_factor" numbers them. May be ()."""
+
+    CEILINGS: dict[str, tuple[str, Unit]]
+    """What of the device a learner may predict before measuring: name to (quantity, unit). May be {}."""
+
+    PICTURES: tuple[str, ...]
+    """The functions of efflab.plots that draw its records; the first has the topic's name."""
+
+    def banner(self, record: Record) -> str:
+        """Where and when it was recorded, and that it was not measured here. `efflab.reconcile.banner` suits most."""
+
+    def cases(self, points: Iterable[Point]) -> dict[str, Point]:
+        """Of these points, the ones that a learner can predict, by case name."""
+
+    def describe(self, cases: Mapping[str, Point], names: Sequence[str] = ()) -> str:
+        """A table of what the named cases are; of the topic's choice of them if none is named."""
+
+    def points(self, record: Record, roles: tuple[str, ...] = ...) -> Sequence[Row]:
+        """Every measured case with its prediction, in the order measured. `roles` narrows them as the topic says."""
+
+    def missing(self, record: Record) -> list[str]:
+        """One sentence for every case without a result; it begins with the case's name."""
+
+    def summary(self, record: Record) -> str:
+        """Median and worst error in words, and why."""
+
+    def table(self, record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+        """Head, rows of text (the last column explains) and the indices of numeric columns."""
+
+    def text(self, record: Record) -> str:
+        """Everything in plain text, the same for the same record."""
+
+    def ceilings_text(self, record: Record) -> str:
+        """The device's measured ceilings in words."""
+
+    def device_ceilings(self, record: Record) -> dict[str, float]:
+        """The measured value of each of CEILINGS, where there is one."""
+
+    def evidence(self, record: Record, case: str) -> str:
+        """What limits a case, by several methods, with their numbers. Raises `EfflabError` for an unknown case."""
+
+    def sweep(self, record: Record, name: str) -> str:
+        """A table of the cases of a series. Raises `EfflabError` for an unknown one; names those there are."""
+
+    def compare(self, record: Record, slow: str, fast: str) -> str:
+        """How much faster one case is than another. Raises `EfflabError` for an unknown case."""
+
+    def asked(self, prediction: Prediction) -> dict[str, Point]:
+        """The outputs of a calculator's prediction that a measurement could answer, each with what it is about."""
+
+    def answers(self, record: Record, prediction: Prediction) -> Mapping[str, Row]:
+        """Of those outputs, the ones that this record answers."""
 
 
 def topics() -> list[str]:
@@ -23,7 +120,7 @@ def topics() -> list[str]:
 
 
 def topic(name: str) -> Any:
-    """The module that reconciles a topic.
+    """The module that reconciles a topic, a `Topic` (and what more the module has).
 
     Raises:
         EfflabError: no topic has that name; names the nearest.

@@ -190,7 +190,8 @@ def peak_dtype(record: Record, index: int) -> str:
         if sample.point.get("role") == "ceiling" and case.startswith("ceiling-matmul-"):
             return case.removeprefix("ceiling-matmul-")
     raise EfflabError(
-        f"record {record.id}: case {point.get('case')!r} has no peak_dtype and no ceiling-matmul after it. Measure again."
+        f"record {record.id}: case {point.get('case')!r} has no peak_dtype, and no sample ceiling-matmul-… follows it. "
+        "Measure it again."
     )
 
 
@@ -285,7 +286,8 @@ def ceilings_of(record: Record, index: int) -> Ceilings:
     """
     point = record.samples[index].point
     found = {}
-    for what, name in (("peak", f"matmul-{peak_dtype(record, index)}"), ("bandwidth", "copy"), ("overhead", "overhead")):
+    product = f"matmul-{peak_dtype(record, index)}"
+    for what, name in (("peak", product), ("bandwidth", "copy"), ("overhead", "overhead")):
         values = _around(record, index, name)
         if not values:
             raise EfflabError(f"case {point['case']!r}: the record has no sample ceiling-{name}. Measure it again.")
@@ -565,8 +567,8 @@ def _slower(facts: _Facts) -> Iterator[str]:
                 else "work in the cores that the formula does not count"
             )
             yield (
-                f"With its data in the cache ({inside.point['case']}) it moves {show(there, BYTE_PER_SECOND)}, from main "
-                f"memory {show(here, BYTE_PER_SECOND)}: memory does not bound it. It runs at "
+                f"With its data in the cache ({inside.point['case']}) it moves {show(there, BYTE_PER_SECOND)}, from "
+                f"main memory {show(here, BYTE_PER_SECOND)}: memory does not bound it. It runs at "
                 f"{show(flops / facts.seconds, FLOP_PER_SECOND)}, {flops / facts.seconds / ceilings.peak:.0%} of the "
                 f"peak. Consistent with {likely}."
             )
@@ -614,17 +616,13 @@ def _threads(facts: _Facts, alone: float, read: float) -> Iterator[str]:
     if not 0.9 <= gain < 1.1 or regime == "overhead":
         return
     rate = counts(point)[1] / facts.seconds
+    rates = f"It moves {show(rate, BYTE_PER_SECOND)}, the copy {show(ceilings.bandwidth, BYTE_PER_SECOND)}"
+    rates += f", a sum {show(read, BYTE_PER_SECOND)}." if read else "."
     if regime == "memory" and rate >= 0.6 * min(r for r in (ceilings.bandwidth, read) if r):
-        yield (
-            f"One core moves as much as {threads}: {times}. It moves {show(rate, BYTE_PER_SECOND)}, the copy "
-            f"{show(ceilings.bandwidth, BYTE_PER_SECOND)}" + (f", a sum {show(read, BYTE_PER_SECOND)}." if read else ".")
-        )
+        yield f"One core moves as much as {threads}: {times}. {rates}"
         return
-    more = ""
-    if regime == "memory":
-        more = f" It moves {show(rate, BYTE_PER_SECOND)}, the copy {show(ceilings.bandwidth, BYTE_PER_SECOND)}"
-        more += f", a sum {show(read, BYTE_PER_SECOND)}." if read else "."
-    yield f"More threads do not help: {times}.{more} Consistent with a library that runs it on one thread."
+    said = f"{times}. {rates}" if regime == "memory" else f"{times}."
+    yield f"More threads do not help: {said} Consistent with a library that runs it on one thread."
 
 
 def _attention(facts: _Facts, extra: float) -> Iterator[str]:
@@ -653,8 +651,8 @@ def _attention(facts: _Facts, extra: float) -> Iterator[str]:
         each, name = min((median(s.values) / (s.point["rows"] * s.point["columns"]), s.point["case"]) for s in alike)
         if 0.5 <= pairs * each / extra <= 2:
             yield (
-                f"It takes {show(extra, SECOND)} longer than its two products. At the rate of {name} a softmax over its "
-                f"{pairs:,.0f} scores takes {show(pairs * each, SECOND)}. Consistent with the softmax between the "
+                f"It takes {show(extra, SECOND)} longer than its two products. At the rate of {name} a softmax over "
+                f"its {pairs:,.0f} scores takes {show(pairs * each, SECOND)}. Consistent with the softmax between the "
                 "products, which the formula does not count."
             )
 
@@ -852,18 +850,16 @@ def describe(cases: dict[str, dict[str, Any]], names: Sequence[str] = ()) -> str
     rows = []
     for name in names or [n for n, p in cases.items() if p["role"] != "series"]:
         point = cases[name]
-        sizes = ", ".join(
-            f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in point.items() if k not in _NO_SIZE
-        )
+        sizes = ", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in point.items() if k not in _NO_SIZE)
         rows.append([name, str(point["kernel"]), str(point["dtype"]), sizes])
     return _columns(["case", "kernel", "dtype", "sizes"], rows)
 
 
 def device_ceilings(record: Record) -> dict[str, float]:
-    """The measured value of each of `CEILINGS`, where there is one. The peak is of the largest product's dtype."""
+    """The measured value of each of `CEILINGS`, where there is one. The peak is of the dtype of "matmul-large"."""
     found = measured_ceilings(record)
-    products = [(counts(s.point)[0], str(s.point["dtype"])) for _, s in _kernels(record) if s.point["kernel"] == "matmul"]
-    peak = f"matmul-{max(products)[1]}" if products else ""
+    large = next((s.point for _, s in _kernels(record) if s.point["case"] == "matmul-large"), {})
+    peak = f"matmul-{large.get('dtype')}"
     named = {"copy": "copy", "peak": peak, "overhead": "overhead"}
     return {name: found[key] for name, key in named.items() if key in found}
 
@@ -899,7 +895,8 @@ def compare(record: Record, slow: str, fast: str) -> str:
             raise unknown("compare: case", name, rows)
     a, b = rows[slow], rows[fast]
     lines = [
-        f"{r.case}: predicted {show(r.predicted_time, SECOND)}, measured {show(r.measured_time, SECOND)}" for r in (a, b)
+        f"{r.case}: predicted {show(r.predicted_time, SECOND)}, measured {show(r.measured_time, SECOND)}"
+        for r in (a, b)
     ]
     lines.append(
         f"faster by: predicted {a.predicted_time / b.predicted_time:.3g}×, "
