@@ -1,6 +1,9 @@
 // Quantities in the browser, written and read as efflab.units does. `UNITS` comes before this text: for each unit's
-// symbol its accepted spellings with their factors, the prefixes it is shown with, an example, what it measures, and
-// whether it is of bytes. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
+// symbol its accepted spellings by factor, the prefixes it is shown with, an example, what it measures, and whether it
+// is of bytes. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
+
+for (const unit of Object.values(UNITS))
+  unit.accepted = Object.fromEntries(unit.accepted.flatMap(([factor, names]) => names.split(" ").map((n) => [n, factor])));
 
 const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Z: 1e21 };
 const YEAR = 365.25 * 86400;

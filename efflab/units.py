@@ -320,17 +320,24 @@ def _group(text: str) -> str:
 @cache
 def javascript() -> str:
     """A JavaScript expression whose value writes and reads quantities as this module does; see units.js."""
+
+    def spellings(unit: Unit) -> list[tuple[float, str]]:
+        """Each factor with all its spellings, which is shorter than each spelling with its factor."""
+        accepted = unit.accepted()
+        return [(f, " ".join(n for n, g in accepted.items() if g == f)) for f in dict.fromkeys(accepted.values())]
+
     table = {
         u.symbol: {
             "prefixes": u.prefixes,
-            "accepted": {n: int(f) if f.is_integer() and f < 1e15 else f for n, f in u.accepted().items()},
+            "accepted": spellings(u),
             "example": u.example(),
             "kind": quantity(u),
             "bytes": u in (BYTE, BYTE_PER_SECOND),
         }
         for u in UNITS.values()
     }
-    source = Path(__file__).with_suffix(".js").read_text(encoding="utf-8").rstrip()
+    lines = (line.strip() for line in Path(__file__).with_suffix(".js").read_text(encoding="utf-8").splitlines())
+    source = "\n".join(line for line in lines if line and not line.startswith("//"))
     return (
         f"(() => {{\nconst UNITS = {json.dumps(table, ensure_ascii=False, separators=(',', ':'))};\n{source}\n"
         "return { UNITS, FACTORS, show, parse, significant, group, raised, quoted };\n})()"

@@ -132,7 +132,7 @@ explorer = Calculator(
         pick_dtype(),
         _KERNELS,
         *_SIZES,
-        _overhead(0.0, "unfused chain: one call per operation"),
+        _overhead(0.0, "unfused: per operation"),
         _calls(time=("queued_time", "waited_time")),
     ],
     outputs=[
