@@ -188,7 +188,8 @@ def test_the_lab_book_shows_predictions_records_errors_and_progress(
     assert "questions solved" in text
     assert "x&lt;b&gt;" in text
     assert str(tmp_path) not in text.replace(str(book / "records" / "torn.json"), "")
-    (pair,) = labbook.pairs(LabBook().predictions(), [record])
+    (pair,), problems = labbook.pairs(LabBook().predictions(), [record])
+    assert problems == []
     assert pair.factor == pytest.approx(4)
 
 
@@ -197,8 +198,81 @@ def test_a_live_prediction_belongs_to_the_first_run_after_it(smoke: Path) -> Non
     outputs = {"relu-large.time": (1.0, "s")}
     before = Prediction.new("roofline", outputs).model_copy(update={"created": "2000-01-01T00:00:00Z"})
     after = Prediction.new("roofline", outputs).model_copy(update={"created": "2999-01-01T00:00:00Z"})
-    assert len(labbook.pairs([before], [record])) == 1
-    assert labbook.pairs([after], [record]) == []
+    assert len(labbook.pairs([before], [record])[0]) == 1
+    assert labbook.pairs([after], [record]) == ([], [])
+
+
+def test_a_prediction_belongs_to_the_record_that_names_it(smoke: Path) -> None:
+    """A resumed run keeps the time of its first start, so the times alone would say: predicted too late."""
+    record = records.load_record(smoke)
+    late = Prediction.new("roofline", {"relu-large.time": (1.0, "s")}).model_copy(
+        update={"created": "2999-01-01T00:00:00Z"}
+    )
+    early = late.model_copy(update={"id": "early", "created": "2000-01-01T00:00:00Z"})
+    named = record.model_copy(update={"id": "named", "predictions": [late.id]})
+    found = {p.prediction: p.record for p in labbook.pairs([early, late], [record, named])[0]}
+    assert found == {"early": record.id, late.id: "named"}
+
+
+def test_calculators_predictions_stand_beside_the_labs(smoke: Path, book: Path) -> None:
+    record = records.load_record(smoke)
+    sample = record.find(case="matmul-medium")[0]
+    sizes = {"kernel": "matmul", "m": 64, "n": 64, "k": 64}
+    assert sizes.items() <= sample.point.items()
+    outputs = {"time": (records.median(sample.values) * 2, "s"), "flops": (2.0 * 64**3, "FLOP")}
+    made = [
+        Prediction.new("roofline", outputs, inputs=sizes | {"dtype": dtype}, source=source, calculator="explorer")
+        for dtype, source in (("fp32", "site"), ("bf16", "calculator"))
+    ]  # fmt: skip
+    for prediction in made:
+        LabBook().save_prediction(prediction.model_copy(update={"created": "2000-01-01T00:00:00Z"}))
+    LabBook().save_record(record)
+    assert cli.main(["labbook"]) == 0
+    text = (book / "labbook.html").read_text()
+    predictions = text[text.index("<h2>Predictions") : text.index("<h2>Records")]
+    assert predictions.count("+100%") == 1
+    assert predictions.count("matmul-medium") == 1
+    assert predictions.count("not measured yet") == 1
+    assert "Your first prediction was off by a factor of 2." in text
+
+
+@pytest.mark.parametrize("damage", [{"dtype": None}, {"m": "abc"}])
+def test_one_record_that_cannot_be_reconciled_does_not_hide_the_others(
+    damage: dict[str, object], smoke: Path, book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(smoke.read_text())
+    good = records.load_record(smoke)
+    for sample in data["samples"]:
+        if sample["point"]["case"] == "matmul-medium":
+            sample["point"] = {k: v for k, v in (sample["point"] | damage).items() if v is not None}
+    bad = records.Record.model_validate(data | {"id": "bad"})
+    LabBook().save_record(good)
+    LabBook().save_record(bad)
+    measured = records.median(good.find(case="relu-large")[0].values)
+    for record in (good, bad):
+        LabBook().save_prediction(
+            Prediction.new("roofline", {"relu-large.time": (measured * 3, "s")}, inputs={"record": record.id})
+        )
+    assert cli.main(["labbook"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("record bad: samples[") == 1
+    assert next(iter(damage)) in said
+    text = (book / "labbook.html").read_text()
+    assert "off by a factor of 3" in text
+    assert "cannot be reconciled" in text
+    assert "Median error" in text
+
+
+def test_progress_is_by_topic_whatever_follows_the_first_hyphen(book: Path) -> None:
+    book.mkdir()
+    (book / "progress.json").write_text(
+        '{"schema": "efflab-progress/1", "questions": {"roofline-1": {"solved": true}, '
+        '"roofline-code-2": {"attempts": 1}, "scaling_laws-3": {}}}'
+    )
+    assert cli.main(["labbook"]) == 0
+    text = (book / "labbook.html").read_text()
+    rows = re.findall(r"<tr><td>([^<]*)</td><td class=n>(\d+)</td><td class=n>(\d+)</td></tr>", text)
+    assert rows == [("roofline", "1", "2"), ("scaling laws", "0", "1")]
 
 
 def test_a_damaged_progress_file_is_said(book: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,7 @@ def test_a_live_lab_measures_here_and_hides_times_until_they_are_predicted(
         lab.measure()
     (kept,) = LabBook(tmp_path).records()
     assert kept.id in said
+    assert kept.predictions == [p.id for p in LabBook(tmp_path).predictions()]
     lab.predict({"relu-large": "1 ms"})
     lab.reconcile()
     prediction = next(p for p in LabBook(tmp_path).predictions() if "relu-large.time" in p.outputs)

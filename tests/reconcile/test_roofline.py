@@ -10,7 +10,7 @@ import pytest
 from efflab import reconcile
 from efflab.errors import EfflabError
 from efflab.reconcile import roofline
-from efflab.records import Environment, Record, Sample
+from efflab.records import Environment, Prediction, Record, Sample
 
 PEAK, BANDWIDTH, OVERHEAD = 200e9, 40e9, 1e-6  # FLOP/s, B/s, s
 
@@ -126,9 +126,23 @@ def test_ceilings_are_the_ones_around_the_kernel() -> None:
 def test_a_kernel_never_predicts_itself() -> None:
     fast, slow = (only(record(sample(matmul(2000), t))) for t in (0.08, 8.0))
     assert fast.predicted_time == slow.predicted_time
-    lonely = record(samples=[sample(matmul(1000), 0.01)])
+    lonely = record(samples=[sample(matmul(1000, peak_dtype="fp32"), 0.01)])
     with pytest.raises(EfflabError, match="ceiling-matmul-fp32"):
         roofline.points(lonely)
+    with pytest.raises(EfflabError, match="peak_dtype"):
+        roofline.points(record(samples=[sample(matmul(1000), 0.01)]))
+
+
+def test_the_point_says_whose_peak_bounds_it() -> None:
+    bf16 = sample({"case": "ceiling-matmul-bf16", "role": "ceiling", "kernel": "matmul", "m": 1000, "n": 1000,
+                   "k": 1000, "index": 99}, 2e9 / 800e9)  # fmt: skip
+    point = matmul(2000) | {"dtype": "bf16", "bytes_per_element": 2}
+    rows = roofline.points(record(sample(point | {"peak_dtype": "bf16"}, 0.02), bf16))
+    assert rows[0].ceilings.peak == pytest.approx(800e9)
+    rows = roofline.points(record(sample(point | {"peak_dtype": "fp32"}, 0.02), bf16))
+    assert rows[0].ceilings.peak == pytest.approx(200e9)
+    rows = roofline.points(record(sample(point, 0.02), bf16))  # a record from before the field: what was measured next
+    assert rows[0].ceilings.peak == pytest.approx(800e9)
 
 
 @pytest.mark.parametrize(
@@ -195,16 +209,95 @@ def test_explanations_follow_the_records_own_numbers() -> None:
     shared = record(sample(big, 0.16), sample(big, 0.32, "time_one_thread"))
     assert "one thread" not in only(shared).explanation
     hindered = record(sample(big, 0.16), sample(big, 0.08, "time_one_thread"))
-    assert "hinder" in only(hindered).explanation
+    assert "One thread is faster than 2: one thread takes 80 ms" in only(hindered).explanation
 
     small = record(sample(matmul(64, "small", series="s"), 3e-5), sample(matmul(2048, "large", series="s"), 0.086))
-    assert "Too small" in roofline.points(small)[0].explanation
+    assert "too small a product to fill the units" in roofline.points(small)[0].explanation
 
     few = record(sample(matmul(512), 1e-2), kind="cuda", device="Unknown GPU")
-    assert "16, and the device has 132 multiprocessors" in only(few).explanation
+    assert "262,144 elements for 132 multiprocessors" in only(few).explanation
+    assert "128" not in only(few).explanation, "the record does not hold the library's tile size"
 
     noisy = record(sample(matmul(2000), 0.08, spread=0.6))
     assert "Unsteady" in only(noisy).explanation
+
+
+def bandwidths(read: float, in_place: float) -> list[Sample]:
+    moved = 8 * 10**7
+    return [
+        sample({"case": f"bandwidth-{kind}", "role": "bandwidth", "kernel": kind, "bytes_moved": moved}, moved / rate)
+        for kind, rate in (("read", read), ("in-place", in_place))
+    ]
+
+
+def gemv(n: int) -> dict[str, Any]:
+    return {"case": "gemv", "role": "kernel", "kernel": "gemv", "m": n, "n": n, "bytes_per_element": 4, "dtype": "fp32",
+            "inputs": "cold", "output": "preallocated"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_place", "named"), [("cpu", 60e9, True), ("cpu", 41e9, False), ("cuda", 60e9, False)]
+)
+def test_a_line_read_before_it_is_written_needs_the_in_place_rate_of_a_cpu(
+    kind: str, in_place: float, named: bool
+) -> None:
+    n = 10**4  # 400 MB; at 60 GB/s faster than the copy's 40
+    found = record(*bandwidths(60e9, in_place), sample(gemv(n), 4e8 / 60e9), kind=kind, device="Some device")
+    said = only(found).explanation
+    assert "60 GB/s" in said
+    assert "40 GB/s" in said
+    assert ("written line" in said) == named
+    if named:
+        assert said.index("consistent with") < said.index("written line")
+
+
+@pytest.mark.parametrize(
+    ("rate", "said", "unsaid"),
+    [(18e9, "on one thread", "One core moves"), (28e9, "One core moves as much as 2", "library")],
+)
+def test_one_core_that_uses_up_the_memory_is_no_library_on_one_thread(rate: float, said: str, unsaid: str) -> None:
+    n = 10**4
+    seconds = (4 * n * n + 8 * n) / rate
+    found = record(*bandwidths(45e9, 40e9), sample(gemv(n), seconds), sample(gemv(n), seconds, "time_one_thread"))
+    explanation = only(found).explanation
+    assert said in explanation
+    assert unsaid not in explanation
+
+
+def prefill(**extra: Any) -> dict[str, Any]:
+    return {"case": "prefill", "role": "kernel", "kernel": "attention_prefill", "batch": 1, "query_heads": 8,
+            "kv_heads": 8, "sequence_length": 1000, "head_dim": 64, "causal": False, "bytes_per_element": 4,
+            "dtype": "fp32", "inputs": "warm", "output": "reused"} | extra  # fmt: skip
+
+
+@pytest.mark.parametrize(("each", "named"), [(5e-10, True), (5e-11, False), (5e-9, False), (None, False)])
+def test_softmax_explains_attention_only_where_its_own_rate_fits(each: float | None, named: bool) -> None:
+    """8 million scores at 0.5 ns are the 4 ms that are missing; at a tenth or ten times the rate they are not."""
+    softmax = {"case": "soft", "role": "series", "kernel": "softmax", "rows": 1000, "columns": 1000,
+               "bytes_per_element": 4, "dtype": "fp32"}  # fmt: skip
+    beside = [sample(softmax, each * 10**6)] if each else []
+    work = 4 * 8 * 1000 * 1000 * 64 / PEAK
+    rows = roofline.points(record(*beside, sample(prefill(), work + 4e-3)))
+    said = next(r for r in rows if r.case == "prefill").explanation
+    assert ("softmax" in said) == named
+    if not named:
+        assert "does not explain" in said
+
+
+def test_no_cause_without_a_number_or_a_mark() -> None:
+    """The words that name a cause stand behind "consistent with"."""
+    fast = record(sample(matmul(2000), 0.05))
+    said = only(fast).explanation
+    assert "320 GFLOP/s" in said
+    assert "200 GFLOP/s" in said
+    assert "suits" not in said
+
+
+def test_a_kernel_that_agrees_keeps_its_note_in_the_text() -> None:
+    found = record(sample(matmul(2000, "steady"), 0.08), sample(matmul(2000, "noisy"), 0.08, spread=0.6))
+    said = roofline.text(found)
+    assert "noisy: As predicted, within 25%. Unsteady" in said
+    assert "steady: As" not in said
 
 
 def test_softmax_is_blamed_on_arithmetic_only_where_the_cache_does_not_help() -> None:
@@ -256,6 +349,97 @@ def test_points_that_lack_an_argument_and_other_topics_are_named() -> None:
         roofline.points(record(sample(relu(1, kernel="mystery"), 1.0)))
     with pytest.raises(EfflabError, match="precision"):
         roofline.points(record(topic="precision"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": None}, "dtype"), ({"m": "abc"}, "point.m must be a number"), ({"m": 0}, "point.m"),
+        ({"m": True}, "point.m"), ({"m": 10**400}, "point.m"), ({"k": None}, "point.k"),
+        ({"series": 3}, "point.series"),
+        ({"kernel": "mystery"}, "mystery"), ({"kernel": 3}, "point.kernel"), ({"case": None}, "point.case"),
+        ({"peak_dtype": 1}, "point.peak_dtype"),
+    ],
+)  # fmt: skip
+def test_a_damaged_point_is_named_by_every_reader(change: dict[str, Any], said: str) -> None:
+    """A record can follow the schema and still hold a point that no formula takes."""
+    point = {k: v for k, v in (matmul(2000) | change).items() if v is not None}
+    found = Record.model_validate(record(sample(relu(10**8), 0.02), sample(point, 0.08)).model_dump(by_alias=True))
+    for read in (roofline.points, roofline.table, roofline.summary, roofline.text, roofline.missing,
+                 roofline.ceilings_text, roofline.measured_ceilings, roofline.device_ceilings):  # fmt: skip
+        with pytest.raises(EfflabError) as caught:
+            read(found)
+        assert said in str(caught.value)
+        assert "record r: samples[4]" in str(caught.value)
+
+
+def test_a_flag_that_is_no_flag_and_a_damaged_ceiling_are_named() -> None:
+    with pytest.raises(EfflabError, match=r"samples\[3\].*point\.causal must be true or false"):
+        roofline.points(record(sample(prefill(causal="yes"), 1.0)))
+    broken = ceilings(0)
+    del broken[0].point["bytes_moved"]
+    with pytest.raises(EfflabError, match=r"samples\[0\].*bytes_moved"):
+        roofline.points(record(samples=[*broken, sample(relu(10**8), 0.02), *ceilings(1)]))
+
+
+# Calculators
+
+
+def saved(outputs: dict[str, tuple[float, str]], **inputs: Any) -> Prediction:
+    return Prediction.new("roofline", outputs, inputs=inputs, source="calculator", calculator="any")
+
+
+def test_a_calculators_time_meets_the_case_of_the_same_kernel_sizes_and_dtype() -> None:
+    found = record(sample(matmul(2000, "a"), 0.08), sample(matmul(1000, "b"), 0.01))
+    same = {"kernel": "matmul", "m": 1000, "n": 1000, "k": 1000, "dtype": "fp32", "overhead": 0.0}
+    times = {"time": (0.02, "s"), "flops": (2e9, "FLOP"), "compute_time": (0.01, "s")}
+    assert {n: r.case for n, r in roofline.answers(found, saved(times, **same)).items()} == {"time": "b"}
+    for change in ({"m": 1001}, {"dtype": "bf16"}, {"kernel": "custom"}, {"accelerator": "H200 SXM"}):
+        assert roofline.answers(found, saved(times, **same | change)) == {}
+    assert roofline.answers(found, saved(times, **same, accelerator="custom"))
+    del same["k"]
+    assert roofline.answers(found, saved(times, **same)) == {}
+
+
+def test_every_roofline_calculator_can_meet_a_measurement() -> None:
+    from efflab import calculators
+
+    given: dict[str, Any] = {"accelerator": "custom", "dtype": "fp32"}
+    chain = {"elements": 10**6, "operations": 8}
+    found = record(
+        sample(prefill(causal=True), 0.01),
+        sample(relu(10**6, "unfused", operations=8, kernel="unfused_chain"), 0.01),
+        sample(relu(10**6, "fused", operations=8), 0.002), sample(matmul(512, "square"), 0.01),
+    )  # fmt: skip
+
+    def cases(name: str, **more: Any) -> dict[str, str]:
+        prediction = calculators.get(name).evaluate(**given, **more).prediction()
+        assert set(roofline.answers(found, prediction)) <= set(roofline.asked(prediction))
+        return {n: r.case for n, r in roofline.answers(found, prediction).items()}
+
+    sizes = {"batch": 1, "query_heads": 8, "kv_heads": 8, "sequence_length": 1000, "head_dim": 64}
+    assert cases("roofline-explorer", kernel="attention_prefill", mask="causal", **sizes) == {"time": "prefill"}
+    assert cases("roofline-explorer", kernel="attention_prefill", mask="full", **sizes) == {}
+    assert cases("fusion", **chain) == {"unfused_chain_time": "unfused", "fused_chain_time": "fused"}
+    assert cases("overhead", size=512)["time"] == "square"
+
+
+def test_the_module_offers_what_a_topic_must() -> None:
+    for name in reconcile.topics():
+        module = reconcile.topic(name)
+        wanted = [n for n in vars(reconcile.Topic) if not n.startswith("_")]
+        wanted += list(reconcile.Topic.__annotations__)
+        assert len(wanted) >= 15
+        assert [n for n in wanted if not hasattr(module, n)] == []
+        assert module.PICTURES[0] == name
+
+
+def test_a_case_for_cpus_only_is_said_on_a_gpu() -> None:
+    middle = [sample(relu(10**8, "relu-large"), 0.02)]
+    said = roofline.compare(record(*middle, kind="cuda", device="Unknown GPU"), "relu-fresh", "relu-large")
+    assert "case for CPUs" in said
+    with pytest.raises(EfflabError, match="relu-fresh"):
+        roofline.compare(record(*middle), "relu-fresh", "relu-large")
 
 
 def test_the_text_is_the_same_every_time_and_aligned() -> None:
