@@ -28,6 +28,7 @@ SIBLINGS = {
     "exercises": "notebooks/{}.ipynb",
     "questions": "efflab/exercises/bank/{}.yml",
     "code checks": "efflab/exercises/checks/{}.py",
+    "answers by hand": "tests/exercises/by_hand/{}.py",
     "recorded runs": "labs/results/{}",
     "test of the experiment": "tests/experiments/test_{}.py",
     "test of reconcile": "tests/reconcile/test_{}.py",

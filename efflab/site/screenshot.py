@@ -25,8 +25,9 @@ def main(folder: str) -> int:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        page = running.new_page(viewport={"width": 1100, "height": 1000}, device_scale_factor=2, color_scheme="light")
+        page = running.new_page(viewport={"width": 1100, "height": 1000}, device_scale_factor=1.5, color_scheme="light")
         page.goto(page_file.as_uri())
+        page.add_style_tag(content=".bd-header, .bd-header-article { display: none !important }")
         page.locator(".efflab-calculator").first.screenshot(path=TARGET)
         running.close()
     print(TARGET.relative_to(ROOT))
