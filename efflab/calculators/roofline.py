@@ -82,7 +82,7 @@ _SIZES = [
     _size("n", 131072, 4096, "n", "columns"),
     _size("k", 131072, 4096, "k", "the inner dimension"),
     _size("elements", 2**34, 2**26, "Elements"),
-    _size("operations", 1024, 8, "Operations in the chain"),
+    _size("operations", 1024, 8, "Operations", "in the chain"),
     _size("rows", 2**24, 8192, "Rows"),
     _size("columns", 2**20, 4096, "Columns"),
     _MASK,
@@ -205,7 +205,7 @@ fusion = Calculator(
         *custom_accelerator(),
         pick_dtype(),
         _size("elements", 2**34, 2**26, "Elements"),
-        _size("operations", 1024, 8, "Operations in the chain"),
+        _size("operations", 1024, 8, "Operations", "in the chain"),
         _overhead(1e-5),
         _calls(
             unfused_chain_time=(roofline.queued_unfused_chain_time, roofline.unfused_chain_time),
@@ -233,6 +233,7 @@ fusion = Calculator(
         x="operations",
         lines=[Line("unfused_chain_time", "unfused"), Line("fused_chain_time", "fused")],
         at=[("operations", "unfused_chain_time"), ("operations", "fused_chain_time")],
+        x_label="Operations in the chain",
         at_label="this chain",
         y_label="Time of the chain",
         describe="Time of the chain against its number of operations, both axes logarithmic. With {operations} "
