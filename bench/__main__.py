@@ -139,11 +139,11 @@ class _Watched:
         self.inside += self.last - begin
 
 
-def harness(tmp: Path, scale: str = "smoke") -> None:
+def harness(tmp: Path, scale: str = "cpu") -> None:
     """Where the time of a run goes, and the runner's own bookkeeping (files, progress, collecting garbage).
 
     Measured time is what is spent inside `efflab.measure.timer`, warm-up included. The budget is on the bookkeeping
-    from the first case to the end, relative to that. At the smallest scale it weighs most.
+    from the first case to the end, relative to that, at the scale that a learner runs.
     """
     for topic in experiments.topics():
         watched, clock = _Watched(experiments.get(topic)), _Stopwatch()
