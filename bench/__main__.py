@@ -19,7 +19,7 @@ from typing import Any
 
 from efflab import chapters, experiments, reconcile, records
 from efflab.experiments import runner
-from efflab.measure import timer
+from efflab.measure import device, timer
 
 KB = 1e3
 PAGES = tuple(f"{page}.html" for page in chapters.pages())
@@ -99,7 +99,7 @@ class _Stopwatch:
         self.seconds: dict[str, float] = {}
         self._inside = False
 
-    def watch(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def watch(self, name: str | Callable[[], str], function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed under a name unless another watched one called it."""
 
         @functools.wraps(function)
@@ -107,12 +107,13 @@ class _Stopwatch:
             if self._inside:
                 return function(*given, **named)
             self._inside = True
+            key = name if isinstance(name, str) else name()
             begin = time.perf_counter()
             try:
                 return function(*given, **named)
             finally:
                 self._inside = False
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+                self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - begin
 
         return timed
 
@@ -145,38 +146,38 @@ def harness(tmp: Path, scale: str = "cpu") -> None:
     Measured time is what is spent inside `efflab.measure.timer`, warm-up included. The budget is on the bookkeeping
     from the first case to the end, relative to that, at the scale that a learner runs.
     """
+    torch = device.import_torch()
     for topic in experiments.topics():
         watched, clock = _Watched(experiments.get(topic)), _Stopwatch()
         module = importlib.import_module(f"efflab.experiments.{topic}")
+        threads = torch.get_num_threads()
+
+        def kind(threads: int = threads) -> str:
+            return "one thread" if torch.get_num_threads() < threads else "timer"
+
         with contextlib.ExitStack() as put_back:
             for owner, attribute, name in (
                 (getattr(module, "Session", None), "measure_ceiling", "ceilings"),
                 (module, "profile", "profiling"),
-                (timer, "back_to_back", "timer"),
-                (timer, "waited", "timer"),
+                (timer, "back_to_back", kind),
+                (timer, "waited", kind),
             ):
                 if owner is not None and hasattr(owner, attribute):
                     real = getattr(owner, attribute)
                     put_back.callback(setattr, owner, attribute, real)
                     setattr(owner, attribute, clock.watch(name, real))
             begin = time.perf_counter()
-            record, _ = runner.run(watched, scale=scale, device="cpu", out=tmp, report=lambda _: None)
+            runner.run(watched, scale=scale, device="cpu", out=tmp, report=lambda _: None)
             end = time.perf_counter()
         ceilings, profiling = clock.seconds.get("ceilings", 0.0), clock.seconds.get("profiling", 0.0)
-        # One-thread runs go through the timer too; their part is what their samples hold, warm-up included.
-        alone = sum(
-            sum(s.values) * s.timing.loops * (1 + s.timing.warmup / (s.timing.loops * len(s.values)))
-            for s in record.samples
-            if s.metric == "time_one_thread" and s.timing
-        )
-        measured = clock.seconds.get("timer", 0.0) + ceilings
-        cases = measured - ceilings - alone
+        alone, cases = clock.seconds.get("one thread", 0.0), clock.seconds.get("timer", 0.0)
+        measured = cases + alone + ceilings
         own = (end - watched.first) - watched.inside
         for what, seconds in (
             ("before the first case: device, versions, plan", watched.first - begin),
             ("timing the cases, warm-up included", cases),
             ("timing ceilings, once and again around each case", ceilings),
-            ("timing on one thread, about", alone),
+            ("timing on one thread", alone),
             ("profiling", profiling),
             ("making tensors, compiling", watched.inside - measured - profiling),
         ):
