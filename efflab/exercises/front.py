@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from efflab import units
 from efflab.errors import EfflabError
 from efflab.exercises import questions
 
@@ -41,13 +40,14 @@ def script(path: Path | None = None) -> str:
         "topics": {topic: {q.id: q.points for q in questions.bank(topic).values()} for topic in questions.topics()},
     }
     quiz = (HERE / "quiz.js").read_text(encoding="utf-8")
+    # It runs after `efflab.calculators.bundle.units_script()`, which defines `efflabUnits` for the whole page.
     # TweetNaCl takes `module` where there is one, so it stays inside this function.
     return (
         "globalThis.efflabQuiz = (function () {\n"
         "const module = { exports: {} };\n"
         f"{nacl}\n"
         "const nacl = module.exports;\n"
-        f"const QUANTITIES = {units.javascript()};\n"
+        "const QUANTITIES = globalThis.efflabUnits;\n"
         f"const TABLES = {json.dumps(tables, ensure_ascii=False, separators=(',', ':'))};\n"
         f"{quiz}\n"
         "})();\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sphinx.cmd.build import main as sphinx
 
+from efflab.calculators import bundle
 from efflab.exercises import front, questions
 from efflab.exercises.questions import Choice, Numeric
 
@@ -49,7 +50,8 @@ def write(source: Path, body: str) -> None:
     """A Sphinx project of one page."""
     (source / "_static").mkdir(parents=True)
     for name, text in (
-        ("_static/efflab.js", front.script()), ("_static/efflab.css", front.style()), ("conf.py", CONF),
+        ("_static/efflab.js", bundle.units_script() + front.script()),
+        ("_static/efflab.css", front.style()), ("conf.py", CONF),
         ("layout.html", LAYOUT), ("index.md", f"# Questions\n\n{body}"),
     ):  # fmt: skip
         (source / name).write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from py_mini_racer import MiniRacer
 
+from efflab.calculators import bundle
 from efflab.errors import EfflabError
 from efflab.exercises import check, front, questions, sealing
 from efflab.exercises.questions import Choice, Numeric
@@ -30,7 +31,7 @@ NUMERIC = [q for q in SEALED if isinstance(q, Numeric)]
 def v8():
     """V8 with the site's script loaded."""
     machine = MiniRacer()
-    machine.eval(front.script() + "; 0")
+    machine.eval(bundle.units_script() + front.script() + "; 0")
 
     def call(expression: str, *arguments):
         texts = ", ".join(json.dumps(a) for a in arguments)
@@ -328,7 +329,9 @@ def tabs():
     machine = MiniRacer()
     machine.eval(STORAGE)
     for name in ("a", "b"):
-        machine.eval(f"{front.script()}; const {name} = efflabQuiz.store; {name}.load(); {name}.save(); 0")
+        machine.eval(
+            f"{bundle.units_script()}{front.script()}; const {name} = efflabQuiz.store; {name}.load(); {name}.save(); 0"
+        )
 
     def run(text):
         return json.loads(machine.eval(f"(() => {{ {text} }})(); JSON.stringify(questions())"))
