@@ -9,6 +9,7 @@ finished record gets its own name and overwrites nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import getpass
 import hashlib
@@ -151,6 +152,7 @@ def _run(
 ) -> tuple[Record, Path]:
     environment = devices.environment(chosen)
     folder = Path(out) if out is not None else LabBook().path / "records"
+    _writable(folder)
     spec = experiment.plan(scale, chosen, environment, None).spec
     partial = folder / f"{experiment.topic}-{scale}-{_key(spec, environment)}.partial.json"
 
@@ -213,6 +215,25 @@ def _key(spec: dict[str, Any], environment: Environment) -> str:
         ),
     }
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a folder that cannot hold the record before anything is measured.
+
+    A disk that is full, now or later, is another matter: then the run goes on and its result is kept elsewhere.
+    """
+    probe = folder / f".efflab-{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        raise EfflabError(
+            f"{folder}: the record cannot be written here: {error.strerror}. Nothing was measured. "
+            "Choose another folder with --out, or set EFFLAB_LABBOOK."
+        ) from None
 
 
 @contextlib.contextmanager

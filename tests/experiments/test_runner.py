@@ -252,6 +252,15 @@ def test_a_record_names_the_predictions_that_were_made_for_it(tmp_path: Path) ->
     assert records.load_record(path).predictions == record.predictions == ["first", "second"]
 
 
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    experiment = Fake(a=lambda: 1.0)
+    with pytest.raises(EfflabError, match="Nothing was measured"):
+        run(experiment, tmp_path / where)
+    assert experiment.ran == []
+
+
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, spare = tmp_path / "out", tmp_path / "spare"
     spare.mkdir()
