@@ -214,6 +214,8 @@ class Lab:
                 report=lambda line: print(line.partition(": ")[0], flush=True),
             )
             print(f"Measured: {len(self._record.samples)} samples, kept in your lab book as {self._path.name}.")
+        if said := disturbed(self._record):
+            print(said)
         for line in self._topic.missing(self._record):
             print(f"Not in it: {line}")
 
@@ -343,3 +345,16 @@ def _positive(written: str, unit: Unit, name: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise EfflabError(f"{name}: {written!r} is not greater than zero.")
     return value
+
+
+def disturbed(record: Record) -> str:
+    """One sentence on the cases that the record's warnings name; empty where there is none."""
+    cases = {str(s.point["case"]) for s in record.samples if s.point.get("role") != "ceiling"}
+    named = sorted(cases & {w.partition(":")[0] for w in record.warnings})
+    if not named:
+        return ""
+    some = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
+    said = f"Disturbed while it was measured: {len(named)} of {len(cases)} cases ({some})."
+    if len(named) > len(cases) / 4:
+        return f"{said} Do not build on this run: close other programs and measure again with a new Lab."
+    return f"{said} The record keeps their warnings."

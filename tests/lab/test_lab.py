@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from efflab import lab as lab_module
 from efflab import records
 from efflab.errors import EfflabError
 from efflab.lab import Lab
@@ -187,3 +188,17 @@ def test_unknown_cases_and_pictures_are_named(lab: Lab) -> None:
         lab.sweep("matmul")
     with pytest.raises(EfflabError, match="picture"):
         lab.show("pie")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("share", "says"), [(0.0, ""), (0.1, "keeps their warnings"), (0.9, "Do not build on this run")]
+)
+def test_a_disturbed_run_is_said_at_once(share: float, says: str, recorded: Path) -> None:
+    record = records.load_record(recorded)
+    cases = sorted({str(s.point["case"]) for s in record.samples if s.point.get("role") != "ceiling"})
+    record.warnings = [
+        f"{c}: wide: the middle half spans 80% of the median" for c in cases[: round(share * len(cases))]
+    ]
+    said = lab_module.disturbed(record)
+    assert says in said
+    assert bool(said) == bool(share)
