@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,7 @@ def test_a_live_lab_measures_here_and_hides_times_until_they_are_predicted(
     lab.measure()
     said = capsys.readouterr().out
     assert "[4/" in said
-    assert "µs" not in said
-    assert "ms" not in said
+    assert not re.search(r"\d (µs|ms|s)\b", said), "a kernel's time is shown before it is predicted"
     with pytest.raises(EfflabError, match="measured already"):
         lab.measure()
     (kept,) = LabBook(tmp_path).records()
@@ -196,9 +196,7 @@ def test_unknown_cases_and_pictures_are_named(lab: Lab) -> None:
 def test_a_disturbed_run_is_said_at_once(share: float, says: str, recorded: Path) -> None:
     record = records.load_record(recorded)
     cases = sorted({str(s.point["case"]) for s in record.samples if s.point.get("role") != "ceiling"})
-    record.warnings = [
-        f"{c}: wide: the middle half spans 80% of the median" for c in cases[: round(share * len(cases))]
-    ]
+    record.warnings = [f"{c}: wide: its middle half spans 80%" for c in cases[: round(share * len(cases))]]
     said = lab_module.disturbed(record)
     assert says in said
     assert bool(said) == bool(share)
