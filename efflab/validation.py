@@ -72,7 +72,7 @@ def evaluate(row: Published) -> Row:
         expected = parse(row.differs.correct, read.unit, "differs.correct") if row.differs else printed
         return Row(row, printed, expected, float(function(**values)), read.unit)
     except EfflabError as error:
-        raise EfflabError(f"published.yaml: {row.id}: {error}") from None
+        raise EfflabError(f"published/{row.topic}.yaml: {row.id}: {error}") from None
 
 
 def rows(topic: str | None = None) -> list[Row]:

@@ -207,5 +207,17 @@ def match_device(device_name: str, memory: float) -> Accelerator | None:
 
 @cache
 def published() -> list[Published]:
-    """Every published number, in the file's order."""
-    return load(FOLDER / "published.yaml", Published)
+    """Every published number: one file per topic, in each file's order.
+
+    Raises:
+        EfflabError: two numbers share an id, or one stands in the file of another topic.
+    """
+    rows: list[Published] = []
+    for path in sorted((FOLDER / "published").glob("*.yaml")):
+        for row in load(path, Published):
+            if row.topic != path.stem:
+                raise EfflabError(f"published/{path.name}: {row.id}: its topic is {row.topic!r}. Move it to that file.")
+            if row.id in {r.id for r in rows}:
+                raise EfflabError(f"published/{path.name}: {row.id}: another file has this id. Give each its own.")
+            rows.append(row)
+    return rows
