@@ -1,10 +1,16 @@
 // Quantities in the browser, written and read as efflab.units does. `UNITS` comes before this text: for each unit's
-// symbol its accepted spellings by factor, the prefixes it is shown with, an example, what it measures, and whether it
-// is of bytes. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
+// symbol its accepted spellings by factor (of a count: the names after COUNT_WORDS), the prefixes it is shown with, an example, what it
+// measures, whether it is of bytes or of things counted, the unit it is shown in and the digits. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
 
-for (const unit of Object.values(UNITS))
+for (const unit of Object.values(UNITS)) {
   unit.accepted = Object.fromEntries(unit.accepted.flatMap(([factor, names]) => names.split(" ").map((n) => [n, factor])));
+  const [names, size] = unit.names;
+  for (const name of names)
+    for (const [prefix, factor] of Object.entries(COUNT_WORDS))
+      for (const gap of prefix && name ? ["", " "] : [""]) unit.accepted[prefix + gap + name] = factor * size;
+}
 
+const COUNTS = { "": 1, k: 1e3, M: 1e6, B: 1e9, T: 1e12 };
 const FACTORS = { f: 1e-15, p: 1e-12, n: 1e-9, µ: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18, Z: 1e21 };
 const YEAR = 365.25 * 86400;
 const LONG_TIMES = [["min", 60, 7200], ["h", 3600, 172800], ["d", 86400, 2 * YEAR]];
@@ -15,43 +21,45 @@ const group = (text) => {
   return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (rest ? "." + rest : "");
 };
 
-function significant(value) { // three digits; toExponential rounds halves up, as Python's decimal does there
+function significant(value, count = 3) { // toExponential rounds halves up, as Python's decimal does there
   if (value === 0) return "0";
-  const [mantissa, power] = value.toExponential(2).split("e");
+  const [mantissa, power] = value.toExponential(count - 1).split("e");
   const digits = mantissa.replace(".", ""), e = Number(power);
-  if (e >= 2) return digits + "0".repeat(e - 2);
+  if (e >= count - 1) return digits + "0".repeat(e - count + 1);
   const text = e < 0 ? "0." + "0".repeat(-e - 1) + digits : digits.slice(0, e + 1) + "." + digits.slice(e + 1);
   return text.replace(/\.?0+$/, "");
 }
 
 const raised = (e) => (e < 0 ? "⁻" : "") + String(Math.abs(e)).replace(/\d/g, (d) => RAISED[d]);
 
-function scientific(value) {
-  const [mantissa, power] = value.toExponential(2).split("e");
+function scientific(value, count) {
+  const [mantissa, power] = value.toExponential(count - 1).split("e");
   return mantissa.replace(/\.?0+$/, "") + " × 10" + raised(Number(power));
 }
 
-function plain(value) {
+function plain(value, count = 3) {
   if (Number.isInteger(value) && value < 1e6) return group(String(value));
-  return value >= 0.001 && value < 999999.5 ? group(significant(value)) : scientific(value);
+  return value >= 0.001 && value < 999999.5 ? group(significant(value, count)) : scientific(value, count);
 }
 
 function show(value, symbol) { // a number in base units as text
   if (Number.isNaN(value)) return "not a number";
   if (!Number.isFinite(value)) return (value < 0 ? "−" : "") + "infinite";
-  const sign = value < 0 ? "−" : "", tail = symbol ? " " + symbol : "", prefixes = UNITS[symbol].prefixes;
-  value = Math.abs(value);
+  const { prefixes, counted, digits, shown: [name, size] } = UNITS[symbol];
+  const sign = value < 0 ? "−" : "", tail = name ? " " + name : "", factors = counted ? COUNTS : FACTORS;
+  value = Math.abs(value) / size;
   if (value === 0) return "0" + tail;
   if (symbol === "s" && value >= 120) {
     const long = LONG_TIMES.find((t) => value < t[2]);
     return sign + (long ? group(significant(value / long[1])) + " " + long[0] : plain(value / YEAR) + " years");
   }
-  if (prefixes.length === 1) return sign + plain(value) + tail;
-  const rounded = Number(significant(value));
-  const best = prefixes.filter((p) => rounded >= FACTORS[p] * (1 - 1e-9)).pop() ?? prefixes[0];
-  const scaled = value / FACTORS[best];
-  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value) + tail;
-  return sign + group(significant(scaled)) + " " + best + symbol;
+  if (prefixes.length === 1) return sign + plain(value, digits) + tail;
+  const rounded = Number(significant(value, digits));
+  const best = prefixes.filter((p) => rounded >= factors[p] * (1 - 1e-9)).pop() ?? prefixes[0];
+  const scaled = value / factors[best];
+  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value, digits) + tail;
+  if (counted) return sign + (best ? group(significant(scaled, digits)) : plain(scaled, digits)) + best + tail;
+  return sign + group(significant(scaled, digits)) + " " + best + name;
 }
 
 const EXPONENT = "([+\\-−]?[0-9]+|[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)";

@@ -24,6 +24,9 @@ SI_PREFIXES = {
     "f": 1e-15, "p": 1e-12, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1.0,
     "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21,
 }  # fmt: skip
+# Things that are counted are written as the field writes them: 124M, 70B, 1.4T.
+COUNT_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_COUNT_WORDS = COUNT_PREFIXES | {"K": 1e3, "G": 1e9, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 BINARY_PREFIXES = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 DIGITS = 3  # significant digits that `show` prints
 
@@ -44,6 +47,11 @@ class Unit:
         spellings: accepted ways to write the symbol, without prefix.
         binary: KiB, MiB, ... are accepted too.
         extra: further accepted units with their factors.
+        counted: it counts things: shown as "70B parameters", written with k, M, B, T or in words; a bare number is
+            accepted.
+        shown: the unit that people read instead, and its size in this one: ("USD/h", 1 / 3600) for USD/s.
+        digits: how many significant digits `show` prints.
+        signed: a formula takes any number: negative, infinite or NaN too.
     """
 
     symbol: str
@@ -53,6 +61,10 @@ class Unit:
     spellings: tuple[str, ...] = ()
     binary: bool = False
     extra: tuple[tuple[str, float], ...] = field(default=())
+    counted: bool = False
+    shown: tuple[str, float] | None = None
+    digits: int = 3
+    signed: bool = False
 
     @cache  # noqa: B019  (units are a handful of module constants)
     def accepted(self) -> dict[str, float]:
@@ -60,6 +72,8 @@ class Unit:
         table: dict[str, float] = dict(self.extra)
         if not self.symbol:
             return {"": 1.0, "%": 0.01, "x": 1.0, "×": 1.0, "times": 1.0} | table
+        if self.counted:
+            return self._counts() | table
         prefixes = dict(SI_PREFIXES if len(self.prefixes) > 1 else {"": 1.0})
         if "µ" in prefixes:
             prefixes |= {"u": 1e-6, "μ": 1e-6}
@@ -75,8 +89,27 @@ class Unit:
                 table |= {"g" + spelling: 1e9, "t" + spelling: 1e12}
         return table
 
+    def _counts(self) -> dict[str, float]:
+        """Spellings of a count: "", "B", "B tokens", "billion", "billion tokens"; of a shown unit always with it."""
+        names, size = self._names()
+        table: dict[str, float] = {}
+        for name in names:
+            for prefix, factor in _COUNT_WORDS.items():
+                for gap in ("", " ") if prefix and name else ("",):
+                    table[prefix + gap + name] = factor * size
+        return table
+
+    def _names(self) -> tuple[list[str], float]:
+        """What may follow the prefix of a count, and the size of one; the website composes the same table."""
+        symbol, size = self.shown or (self.symbol, 1.0)
+        return [*dict.fromkeys((symbol, *self.spellings)), *([] if self.shown else [""])], size
+
     def example(self) -> str:
         """A unit that a person could have written, for error messages."""
+        if self.shown:
+            return self.shown[0]
+        if self.counted:
+            return f"B {self.symbol}"
         return {"B": "MB or MiB", "FLOP": "GFLOP", "s": "ms", "FLOP/s": "TFLOP/s", "B/s": "GB/s"}.get(
             self.symbol, self.symbol
         )
@@ -127,6 +160,17 @@ JOULE = Unit(
 WATT = Unit("W", "watt", prefixes=("m", "", "k", "M", "G"))
 NUMBER = Unit("", "dimensionless")
 COUNT = Unit("", "dimensionless", positive=True)
+REAL = Unit("", "dimensionless", signed=True)
+NAT = Unit("nats", "dimensionless", spellings=("nat", "nats/token", "nat/token"), digits=4)
+
+_COUNTED = tuple(COUNT_PREFIXES)
+PARAMETER = Unit("parameters", "dimensionless", True, _COUNTED, ("parameter", "params"), counted=True)
+TOKEN = Unit("tokens", "dimensionless", True, _COUNTED, ("token",), counted=True)
+TOKEN_PER_SECOND = Unit("tokens/s", "1/second", True, _COUNTED, ("token/s", "tok/s"), counted=True)
+DOLLAR = Unit("USD", "usd", False, _COUNTED, ("dollars", "dollar", "$"), counted=True)
+# Rented accelerators are counted and paid by the hour; formulas keep seconds.
+DOLLAR_PER_SECOND = Unit("USD/s", "usd/second", True, extra=(("USD/h", 1 / 3600), ("$/h", 1 / 3600), ("USD/GPU-h", 1 / 3600)), shown=("USD/h", 1 / 3600))  # fmt: skip
+DEVICE_SECOND = Unit("GPU·s", "second", False, _COUNTED, ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh"), counted=True, shown=("GPU-h", 3600.0))  # fmt: skip
 
 Second = Annotated[float, SECOND]
 Byte = Annotated[float, BYTE]
@@ -138,10 +182,22 @@ Joule = Annotated[float, JOULE]
 Watt = Annotated[float, WATT]
 Number = Annotated[float, NUMBER]
 Count = Annotated[float, COUNT]
+Real = Annotated[float, REAL]
+Nat = Annotated[float, NAT]
+Parameters = Annotated[float, PARAMETER]
+Tokens = Annotated[float, TOKEN]
+TokenPerSecond = Annotated[float, TOKEN_PER_SECOND]
+Dollar = Annotated[float, DOLLAR]
+DollarPerSecond = Annotated[float, DOLLAR_PER_SECOND]
+DeviceSecond = Annotated[float, DEVICE_SECOND]
 
 UNITS = {
-    u.symbol: u for u in (SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT, NUMBER)
-}
+    u.symbol: u
+    for u in (
+        SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT, NUMBER,
+        NAT, PARAMETER, TOKEN, TOKEN_PER_SECOND, DOLLAR, DOLLAR_PER_SECOND, DEVICE_SECOND,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,7 +245,7 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise EfflabError(f"{name}: expected a number with a unit such as '3 {unit.example()}', got {text!r}.")
     if isinstance(text, int | float):
-        if unit.symbol:
+        if unit.symbol and "" not in unit.accepted():
             raise EfflabError(
                 f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{text} {unit.example()}'."
             )
@@ -241,6 +297,8 @@ def quantity(unit: Unit) -> str:
     return {
         "s": "time", "B": "bytes", "FLOP": "operations (FLOP)", "FLOP/s": "performance (FLOP/s)",
         "B/s": "bandwidth (B/s)", "FLOP/B": "arithmetic intensity (FLOP/B)", "J": "energy", "W": "power",
+        "nats": "loss (nats)", "parameters": "parameters", "tokens": "tokens", "tokens/s": "throughput (tokens/s)",
+        "USD": "money (USD)", "USD/s": "a price per hour (USD/h)", "GPU·s": "accelerator time (GPU-h)",
     }.get(unit.symbol, "a pure number")  # fmt: skip
 
 
@@ -256,7 +314,7 @@ def significant(value: float, digits: int = DIGITS) -> str:
 _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def show(value: float, unit: Unit = NUMBER, digits: int = DIGITS) -> str:
+def show(value: float, unit: Unit = NUMBER, digits: int | None = None) -> str:
     """Write a number in base units with an SI prefix and sensible digits: 4.8e12 B/s becomes "4.8 TB/s".
 
     Bytes are shown with decimal prefixes (GB = 10^9 B); `show_binary` gives GiB. NaN shows as "not a number".
@@ -265,8 +323,11 @@ def show(value: float, unit: Unit = NUMBER, digits: int = DIGITS) -> str:
         return "not a number"
     if math.isinf(value):
         return ("−" if value < 0 else "") + "infinite"
+    digits = digits or unit.digits
     sign, value = ("−", -value) if value < 0 else ("", value)
-    tail = f" {unit.symbol}" if unit.symbol else ""
+    symbol, size = unit.shown or (unit.symbol, 1.0)
+    value /= size
+    tail = f" {symbol}" if symbol else ""
     if value == 0:
         return f"0{tail}"
     if unit is SECOND and value >= 120:
@@ -277,15 +338,18 @@ def show(value: float, unit: Unit = NUMBER, digits: int = DIGITS) -> str:
     if len(unit.prefixes) == 1:
         return f"{sign}{_plain(value, digits)}{tail}"
     rounded = float(significant(value, digits))
+    factors = COUNT_PREFIXES if unit.counted else SI_PREFIXES
     best = unit.prefixes[0]
     for prefix in unit.prefixes:
         # The tolerance keeps 1e-6 (which is slightly below 1 × 1e-6 in binary) in its own prefix.
-        if rounded >= SI_PREFIXES[prefix] * (1 - 1e-9):
+        if rounded >= factors[prefix] * (1 - 1e-9):
             best = prefix
-    scaled = value / SI_PREFIXES[best]
+    scaled = value / factors[best]
     if scaled >= 99999.5 or scaled < 0.001:
         return f"{sign}{_scientific(value, digits)}{tail}"
-    return f"{sign}{_group(significant(scaled, digits))} {best}{unit.symbol}"
+    if unit.counted:
+        return f"{sign}{_plain(scaled, digits) if not best else _group(significant(scaled, digits))}{best}{tail}"
+    return f"{sign}{_group(significant(scaled, digits))} {best}{symbol}"
 
 
 def show_binary(value: float, digits: int = DIGITS) -> str:
@@ -329,16 +393,20 @@ def javascript() -> str:
     table = {
         u.symbol: {
             "prefixes": u.prefixes,
-            "accepted": spellings(u),
+            "accepted": [] if u.counted else spellings(u),
+            "names": u._names() if u.counted else [[], 1],
             "example": u.example(),
             "kind": quantity(u),
             "bytes": u in (BYTE, BYTE_PER_SECOND),
+            "counted": u.counted,
+            "shown": u.shown or (u.symbol, 1),
+            "digits": u.digits,
         }
         for u in UNITS.values()
     }
     lines = (line.strip() for line in Path(__file__).with_suffix(".js").read_text(encoding="utf-8").splitlines())
     source = "\n".join(line for line in lines if line and not line.startswith("//"))
     return (
-        f"(() => {{\nconst UNITS = {json.dumps(table, ensure_ascii=False, separators=(',', ':'))};\n{source}\n"
+        f"(() => {{\nconst COUNT_WORDS = {json.dumps(_COUNT_WORDS, separators=(',', ':'))};\nconst UNITS = {json.dumps(table, ensure_ascii=False, separators=(',', ':'))};\n{source}\n"
         "return { UNITS, FACTORS, show, parse, significant, group, raised, quoted };\n})()"
     )

@@ -162,6 +162,8 @@ def _check(name: str, parameter: str, value: Any, annotation: Any) -> None:
         array = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise FormulaError(f"{label} must be a number or an array of numbers, got {type(value).__name__}.") from None
+    if unit.signed:
+        return
     if not np.all(np.isfinite(array)):
         raise FormulaError(f"{label} must be finite, got {value!r}.")
     if np.any(array < 0):

@@ -25,6 +25,7 @@ from efflab.units import Count, Number, Range, unit_of
 FORMULAS = {reading.read(f).name: f for f in reading.every()}
 UREG = pint.UnitRegistry()
 UREG.define("flop = [operation]")
+UREG.define("usd = [currency]")
 
 
 def choices(function):

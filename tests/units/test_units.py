@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 
 from efflab import units
 from efflab.errors import EfflabError
-from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, JOULE, NUMBER, SECOND, WATT
+from efflab.units import (
+    BYTE, BYTE_PER_SECOND, DEVICE_SECOND, DOLLAR, DOLLAR_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, JOULE, NAT,
+    NUMBER, PARAMETER, SECOND, TOKEN, TOKEN_PER_SECOND, UNITS, WATT,
+)  # fmt: skip
 
 UREG = pint.UnitRegistry()
 UREG.define("flop = [operation]")
+UREG.define("usd = [currency]")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,19 @@ UREG.define("flop = [operation]")
         ("2^12", NUMBER, 4096),
         ("2**30 B", BYTE, 1024**3),
         ("10^-5 s", SECOND, 1e-5),
+        ("70B", PARAMETER, 70e9),
+        ("70 billion parameters", PARAMETER, 70e9),
+        ("124M params", PARAMETER, 124e6),
+        ("70e9", PARAMETER, 70e9),
+        (70e9, PARAMETER, 70e9),
+        ("1.4T tokens", TOKEN, 1.4e12),
+        ("300 billion", TOKEN, 300e9),
+        ("12k tokens/s", TOKEN_PER_SECOND, 12e3),
+        ("1.974 nats", NAT, 1.974),
+        ("2.50 USD/h", DOLLAR_PER_SECOND, 2.5 / 3600),
+        ("4.6 million USD", DOLLAR, 4.6e6),
+        ("30.84M GPU-h", DEVICE_SECOND, 30.84e6 * 3600),
+        ("8 GPU·s", DEVICE_SECOND, 8),
     ],
 )
 def test_reads(text, unit, value):
@@ -86,6 +103,10 @@ def test_reads(text, unit, value):
         ("5 GB", NUMBER, "a pure number. Write a plain number, such as 4096"),
         ("2^12.5", NUMBER, "a pure number"),
         ("3^2", NUMBER, "a pure number"),
+        ("70 GB", PARAMETER, "Write it in B parameters"),
+        ("3", DEVICE_SECOND, "has no unit.*3 GPU-h"),
+        ("3 h", DEVICE_SECOND, "GPU-h"),
+        ("1.97", NAT, "has no unit"),
     ],
 )
 def test_refuses_and_says_why(text, unit, says):
@@ -115,7 +136,7 @@ def test_accepted_spellings_agree_with_pint(unit):
 
 @given(
     st.floats(min_value=1e-11, max_value=1e17, allow_nan=False),
-    st.sampled_from([SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT]),
+    st.sampled_from(list(UNITS.values())),
 )
 def test_what_show_writes_parse_reads_back(value, unit):
     text = units.show(value, unit)
@@ -138,6 +159,12 @@ def test_what_show_writes_parse_reads_back(value, unit):
         (4096, NUMBER, "4,096"),
         (1.125, NUMBER, "1.13"),
         (-0.5, NUMBER, "−0.5"),
+        (70e9, PARAMETER, "70B parameters"),
+        (1.4e12, TOKEN, "1.4T tokens"),
+        (512, PARAMETER, "512 parameters"),
+        (1.97384, NAT, "1.974 nats"),
+        (30.84e6 * 3600, DEVICE_SECOND, "30.8M GPU-h"),
+        (2.5 / 3600, DOLLAR_PER_SECOND, "2.5 USD/h"),
         (math.nan, NUMBER, "not a number"),
         (math.inf, SECOND, "infinite"),
     ],
