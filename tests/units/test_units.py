@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 
 import pint
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from py_mini_racer import MiniRacer
 
 from efflab import units
 from efflab.errors import EfflabError
@@ -77,7 +80,7 @@ UREG.define("usd = [currency]")
         ("2.50 USD/h", DOLLAR_PER_SECOND, 2.5 / 3600),
         ("4.6 million USD", DOLLAR, 4.6e6),
         ("30.84M GPU-h", DEVICE_SECOND, 30.84e6 * 3600),
-        ("8 GPU·s", DEVICE_SECOND, 8),
+        ("2 GPU-hours", DEVICE_SECOND, 7200),
     ],
 )
 def test_reads(text, unit, value):
@@ -177,3 +180,13 @@ def test_gib_is_not_gb():
     assert units.show(2**30, BYTE) == "1.07 GB"
     assert units.show_binary(2**30) == "1 GiB"
     assert units.parse("1 GiB", BYTE) / units.parse("1 GB", BYTE) == 1.073741824
+
+
+@pytest.mark.parametrize("symbol", UNITS)
+def test_the_browser_reads_and_writes_the_same(symbol):
+    """V8 runs what the site gets."""
+    engine, unit, rng = MiniRacer(), UNITS[symbol], random.Random(symbol)
+    engine.eval(f"globalThis.U = {units.javascript()}")
+    assert json.loads(engine.eval(f"JSON.stringify(U.UNITS[{json.dumps(symbol)}].accepted)")) == unit.accepted()
+    for value in [0, 1, 2.0**30, 999.6e9, *(10 ** rng.uniform(-8, 20) for _ in range(200))]:
+        assert engine.eval(f"U.show({value!r}, {json.dumps(symbol)})") == units.show(value, unit)
