@@ -16,6 +16,7 @@ from efflab.units import Count, Flop, FlopPerSecond, Number, Parameters, Range, 
 
 Biases = Literal["none", "qkv", "all"]
 Norm = Literal["rms", "layer"]
+Projections = Annotated[Number, Range(0, 1)]
 Matrices = Annotated[Count, Range(2, 3)]  # 2: up and down; 3: gate, up and down
 
 
@@ -24,17 +25,27 @@ Matrices = Annotated[Count, Range(2, 3)]  # 2: up and down; 3: gate, up and down
 
 @formula
 def attention_parameters(
-    *, hidden_size: Count, query_heads: Count, kv_heads: Count, head_dim: Count, biases: Biases
+    *,
+    hidden_size: Count,
+    query_heads: Count,
+    kv_heads: Count,
+    head_dim: Count,
+    position_projections: Projections,
+    biases: Biases,
 ) -> Parameters:
     r"""Parameters of one attention block: query, key, value and output projections.
 
-    Equation: P = 2 h \, d (n_q + n_{kv}) \quad \text{biases: } + d (n_q + 2 n_{kv}) \text{ for qkv, } + h
-        \text{ more for all}
-    Where: h = hidden_size; n_q = query_heads; n_{kv} = kv_heads; d = head_dim; \text{biases} = biases
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; Ainslie et al. 2023, GQA, arXiv:2305.13245
-    Assumes: rotary, ALiBi or learned positions, which add nothing here; no norm of queries or keys.
+    Equation: P = 2 h \, d (n_q + n_{kv}) + r (h + 2) \, d \, n_q \quad \text{biases: } + d (n_q + 2 n_{kv}) \text{ for
+        qkv, } + h \text{ more for all}
+    Where: h = hidden_size; n_q = query_heads; n_{kv} = kv_heads; d = head_dim; r = position_projections;
+        \text{biases} = biases
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; Ainslie et al. 2023, GQA, arXiv:2305.13245; Dai et al.
+        2019, Transformer-XL, arXiv:1901.02860, section 3.3 (relative positions)
+    Assumes: r is 1 for the relative positions of Transformer-XL (one matrix, two vectors), as in Gopher and Chinchilla;
+        0 for rotary, ALiBi and learned positions. No norm of queries or keys.
     """
     matrices = 2 * hidden_size * head_dim * (query_heads + kv_heads)
+    matrices += position_projections * (hidden_size + 2) * head_dim * query_heads
     if biases == "none":
         return matrices
     qkv = head_dim * (query_heads + 2 * kv_heads)
@@ -97,6 +108,7 @@ def non_embedding_parameters(
     kv_heads: Count,
     head_dim: Count,
     mlp_matrices: Matrices,
+    position_projections: Projections,
     biases: Biases,
     norm: Norm,
     norms_per_block: Count,
@@ -106,13 +118,19 @@ def non_embedding_parameters(
 
     Equation: P = L (P_{\text{attention}} + P_{\text{MLP}}) + P_{\text{norms}}
     Where: L = layers; h = hidden_size; f = intermediate_size; n_q = query_heads; n_{kv} = kv_heads; d = head_dim;
-        m = mlp_matrices; \text{biases} = biases; \text{norm} = norm; n = norms_per_block; n_0 = outer_norms
+        m = mlp_matrices; r = position_projections; \text{biases} = biases; \text{norm} = norm; n = norms_per_block;
+        n_0 = outer_norms
     Source: Definition
     Assumes: as `attention_parameters`, `mlp_parameters` and `norm_parameters`. Kaplan et al. leave out norms and
         biases too; see `kaplan_parameters`.
     """
     attention = attention_parameters(
-        hidden_size=hidden_size, query_heads=query_heads, kv_heads=kv_heads, head_dim=head_dim, biases=biases
+        hidden_size=hidden_size,
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        position_projections=position_projections,
+        biases=biases,
     )
     mlp = mlp_parameters(
         hidden_size=hidden_size, intermediate_size=intermediate_size, mlp_matrices=mlp_matrices, biases=biases
@@ -135,6 +153,7 @@ def parameter_count(
     vocabulary: Count,
     positions: Number,
     mlp_matrices: Matrices,
+    position_projections: Projections,
     tied_embeddings: Literal[True, False],
     biases: Biases,
     norm: Norm,
@@ -145,8 +164,8 @@ def parameter_count(
 
     Equation: P = L (P_{\text{attention}} + P_{\text{MLP}}) + P_{\text{norms}} + P_{\text{embedding}}
     Where: L = layers; h = hidden_size; f = intermediate_size; n_q = query_heads; n_{kv} = kv_heads; d = head_dim;
-        V = vocabulary; p = positions; m = mlp_matrices; \text{tied} = tied_embeddings; \text{biases} = biases;
-        \text{norm} = norm; n = norms_per_block; n_0 = outer_norms
+        V = vocabulary; p = positions; m = mlp_matrices; r = position_projections; \text{tied} = tied_embeddings;
+        \text{biases} = biases; \text{norm} = norm; n = norms_per_block; n_0 = outer_norms
     Source: Definition
     Assumes: as the formulas of its parts. Rows of the embedding that only pad the vocabulary count.
     """
@@ -158,6 +177,7 @@ def parameter_count(
         kv_heads=kv_heads,
         head_dim=head_dim,
         mlp_matrices=mlp_matrices,
+        position_projections=position_projections,
         biases=biases,
         norm=norm,
         norms_per_block=norms_per_block,
@@ -343,6 +363,18 @@ def palm_flops_per_token(
 
 
 @formula
+def ratio_to_6nd(*, flops_per_token: Flop, parameters: Parameters) -> Number:
+    r"""How many times the operations of training are those that 6ND gives.
+
+    Equation: \frac{w}{6 N}
+    Where: w = flops_per_token; N = parameters
+    Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1 (C = 6ND)
+    Assumes: operations per token of training. Attention lifts the ratio above 1, an untied embedding lowers it.
+    """
+    return flops_per_token / as_flop(6 * parameters)
+
+
+@formula
 def attention_share(
     *,
     layers: Count,
@@ -377,6 +409,63 @@ def attention_share(
         mlp_matrices=mlp_matrices,
         sequence_length=sequence_length,
     )
+
+
+@formula
+def hoffmann_training_flops(
+    *,
+    layers: Count,
+    hidden_size: Count,
+    intermediate_size: Count,
+    query_heads: Count,
+    head_dim: Count,
+    vocabulary: Number,
+    sequence_length: Count,
+) -> Flop:
+    r"""Operations of one forward and one backward pass over one sequence, as Hoffmann et al. count them.
+
+    Equation: W = 3 \left[ 4 s h V + L \left( 8 s h d n_q + 4 s^2 d n_q + 3 s^2 n_q + 4 s h f \right) \right]
+    Where: L = layers; h = hidden_size; f = intermediate_size; n_q = query_heads; d = head_dim; V = vocabulary; s =
+        sequence_length
+    Source: Hoffmann et al. 2022, arXiv:2203.15556, appendix F
+    Assumes: the embedding is counted as a matrix product and the softmax as three operations per score. With vocabulary
+        0 (no embedding, no logits) it gives the paper's Table A4.
+    """
+    attention = sequence_length * hidden_size * 8 * head_dim * query_heads
+    attention += sequence_length * sequence_length * query_heads * (4 * head_dim + 3)
+    dense = 4 * sequence_length * hidden_size * intermediate_size
+    return as_flop(3 * (4 * sequence_length * hidden_size * vocabulary + layers * (attention + dense)))
+
+
+@formula
+def hoffmann_flop_ratio(
+    *,
+    parameters: Parameters,
+    layers: Count,
+    hidden_size: Count,
+    intermediate_size: Count,
+    query_heads: Count,
+    head_dim: Count,
+    sequence_length: Count,
+) -> Number:
+    r"""Operations by Hoffmann's count over those by 6ND: the last column of Table A4.
+
+    Equation: \frac{W}{6 N s}
+    Where: N = parameters; L = layers; h = hidden_size; f = intermediate_size; n_q = query_heads; d = head_dim; s =
+        sequence_length
+    Source: Hoffmann et al. 2022, arXiv:2203.15556, appendix F, Table A4
+    Assumes: `hoffmann_training_flops` without embedding and logits, which is what the table's values need.
+    """
+    training = hoffmann_training_flops(
+        layers=layers,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        query_heads=query_heads,
+        head_dim=head_dim,
+        vocabulary=0,
+        sequence_length=sequence_length,
+    )
+    return training / as_flop(6 * parameters * sequence_length)
 
 
 @formula
