@@ -12,14 +12,17 @@ import itertools
 import json
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from efflab import formulas
 from efflab.errors import EfflabError, unknown
+from efflab.formulas import namespace
 from efflab.units import Range, Unit, range_of, unit_of
 
+# Functions of the namespace that JavaScript has no word for: name to the source of a function declaration.
+JAVASCRIPT: dict[str, str] = getattr(namespace, "JAVASCRIPT", {})
 FIELDS = ("Equation", "Where", "Source", "Assumes")
 
 
@@ -129,30 +132,51 @@ def expression(function: Callable[..., Any], **choices: Any) -> Any:
     import sympy
 
     reading = read(function)
-    symbols = {p: sympy.Symbol(p, positive=True) for p in reading.units}
+    symbols = {
+        p: sympy.Symbol(p, extended_real=True) if u.signed else sympy.Symbol(p, positive=True)
+        for p, u in reading.units.items()
+    }
     return sympy.sympify(function(**symbols, **choices))
 
 
 def javascript(function: Callable[..., Any]) -> str:
     """The formula as one JavaScript function of an object of arguments.
 
-    A formula with options becomes a lookup by the options' JSON: each combination was traced on its own.
+    A formula with options is a switch over them: each combination is traced on its own, and those that come to the
+    same expression share one case. What it calls by name is in `helpers`.
+
+    Raises:
+        EfflabError: two combinations of options read alike as text.
     """
+    reading = read(function)
+    names = ", ".join([*reading.units, *reading.options])
+    if not reading.options:
+        return f"({{{names}}}) => {_printed(expression(function))}"
+    cases: dict[str, list[str]] = {}
+    for combination in itertools.product(*reading.options.values()):
+        code = _printed(expression(function, **dict(zip(reading.options, combination, strict=True))))
+        # as JavaScript joins an array: true, "none" is "true,none"
+        key = ",".join(o if isinstance(o, str) else json.dumps(o) for o in combination)
+        cases.setdefault(code, []).append(json.dumps(key))
+    keys = [key for found in cases.values() for key in found]
+    if len(set(keys)) != len(keys):
+        raise EfflabError(f"formula {reading.name}: two of its options read alike. Rename one, without commas.")
+    switch = " ".join(f"{' '.join(f'case {k}:' for k in found)} return {code};" for code, found in cases.items())
+    return f"({{{names}}}) => {{ switch (String([{', '.join(reading.options)}])) {{ {switch} }} }}"
+
+
+def helpers(functions: Iterable[Callable[..., Any]]) -> str:
+    """The JavaScript functions that the code of these formulas calls, each once, and what those call in turn."""
+    code = "\n".join(javascript(f) for f in functions)
+    used: dict[str, str] = {}
+    while found := [n for n in JAVASCRIPT if n not in used and re.search(rf"\b{n}\(", code)]:
+        used |= {n: JAVASCRIPT[n] for n in found}
+        code = "\n".join(used.values())
+    return "\n".join(used.values())
+
+
+def _printed(expression: Any) -> str:
     import sympy
 
-    reading = read(function)
-
-    def body(**choices: Any) -> str:
-        code = sympy.jscode(expression(function, **choices))
-        return " ".join(line.strip() for line in code.splitlines())
-
-    names = ", ".join(reading.units)
-    if not reading.options:
-        return f"({{{names}}}) => {body()}"
-    cases = []
-    for combination in itertools.product(*reading.options.values()):
-        choices = dict(zip(reading.options, combination, strict=True))
-        key = json.dumps(list(combination), separators=(",", ":"))  # as JSON.stringify writes it
-        cases.append(f"{json.dumps(key)}: ({{{names}}}) => {body(**choices)}")
-    keys = ", ".join(f"v.{p}" for p in reading.options)
-    return f"(v) => ({{{', '.join(cases)}}})[JSON.stringify([{keys}])](v)"
+    code = sympy.jscode(expression, user_functions={name: name for name in JAVASCRIPT})
+    return " ".join(line.strip() for line in code.splitlines())
