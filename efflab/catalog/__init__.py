@@ -205,6 +205,64 @@ def match_device(device_name: str, memory: float) -> Accelerator | None:
     return min(fitting, key=lambda a: abs(a.memory - memory), default=None)
 
 
+class Law(_Entry):
+    """A published parametric law L = E + A / N^alpha + B / D^beta; losses in nats per token."""
+
+    name: str
+    year: int = Field(ge=2000, le=2100)
+    irreducible_loss: float = Field(gt=0)
+    parameter_coefficient: float = Field(gt=0)
+    parameter_exponent: float = Field(gt=0, lt=3)
+    token_coefficient: float = Field(gt=0)
+    token_exponent: float = Field(gt=0, lt=3)
+    standard_errors: dict[str, float] = {}
+    data: str
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verified: datetime.date
+    doubts: tuple[str, ...] = ()
+
+    def constants(self) -> dict[str, float]:
+        """The five constants, by the names that `formulas.scaling_laws.parametric_loss` gives them."""
+        names = ("irreducible_loss", "parameter_coefficient", "parameter_exponent", "token_coefficient")
+        return {name: getattr(self, name) for name in (*names, "token_exponent")}
+
+
+class PowerLaw(_Entry):
+    """A published law of one scale, L = (X_c / X)^alpha; losses in nats per token."""
+
+    name: str
+    year: int = Field(ge=2000, le=2100)
+    scale: Literal["parameters", "tokens", "petaflop_days"]
+    critical_scale: float = Field(gt=0)
+    exponent: float = Field(gt=0, lt=3)
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verified: datetime.date
+    doubts: tuple[str, ...] = ()
+
+
+@cache
+def laws() -> dict[str, Law]:
+    """Every parametric law by name, in the file's order."""
+    return {law.name: law for law in load(FOLDER / "laws.yaml", Law)}
+
+
+def law(name: str) -> Law:
+    """The parametric law of that name.
+
+    Raises:
+        EfflabError: unknown; names the nearest known ones.
+    """
+    if name not in laws():
+        raise unknown("law", name, laws())
+    return laws()[name]
+
+
+@cache
+def power_laws() -> dict[str, PowerLaw]:
+    """Every power law of one scale by name, in the file's order."""
+    return {law.name: law for law in load(FOLDER / "power_laws.yaml", PowerLaw)}
+
+
 @cache
 def published() -> list[Published]:
     """Every published number: one file per topic, in each file's order.
