@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from efflab.calculators.parts import Choice, Option, Slider
 from efflab.catalog import BYTES_PER_ELEMENT, Accelerator, accelerators
@@ -15,42 +15,74 @@ _MISSING = {
 }
 
 
-def pick_accelerator(
-    default: str = "H200 SXM", *, dtype: str = "dtype", peaks: Mapping[str, str] | None = None
+def pick(
+    name: str,
+    options: Iterable[Option],
+    *,
+    default: str,
+    own: Mapping[str, str],
+    label: str = "",
+    by: Mapping[str, str] | None = None,
+    missing: Mapping[str, str] | None = None,
+    shared: bool = True,
 ) -> Choice:
-    """A choice of accelerator that sets `memory_bandwidth` and, by the choice `dtype`, dense peak performance.
+    """A choice among catalog entries, each of which sets several values at once.
 
-    `peaks` names the peaks: value name to the units that reach it, `MATRIX` (the highest dense peak of the data
-    type) or `VECTOR` (the units that run elementwise kernels: FP64 for fp64, FP32 for all else). The last option,
-    "custom", takes them from the sliders of `custom_accelerator()`.
+    The last option, "custom", takes them from the reader: `own` is value name to the name of the input (or computed
+    value) that it is taken from. An entry that lacks some of them does not belong among `options`.
     """
-    peaks = peaks or {"peak_performance": MATRIX}
+    custom = Option(CUSTOM, "Custom: your own numbers", takes=own)
+    return Choice(
+        name, [*options, custom], default=default, label=label, by=by or {}, missing=missing or {}, shared=shared
+    )
+
+
+def pick_accelerator(
+    default: str = "H200 SXM",
+    *,
+    dtype: str = "dtype",
+    peaks: Mapping[str, str] | None = None,
+    sets: Sequence[str] = ("memory_bandwidth",),
+) -> Choice:
+    """A choice of accelerator that sets what `sets` names and, by the choice `dtype`, dense peak performance.
+
+    `sets` names properties of `Accelerator` in base units, such as "memory". `peaks` names the peaks: value name to
+    the units that reach it, `MATRIX` (the highest dense peak of the data type) or `VECTOR` (the units that run
+    elementwise kernels: FP64 for fp64, FP32 for all else); with {} there is none and no dtype is needed. The last
+    option, "custom", takes them all from the sliders of `custom_accelerator()`.
+    """
+    peaks = {"peak_performance": MATRIX} if peaks is None else peaks
     options = [
         Option(
             a.name,
-            sets={"memory_bandwidth": a.memory_bandwidth}
+            sets={n: getattr(a, n) for n in sets}
             | {n: _vector_peaks(a) if units == VECTOR else a.peak_dense for n, units in peaks.items()},
             group=a.vendor,
         )
         for a in accelerators().values()
     ]
-    own = {"memory_bandwidth": "own_memory_bandwidth"} | dict.fromkeys(peaks, "own_peak_performance")
-    return Choice(
+    return pick(
         "accelerator",
-        [*options, Option(CUSTOM, "Custom: your own numbers", takes=own)],
+        options,
         default=default,
+        own={n: f"own_{n}" for n in sets} | dict.fromkeys(peaks, "own_peak_performance"),
         by=dict.fromkeys(peaks, dtype),
         missing={n: _MISSING[units] for n, units in peaks.items()},
-        shared=True,
     )
 
 
-def custom_accelerator() -> list[Slider]:
-    """The sliders for an accelerator of one's own."""
-    return [
-        Slider("own_peak_performance", 1e9, 1e16, default=1e14, scale="log", label="Peak performance", help="dense"),
-        Slider("own_memory_bandwidth", 1e9, 1e14, default=2e12, scale="log", label="Memory bandwidth"),
-    ]
+_OWN_ACCELERATOR = {
+    "peak_performance": Slider(
+        "own_peak_performance", 1e9, 1e16, default=1e14, scale="log", label="Peak performance", help="dense"
+    ),
+    "memory_bandwidth": Slider("own_memory_bandwidth", 1e9, 1e14, default=2e12, scale="log", label="Memory bandwidth"),
+    "memory": Slider("own_memory", 1e9, 1e13, default=24e9, scale="log", label="Memory"),
+}
+
+
+def custom_accelerator(*names: str) -> list[Slider]:
+    """The sliders for an accelerator of one's own: "peak_performance" and "memory_bandwidth" unless named."""
+    return [_OWN_ACCELERATOR[n] for n in names or ("peak_performance", "memory_bandwidth")]
 
 
 def pick_dtype(default: str = "bf16", *, sets: Sequence[str] = ("bytes_per_element",)) -> Choice:
