@@ -14,10 +14,10 @@ from typing import Any
 
 from efflab import records
 from efflab.errors import EfflabError, unknown
-from efflab.reconcile import Topic, columns, error, percent
+from efflab.reconcile import CALIBRATED, Topic, columns, error, percent
 from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record
-from efflab.units import SECOND, Unit, parse, show
+from efflab.units import SECOND, UNITS, Unit, parse, show
 
 MODES = ("live", "replay")
 
@@ -64,7 +64,8 @@ class Lab:
         self._file, self._scale, self._device = record, scale, device
         self._outputs: dict[str, float] = {}  # everything committed to, in base units
         self._committed: list[str] = []  # the ids of those predictions
-        self._seen = False  # the kernels' times were shown
+        self._measures: dict[str, tuple[str, Unit]] = {}  # the metric and unit of each case
+        self._seen = False  # the cases' results were shown
         self._record: Record | None = None
         self._path: Path | None = None
         self._replayed = self._load() if chosen == "replay" else None
@@ -101,7 +102,7 @@ class Lab:
     def cases(self) -> dict[str, dict[str, records.Scalar]]:
         """What this lab measures: the point of each case, by its name."""
         if self._replayed is not None:
-            points = [s.point for s in self._replayed.samples if s.metric == "time"]
+            found = [(s.point, s.metric, s.unit) for s in self._replayed.samples if "case" in s.point]
         else:
             from efflab.experiments import runner
             from efflab.measure import device
@@ -109,8 +110,11 @@ class Lab:
             chosen = device.choose(self._device)
             scale = self._scale or runner.default_scale(chosen)
             plan = self._experiment.plan(scale, chosen, device.environment(chosen), None)
-            points = [c.point for c in plan.cases]
-        return self._topic.cases(points)
+            found = [(c.point, c.metric, c.unit) for c in plan.cases]
+        cases = self._topic.cases([point for point, _, _ in found])
+        for point, metric, unit in found:  # the first sample of a case is its result
+            self._measures.setdefault(str(point["case"]), (metric, UNITS[unit]))
+        return cases
 
     def describe(self, *names: str) -> None:
         """Print what the named cases are; of all but the size sweeps if none is named.
@@ -126,49 +130,51 @@ class Lab:
 
     def predict(
         self,
-        times: Mapping[str, str] | None = None,
+        values: Mapping[str, str] | None = None,
         limits: Mapping[str, str] | None = None,
         *,
-        ceilings: Mapping[str, str] | None = None,
+        calibration: Mapping[str, str] | None = None,
         note: str = "",
     ) -> None:
         """Commit to a prediction. It goes into the lab book and cannot be changed.
 
         Args:
-            times: case to time with its unit: {"matmul-large": "80 ms"}.
+            values: case to its value with the unit: {"matmul-large": "80 ms"}.
             limits: case to what limits it, one of the topic's: "overhead", "memory" or "compute" on the roofline.
-            ceilings: one of the topic's to its value: "copy" (as "40 GB/s"), "peak" (as "200 GFLOP/s") and
-                "overhead" (as "5 µs") on the roofline.
+            calibration: what the formulas will take from the measurement, to its value: on the roofline the ceilings
+                "copy" (as "40 GB/s"), "peak" (as "200 GFLOP/s") and "overhead" (as "5 µs").
             note: how you got there, for yourself.
 
         Raises:
-            EfflabError: an unknown case, limit or ceiling, a number without unit or not greater than zero, results
+            EfflabError: an unknown case, limit or name, a number without unit or not greater than zero, results
                 that were shown already, or a lab book that cannot be written.
         """
         if self._seen:
             raise EfflabError("predict: the results were shown already. Make a new Lab to predict another run.")
-        times, limits, ceilings = dict(times or {}), dict(limits or {}), dict(ceilings or {})
-        if not times and not limits and not ceilings:
-            raise EfflabError("predict: give at least one time, limit or ceiling, such as {'matmul-large': '80 ms'}.")
-        if ceilings and self._record is not None:
-            raise EfflabError("predict: the ceilings are measured already. Predict times and limits now.")
+        values, limits, calibration = dict(values or {}), dict(limits or {}), dict(calibration or {})
         cases = self.cases()
+        if not values and not limits and not calibration:
+            raise EfflabError(f"predict: give at least one value, such as {{{self._example(cases)}}}.")
+        if calibration and self._record is not None:
+            names = ", ".join(self._topic.CALIBRATION)
+            raise EfflabError(f"predict: these are measured already: {names}. Predict the cases now.")
         outputs: dict[str, tuple[float, str]] = {}
-        for case, written in times.items():
+        for case, written in values.items():
             if case not in cases:
                 raise unknown("predict: case", case, cases)
-            outputs[f"{case}.time"] = (_positive(written, SECOND, f"predict: time of {case}"), "s")
+            metric, unit = self._measures[case]
+            outputs[f"{case}.{metric}"] = (_positive(written, unit, f"predict: {metric} of {case}"), unit.symbol)
         for case, limit in limits.items():
             if case not in cases:
                 raise unknown("predict: case", case, cases)
             if limit not in self._topic.LIMITS:
                 raise unknown(f"predict: limit of {case}", limit, self._topic.LIMITS)
             outputs[f"{case}.limiting_factor"] = (float(self._topic.LIMITS.index(limit)), "")
-        for name, written in ceilings.items():
-            if name not in self._topic.CEILINGS:
-                raise unknown("predict: ceiling", name, self._topic.CEILINGS)
-            what, unit = self._topic.CEILINGS[name]
-            outputs[f"ceiling-{name}.{what}"] = (_positive(written, unit, f"predict: ceiling {name}"), unit.symbol)
+        for name, written in calibration.items():
+            if name not in self._topic.CALIBRATION:
+                raise unknown("predict: calibration", name, self._topic.CALIBRATION)
+            what, unit = self._topic.CALIBRATION[name]
+            outputs[f"{CALIBRATED}{name}.{what}"] = (_positive(written, unit, f"predict: {name}"), unit.symbol)
         inputs: dict[str, records.Scalar] = {"mode": self.mode}
         if self._replayed is not None:
             inputs["record"] = self._replayed.id
@@ -178,9 +184,15 @@ class Lab:
         self.labbook.save_prediction(prediction)
         self._committed.append(prediction.id)
         self._outputs |= {name: value for name, (value, _) in outputs.items()}
-        counts = ((len(times), "time"), (len(limits), "limit"), (len(ceilings), "ceiling"))
+        counts = ((len(values) + len(calibration), "value"), (len(limits), "limit"))
         said = " and ".join(f"{n} {word}{'s' if n > 1 else ''}" for n, word in counts if n)
         print(f"Committed to your lab book: {said}.")
+
+    def _example(self, cases: Mapping[str, Any]) -> str:
+        """A prediction as a person would write it, for error messages."""
+        case = next(iter(cases), "case")
+        unit = self._measures[case][1] if case in self._measures else SECOND
+        return f"'{case}': '{'80 ms' if unit is SECOND else f'2 {unit.example()}'.strip()}'"
 
     # Measure
 
@@ -190,7 +202,7 @@ class Lab:
         Raises:
             EfflabError: no prediction is committed yet, or the run failed; says what is kept.
 
-        The kernels' times stay hidden until `reconcile`, so that they can be predicted from the measured ceilings.
+        The cases' results stay hidden until `reconcile`, so that they can be predicted from what `calibration` shows.
         """
         if not self._outputs:
             raise EfflabError(
@@ -234,24 +246,26 @@ class Lab:
             raise EfflabError(f"{self!r}: nothing is measured yet. Call lab.predict(...), then lab.measure().")
         return self._record
 
-    def ceilings(self) -> None:
-        """Print the measured ceilings, beside yours and the data sheet's where there are any.
+    def calibration(self) -> None:
+        """Print what the formulas take from this measurement, beside what you predicted of it.
+
+        On the roofline these are the device's ceilings.
 
         Raises:
             EfflabError: nothing is measured yet.
         """
         record = self._measured()
-        print(self._topic.ceilings_text(record))
-        found = self._topic.device_ceilings(record)
+        print(self._topic.calibration_text(record))
+        found = self._topic.calibration(record)
         rows = []
-        for name, (what, unit) in self._topic.CEILINGS.items():
-            yours = self._outputs.get(f"ceiling-{name}.{what}")
+        for name, (what, unit) in self._topic.CALIBRATION.items():
+            yours = self._outputs.get(f"{CALIBRATED}{name}.{what}")
             measured = found.get(name)
             if yours and measured:
                 rows.append([name, show(yours, unit), show(measured, unit), percent(error(yours, measured))])
         if rows:
             print()
-            print(columns(["ceiling", "you", "measured", "your error"], rows, (1, 2, 3)))
+            print(columns(["", "you", "measured", "your error"], rows, (1, 2, 3)))
 
     # Reconcile
 
@@ -264,42 +278,45 @@ class Lab:
         record = self._measured()
         rows = {r.case: r for r in self._topic.points(record)}
         yours = {tuple(name.rpartition(".")[::2]): value for name, value in self._outputs.items()}
+        limited = any(what == "limiting_factor" for _, what in yours)
         table, reasons, factors = [], [], []
-        for case in dict.fromkeys(case for case, _ in yours if not case.startswith("ceiling-")):
+        for case in dict.fromkeys(case for case, _ in yours if not case.startswith(CALIBRATED)):
             row = rows.get(case)
             if row is None:
                 table.append([case, "", "", "", "not measured", "", ""])
                 continue
-            time, limit = yours.get((case, "time")), yours.get((case, "limiting_factor"))
+            value, limit = yours.get((case, row.metric)), yours.get((case, "limiting_factor"))
             said = self._topic.LIMITS[int(limit)] if limit is not None else ""
-            if time is not None:
-                factors.append(max(time / row.measured_time, row.measured_time / time))
+            if value is not None:
+                factors.append(max(value / row.measured, row.measured / value))
             table.append(
                 [
                     case,
                     said and f"{said} {'✓' if said == row.regime else f'({row.regime})'}",
-                    show(time, SECOND) if time is not None else "",
-                    show(row.predicted_time, SECOND),
-                    show(row.measured_time, SECOND),
-                    percent(error(time, row.measured_time)) if time is not None else "",
+                    show(value, row.unit) if value is not None else "",
+                    show(row.predicted, row.unit),
+                    show(row.measured, row.unit),
+                    percent(error(value, row.measured)) if value is not None else "",
                     percent(row.error),
                 ]
             )
             reasons.append(f"{case}: {row.explanation}")
         if not table:
-            raise EfflabError("reconcile: you predicted no kernel. Commit to times with lab.predict(...) first.")
+            raise EfflabError("reconcile: you predicted no case. Commit to values with lab.predict(...) first.")
         head = ["case", "your limit", "you", "formula", "measured", "your error", "formula's error"]
+        if not limited:
+            head, table = [h for h in head if h != "your limit"], [[r[0], *r[2:]] for r in table]
         self._seen = True
-        print(columns(head, table, (2, 3, 4, 5, 6)))
+        print(columns(head, table, range(len(head) - 5, len(head))))
         if reasons:
             print("\nWhy the formula and the measurement part:")
             print("\n".join(reasons))
         if factors:
-            off = show(records.median(factors), digits=2)
-            print(f"\nYour times are off by a factor of {off} (median of {len(factors)}).")
+            off = show(records.median(factors), digits=3 if records.median(factors) < 1.1 else 2)
+            print(f"\nYour predictions are off by a factor of {off} (median of {len(factors)}).")
 
     def table(self) -> None:
-        """Print every kernel of the run: ceilings, predicted, measured, why, and the regime by three methods."""
+        """Print every case of the run: predicted, measured, and why they part."""
         print(self._topic.text(self.record()))
 
     def regimes(self, *names: str) -> None:
@@ -349,7 +366,7 @@ def _positive(written: str, unit: Unit, name: str) -> float:
 
 def disturbed(record: Record) -> str:
     """One sentence on the cases that the record's warnings name; empty where there is none."""
-    cases = {str(s.point["case"]) for s in record.samples if s.point.get("role") != "ceiling"}
+    cases = {str(s.point["case"]) for s in record.samples if s.point.get("role") not in ("ceiling", "calibration")}
     named = sorted(cases & {w.partition(":")[0] for w in record.warnings})
     if not named:
         return ""

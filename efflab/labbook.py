@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
-from efflab.reconcile import Row, Topic, error, percent
+from efflab.reconcile import CALIBRATED, Row, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
-from efflab.units import SECOND, UNITS, show
+from efflab.units import UNITS, Unit, show
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One predicted time and the measured one, both in s.
+    """One predicted value and the measured one, both in base units of `unit`.
 
-    `prediction` is the prediction's id and `output` the name of its output: "<case>.time" of a lab's, a calculator's
-    own name of it.
+    `prediction` is the prediction's id and `output` the name of its output: "<case>.<metric>" of a lab's, a
+    calculator's own name of it.
     """
 
     created: str
@@ -31,6 +31,7 @@ class Pair:
     case: str
     predicted: float
     measured: float
+    unit: Unit
     record: str
 
     @property
@@ -40,7 +41,7 @@ class Pair:
 
 
 def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair], list[str]]:
-    """Each predicted time with its measurement, in the order predicted; and one sentence for each unusable record.
+    """Each predicted value with its measurement, in the order predicted; and one sentence for each unusable record.
 
     A prediction belongs to the record that it names (a replay), else to the record that names it (a lab's), else to
     the first record of its topic that was begun after it and holds an answer. A calculator's is answered by a case
@@ -65,7 +66,7 @@ def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair
                 result.append(
                     Pair(
                         prediction.created, prediction.topic, prediction.id, name, row.case,
-                        prediction.outputs[name].value, row.measured_time, record.id,
+                        prediction.outputs[name].value, row.measured, row.unit, record.id,
                     )
                 )  # fmt: skip
             if rows:
@@ -86,15 +87,15 @@ def _candidates(prediction: Prediction, own: list[Record], usable: list[Record])
 
 
 def _rows(prediction: Prediction, record: Record) -> dict[str, Row]:
-    """What a record measured of a prediction's times, by the name of the output."""
+    """What a record measured of a prediction's values, by the name of the output."""
     module: Topic = reconcile_topic(prediction.topic)
-    by_case = {row.case: row for row in module.points(record)}
+    by_case = {(row.case, row.metric): row for row in module.points(record)}
     answered = module.answers(record, prediction) if prediction.calculator else {}
     found = {}
     for name, quantity in prediction.outputs.items():
         case, _, what = name.rpartition(".")
-        row = answered.get(name) or (by_case.get(case) if what == "time" else None)
-        if row and quantity.unit == "s" and quantity.value > 0:
+        row = answered.get(name) or by_case.get((case, what))
+        if row and quantity.unit == row.unit.symbol and quantity.value > 0:
             found[name] = row
     return found
 
@@ -211,11 +212,11 @@ def _predictions(predictions: list[Prediction], matched: list[Pair]) -> str:
             value = show(quantity.value, UNITS[quantity.unit])
             if module and what == "limiting_factor" and quantity.value in range(len(module.LIMITS)):
                 value = module.LIMITS[int(quantity.value)]
-            waits = name in asked or (what == "time" and case and not case.startswith("ceiling-"))
+            waits = name in asked or (case and what != "limiting_factor" and not case.startswith(CALIBRATED))
             rows.append(
                 [
                     prediction.created[:10], prediction.topic, prediction.calculator or prediction.source, name, value,
-                    show(pair.measured, SECOND) if pair else "not measured yet" if waits else "",
+                    show(pair.measured, pair.unit) if pair else "not measured yet" if waits else "",
                     percent(error(pair.predicted, pair.measured)) if pair else "",
                     pair.case if pair and pair.case != case else "",
                 ]

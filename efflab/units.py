@@ -169,8 +169,14 @@ TOKEN = Unit("tokens", "dimensionless", True, _COUNTED, ("token",), counted=True
 TOKEN_PER_SECOND = Unit("tokens/s", "1/second", True, _COUNTED, ("token/s", "tok/s"), counted=True)
 DOLLAR = Unit("USD", "usd", False, _COUNTED, ("dollars", "dollar", "$"), counted=True)
 # Rented accelerators are counted and paid by the hour; formulas keep seconds.
-DOLLAR_PER_SECOND = Unit("USD/s", "usd/second", True, extra=(("USD/h", 1 / 3600), ("$/h", 1 / 3600), ("USD/GPU-h", 1 / 3600)), shown=("USD/h", 1 / 3600))  # fmt: skip
-DEVICE_SECOND = Unit("GPU·s", "second", False, _COUNTED, ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh"), counted=True, shown=("GPU-h", 3600.0))  # fmt: skip
+DOLLAR_PER_SECOND = Unit(
+    "USD/s", "usd/second", True, shown=("USD/h", 1 / 3600),
+    extra=(("USD/h", 1 / 3600), ("$/h", 1 / 3600), ("USD/GPU-h", 1 / 3600)),
+)  # fmt: skip
+DEVICE_SECOND = Unit(
+    "GPU·s", "second", False, _COUNTED, ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh"),
+    counted=True, shown=("GPU-h", 3600.0),
+)  # fmt: skip
 
 Second = Annotated[float, SECOND]
 Byte = Annotated[float, BYTE]
@@ -404,9 +410,12 @@ def javascript() -> str:
         }
         for u in UNITS.values()
     }
+    def compact(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
     lines = (line.strip() for line in Path(__file__).with_suffix(".js").read_text(encoding="utf-8").splitlines())
     source = "\n".join(line for line in lines if line and not line.startswith("//"))
     return (
-        f"(() => {{\nconst COUNT_WORDS = {json.dumps(_COUNT_WORDS, separators=(',', ':'))};\nconst UNITS = {json.dumps(table, ensure_ascii=False, separators=(',', ':'))};\n{source}\n"
+        f"(() => {{\nconst COUNT_WORDS = {compact(_COUNT_WORDS)};\nconst UNITS = {compact(table)};\n{source}\n"
         "return { UNITS, FACTORS, show, parse, significant, group, raised, quoted };\n})()"
     )

@@ -16,24 +16,33 @@ from efflab.records import Prediction, Record
 from efflab.units import Unit
 
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
+CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
 
 Point = dict[str, Any]
 
 
 class Row(Protocol):
-    """One case, predicted and measured. Times in s."""
+    """One case, predicted and measured: one number."""
 
     @property
     def case(self) -> str:
         """Its name."""
 
     @property
-    def predicted_time(self) -> float:
-        """What the formulas give, s."""
+    def metric(self) -> str:
+        """What the number is, as the sample calls it: "time", "loss", "memory"."""
 
     @property
-    def measured_time(self) -> float:
-        """The median of the repeats, s."""
+    def unit(self) -> Unit:
+        """The unit of `predicted` and `measured`, which are in base units."""
+
+    @property
+    def predicted(self) -> float:
+        """What the formulas give."""
+
+    @property
+    def measured(self) -> float:
+        """The median of the repeats."""
 
     @property
     def ratio(self) -> float:
@@ -62,11 +71,15 @@ class Topic(Protocol):
     LIMITS: tuple[str, ...]
     """What can limit a case, in the order in which a prediction's "<case>.limiting_factor" numbers them. May be ()."""
 
-    CEILINGS: dict[str, tuple[str, Unit]]
-    """What of the device a learner may predict before measuring: name to (quantity, unit). May be {}."""
+    CALIBRATION: dict[str, tuple[str, Unit]]
+    """What the formulas take from the measurement (a device's ceilings, a fitted constant), which a learner may predict
+    before measuring: name to (quantity, unit). May be {}."""
 
     PICTURES: tuple[str, ...]
-    """The functions of efflab.plots that draw its records; the first has the topic's name."""
+    """Functions of efflab.plots.<topic>, or of efflab.plots, that draw its records; the first has the topic's name."""
+
+    DRAWN: tuple[str, ...]
+    """The roles of `points` that the picture `errors` draws."""
 
     def banner(self, record: Record) -> str:
         """Where and when it was recorded, and that it was not measured here. `efflab.reconcile.banner` suits most."""
@@ -92,11 +105,11 @@ class Topic(Protocol):
     def text(self, record: Record) -> str:
         """Everything in plain text, the same for the same record."""
 
-    def ceilings_text(self, record: Record) -> str:
-        """The device's measured ceilings in words."""
+    def calibration_text(self, record: Record) -> str:
+        """What of the record the predictions are built from, in words. It gives away no case's result."""
 
-    def device_ceilings(self, record: Record) -> dict[str, float]:
-        """The measured value of each of CEILINGS, where there is one."""
+    def calibration(self, record: Record) -> dict[str, float]:
+        """The measured value of each of CALIBRATION, where there is one."""
 
     def evidence(self, record: Record, case: str) -> str:
         """What limits a case, by several methods, with their numbers. Raises `EfflabError` for an unknown case."""

@@ -26,15 +26,16 @@ from efflab.reconcile import NEAR, error, percent
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
 from efflab.records import Prediction, Record, Sample, iqr, median
-from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, show, show_binary
+from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, Unit, show, show_binary
 
 LIMITS = ("overhead", "memory", "compute")  # as `formulas.limiting_factor` numbers them
-CEILINGS = {
+CALIBRATION = {
     "copy": ("bandwidth", BYTE_PER_SECOND),
     "peak": ("performance", FLOP_PER_SECOND),
     "overhead": ("time", SECOND),
 }
 PICTURES = ("roofline", "errors")
+DRAWN = ("kernel", "lesson")
 ROLES = ("kernel", "series", "lesson")
 AGREES = f"As predicted, within {NEAR - 1:.0%}."
 NOTHING = "The record does not explain it."
@@ -65,13 +66,13 @@ class Row:
         flops, bytes_moved: of one call, by the formulas.
         arithmetic_intensity: FLOP/B.
         performance: FLOP/s, from the median.
-        predicted_time: s, with the ceilings measured around this kernel.
+        predicted: s, with the ceilings measured around this kernel.
         datasheet_time: s, with the catalog's ceilings; None where the device has no entry.
-        measured_time: s per call, the median.
+        measured: s per call, the median.
         iqr: s, interquartile range of the repeats.
         ratio: measured over predicted.
         error: (predicted - measured) / measured.
-        ceilings: the ones that `predicted_time` used.
+        ceilings: the ones that `predicted` used.
         by_intensity: regime by comparing the three times of the roofline.
         by_size: regimes that agree with how time follows size; empty where no series was measured.
         by_profile: regime by operator time against wall time and ceilings; "" where not profiled.
@@ -86,9 +87,9 @@ class Row:
     bytes_moved: float
     arithmetic_intensity: float
     performance: float
-    predicted_time: float
+    predicted: float
     datasheet_time: float | None
-    measured_time: float
+    measured: float
     iqr: float
     ratio: float
     error: float
@@ -106,6 +107,16 @@ class Row:
     def keys(self) -> list[str]:
         """The names of the entries."""
         return [f.name for f in fields(self)]
+
+    @property
+    def metric(self) -> str:
+        """What was measured."""
+        return "time"
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of `predicted` and `measured`."""
+        return SECOND
 
     @property
     def regime(self) -> str:
@@ -338,9 +349,9 @@ def points(record: Record, roles: tuple[str, ...] = ROLES) -> list[Row]:
                 bytes_moved=moved,
                 arithmetic_intensity=formulas.arithmetic_intensity(flops=flops, bytes_moved=moved),
                 performance=flops / seconds,
-                predicted_time=predicted,
+                predicted=predicted,
                 datasheet_time=predict(point, sheet, record.environment.kind) if sheet else None,
-                measured_time=seconds,
+                measured=seconds,
                 iqr=iqr(sample.values),
                 ratio=seconds / predicted,
                 error=error(predicted, seconds),
@@ -685,8 +696,8 @@ def summary(record: Record) -> str:
     near = sum(1 / NEAR <= r.ratio <= NEAR for r in rows)
     text = (
         f"{len(rows)} kernels. Median error of the predicted time {middle:.0%}; {near} within a factor of {NEAR}. "
-        f"Worst: {worst.case}, predicted {show(worst.predicted_time, SECOND)}, measured "
-        f"{show(worst.measured_time, SECOND)} ({percent(worst.error)}). {worst.explanation}"
+        f"Worst: {worst.case}, predicted {show(worst.predicted, SECOND)}, measured "
+        f"{show(worst.measured, SECOND)} ({percent(worst.error)}). {worst.explanation}"
     )
     if record.scale == "smoke":
         text = "Smoke scale: its sizes are too small to say anything about the device. " + text
@@ -710,10 +721,10 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
                 r.case + (" (lesson)" if r.role == "lesson" else ""),
                 r.by_intensity,
                 show(r.arithmetic_intensity, FLOP_PER_BYTE).removesuffix(" FLOP/B"),
-                show(r.predicted_time, SECOND),
+                show(r.predicted, SECOND),
                 *sheet,
-                show(r.measured_time, SECOND),
-                f"{r.iqr / r.measured_time:.0%}",
+                show(r.measured, SECOND),
+                f"{r.iqr / r.measured:.0%}",
                 percent(r.error),
                 r.explanation,
             ]
@@ -722,7 +733,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     return head, rows, numeric
 
 
-def ceilings_text(record: Record) -> str:
+def calibration_text(record: Record) -> str:
     """The record's ceilings in words, with the data sheet's beside them where the catalog has the device."""
     found, entry = measured_ceilings(record), datasheet(record)
     lines = []
@@ -757,7 +768,7 @@ def ceilings_text(record: Record) -> str:
 def text(record: Record) -> str:
     """Everything in plain text, the same for the same record: ceilings, table, reasons, regimes, summary."""
     head, rows, numeric = table(record)
-    parts = [ceilings_text(record), _columns(head[:-1], [r[:-1] for r in rows], numeric)]
+    parts = [calibration_text(record), _columns(head[:-1], [r[:-1] for r in rows], numeric)]
     parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in rows if r[-1] != AGREES))
     parts.append("Regime by three methods:\n" + regimes_text(record))
     parts.append(
@@ -801,7 +812,7 @@ def evidence(record: Record, case: str) -> str:
         raise unknown("case", case, found)
     row = found[case]
     index, sample = next((i, s) for i, s in _kernels(record) if s.point["case"] == case)
-    facts = _Facts(record, index, sample, row.ceilings, row.predicted_time, row.measured_time)
+    facts = _Facts(record, index, sample, row.ceilings, row.predicted, row.measured)
     work = row.flops / row.ceilings.peak
     traffic = row.bytes_moved / row.ceilings.bandwidth
     lines = [
@@ -855,8 +866,8 @@ def describe(cases: dict[str, dict[str, Any]], names: Sequence[str] = ()) -> str
     return _columns(["case", "kernel", "dtype", "sizes"], rows)
 
 
-def device_ceilings(record: Record) -> dict[str, float]:
-    """The measured value of each of `CEILINGS`, where there is one. The peak is of the dtype of "matmul-large"."""
+def calibration(record: Record) -> dict[str, float]:
+    """The measured value of each of `CALIBRATION`, where there is one. The peak is of the dtype of "matmul-large"."""
     found = measured_ceilings(record)
     large = next((s.point for _, s in _kernels(record) if s.point["case"] == "matmul-large"), {})
     peak = f"matmul-{large.get('dtype')}"
@@ -872,8 +883,8 @@ def sweep(record: Record, name: str) -> str:
     """
     head = ["case", "FLOP", "bytes", "limit", "predicted", "measured", "error"]
     table = [
-        [r.case, show(r.flops, FLOP), show(r.bytes_moved, BYTE), r.by_intensity, show(r.predicted_time, SECOND),
-         show(r.measured_time, SECOND), percent(r.error)] for r in series(record, name)
+        [r.case, show(r.flops, FLOP), show(r.bytes_moved, BYTE), r.by_intensity, show(r.predicted, SECOND),
+         show(r.measured, SECOND), percent(r.error)] for r in series(record, name)
     ]  # fmt: skip
     return _columns(head, table, (1, 2, 4, 5, 6))
 
@@ -894,14 +905,8 @@ def compare(record: Record, slow: str, fast: str) -> str:
                 return f"{gone[0]} So there is nothing to compare."
             raise unknown("compare: case", name, rows)
     a, b = rows[slow], rows[fast]
-    lines = [
-        f"{r.case}: predicted {show(r.predicted_time, SECOND)}, measured {show(r.measured_time, SECOND)}"
-        for r in (a, b)
-    ]
-    lines.append(
-        f"faster by: predicted {a.predicted_time / b.predicted_time:.3g}×, "
-        f"measured {a.measured_time / b.measured_time:.3g}×"
-    )
+    lines = [f"{r.case}: predicted {show(r.predicted, SECOND)}, measured {show(r.measured, SECOND)}" for r in (a, b)]
+    lines.append(f"faster by: predicted {a.predicted / b.predicted:.3g}×, measured {a.measured / b.measured:.3g}×")
     return "\n".join(lines)
 
 
@@ -957,7 +962,32 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
-    "CEILINGS", "LIMITS", "PICTURES", "Ceilings", "Row", "answers", "asked", "banner", "cases", "ceilings_of",
-    "ceilings_text", "compare", "counts", "datasheet", "describe", "device_ceilings", "evidence", "limits",
-    "measured_ceilings", "missing", "points", "predict", "regimes_text", "series", "summary", "sweep", "table", "text",
+    "CALIBRATION",
+    "LIMITS",
+    "PICTURES",
+    "Ceilings",
+    "Row",
+    "answers",
+    "asked",
+    "banner",
+    "calibration",
+    "calibration_text",
+    "cases",
+    "ceilings_of",
+    "compare",
+    "counts",
+    "datasheet",
+    "describe",
+    "evidence",
+    "limits",
+    "measured_ceilings",
+    "missing",
+    "points",
+    "predict",
+    "regimes_text",
+    "series",
+    "summary",
+    "sweep",
+    "table",
+    "text",
 ]  # fmt: skip

@@ -32,16 +32,16 @@ def test_a_replay_from_start_to_end(lab: Lab, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.startswith("Replay of a recorded run: ")
     with pytest.raises(EfflabError, match="commit to a prediction first"):
         lab.measure()
-    lab.predict(ceilings=CEILINGS, note="a guess")
+    lab.predict(calibration=CEILINGS, note="a guess")
     with pytest.raises(EfflabError, match="nothing is measured yet"):
-        lab.ceilings()
+        lab.calibration()
     lab.measure()
-    lab.ceilings()
+    lab.calibration()
     said = capsys.readouterr().out
     assert "20 GB/s" in said
-    with pytest.raises(EfflabError, match="ceilings are measured already"):
-        lab.predict(ceilings=CEILINGS)
-    with pytest.raises(EfflabError, match="predicted no kernel"):
+    with pytest.raises(EfflabError, match="measured already: copy, peak, overhead"):
+        lab.predict(calibration=CEILINGS)
+    with pytest.raises(EfflabError, match="predicted no case"):
         lab.reconcile()
     lab.describe("relu-large", "matmul-large")
     lab.predict({"relu-large": "1 h", "matmul-large": "1 ms"}, {"relu-large": "memory", "relu-tiny": "compute"})
@@ -69,7 +69,7 @@ def test_a_replay_from_start_to_end(lab: Lab, tmp_path: Path, capsys: pytest.Cap
     values = {n: q for p in kept for n, q in p.outputs.items()}
     assert values["relu-large.time"].value == 3600
     assert values["relu-tiny.limiting_factor"].value == 2
-    assert (values["ceiling-copy.bandwidth"].value, values["ceiling-copy.bandwidth"].unit) == (20e9, "B/s")
+    assert (values["calibration-copy.bandwidth"].value, values["calibration-copy.bandwidth"].unit) == (20e9, "B/s")
 
 
 def test_a_replay_prints_the_same_every_time(
@@ -80,9 +80,9 @@ def test_a_replay_prints_the_same_every_time(
         lab = Lab("roofline", "replay", record=recorded, labbook=tmp_path / str(k))
         lab.start()
         lab.describe()
-        lab.predict({"relu-large": "1 ms"}, {"relu-large": "memory"}, ceilings=CEILINGS)
+        lab.predict({"relu-large": "1 ms"}, {"relu-large": "memory"}, calibration=CEILINGS)
         lab.measure()
-        lab.ceilings()
+        lab.calibration()
         lab.reconcile()
         lab.table()
         texts.append(capsys.readouterr().out)
@@ -97,7 +97,7 @@ def test_a_live_lab_measures_here_and_hides_times_until_they_are_predicted(
     lab = Lab("roofline", "live", scale="smoke", device="cpu", labbook=tmp_path)
     lab.start()
     assert capsys.readouterr().out.startswith("Live on ")
-    lab.predict(ceilings=CEILINGS)
+    lab.predict(calibration=CEILINGS)
     capsys.readouterr()
     lab.measure()
     said = capsys.readouterr().out
@@ -118,18 +118,18 @@ def test_a_live_lab_measures_here_and_hides_times_until_they_are_predicted(
     ("arguments", "named", "said"),
     [
         ({}, {}, "at least one"),
-        ({"times": {"relu-larg": "1 ms"}}, {}, "Did you mean 'relu-large'"),
-        ({"times": {"relu-large": "fast"}}, {}, "no number"),
-        ({"times": {"relu-large": "3"}}, {}, "no unit"),
-        ({"times": {"relu-large": 3}}, {}, "unit"),
-        ({"times": {"relu-large": "3 GB"}}, {}, "not a unit of time"),
-        ({"times": {"relu-large": "0 s"}}, {}, "greater than zero"),
-        ({"times": {"relu-large": "-1 s"}}, {}, "greater than zero"),
-        ({"times": {"relu-large": "1e400 s"}}, {}, "greater than zero"),
+        ({"values": {"relu-larg": "1 ms"}}, {}, "Did you mean 'relu-large'"),
+        ({"values": {"relu-large": "fast"}}, {}, "no number"),
+        ({"values": {"relu-large": "3"}}, {}, "no unit"),
+        ({"values": {"relu-large": 3}}, {}, "unit"),
+        ({"values": {"relu-large": "3 GB"}}, {}, "not a unit of time"),
+        ({"values": {"relu-large": "0 s"}}, {}, "greater than zero"),
+        ({"values": {"relu-large": "-1 s"}}, {}, "greater than zero"),
+        ({"values": {"relu-large": "1e400 s"}}, {}, "greater than zero"),
         ({"limits": {"relu-large": "memry"}}, {}, "Did you mean 'memory'"),
         ({"limits": {"relu": "memory"}}, {}, "not known"),
-        ({}, {"ceilings": {"copy": "3 s"}}, "bandwidth"),
-        ({}, {"ceilings": {"speed": "3 s"}}, "not known"),
+        ({}, {"calibration": {"copy": "3 s"}}, "bandwidth"),
+        ({}, {"calibration": {"speed": "3 s"}}, "not known"),
     ],
 )
 def test_predictions_that_cannot_be_are_refused_and_not_kept(

@@ -15,8 +15,23 @@ from py_mini_racer import MiniRacer
 from efflab import units
 from efflab.errors import EfflabError
 from efflab.units import (
-    BYTE, BYTE_PER_SECOND, DEVICE_SECOND, DOLLAR, DOLLAR_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, JOULE, NAT,
-    NUMBER, PARAMETER, SECOND, TOKEN, TOKEN_PER_SECOND, UNITS, WATT,
+    BYTE,
+    BYTE_PER_SECOND,
+    DEVICE_SECOND,
+    DOLLAR,
+    DOLLAR_PER_SECOND,
+    FLOP,
+    FLOP_PER_BYTE,
+    FLOP_PER_SECOND,
+    JOULE,
+    NAT,
+    NUMBER,
+    PARAMETER,
+    SECOND,
+    TOKEN,
+    TOKEN_PER_SECOND,
+    UNITS,
+    WATT,
 )  # fmt: skip
 
 UREG = pint.UnitRegistry()

@@ -1,39 +1,15 @@
-"""Pictures of records: the roofline with its measured points, and how far predictions were off.
-
-matplotlib is imported when a picture is drawn, not with this module. Colours are Okabe and Ito's, which people
-with any colour vision can tell apart; markers differ too, and points carry numbers that a list explains, so
-that labels never cover each other.
-"""
+"""The roofline with a record's measured points."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from efflab.errors import EfflabError, unknown
-from efflab.reconcile import NEAR, topic
+from efflab.errors import EfflabError
+from efflab.plots import COLOURS, STYLE, pyplot
+from efflab.reconcile import roofline as reconcile
 from efflab.records import Record
-from efflab.units import FLOP_PER_SECOND, SECOND, show
-
-# By what limits a case, as the topics name it.
-STYLE = {"overhead": ("#CC79A7", "D"), "memory": ("#0072B2", "o"), "compute": ("#D55E00", "s")}
-PLAIN = ("#000000", "o")
-ROOFS = ["#000000", "#009E73", "#E69F00", "#56B4E9", "#999999"]
-
-
-def draw(record: Record, kind: str | None = None) -> Any:
-    """Draw one of the pictures that the record's topic declares; its own if none is named.
-
-    Returns:
-        A matplotlib figure.
-
-    Raises:
-        EfflabError: an unknown picture, matplotlib is missing, or the record has nothing to draw.
-    """
-    known = topic(record.topic).PICTURES
-    if kind is not None and kind not in known:
-        raise unknown("picture", kind, known)
-    return globals()[kind or known[0]](record)
+from efflab.units import FLOP_PER_SECOND, show
 
 
 def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -> Any:
@@ -49,8 +25,7 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
     Raises:
         EfflabError: matplotlib is missing, or the record has no ceilings or no kernels.
     """
-    plt = _pyplot()
-    reconcile = topic("roofline")
+    plt = pyplot()
     rows = reconcile.points(record, roles)
     ceilings = reconcile.measured_ceilings(record)
     peaks = {n.removeprefix("matmul-"): v for n, v in ceilings.items() if n.startswith("matmul-")}
@@ -61,7 +36,7 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
     figure, (axes, side) = plt.subplots(1, 2, figsize=(10, 5.4), width_ratios=[7, 3], layout="constrained")
     low = min(0.05, *(r.arithmetic_intensity for r in rows)) / 1.5
     high = max(1e3, *(r.arithmetic_intensity for r in rows)) * 1.5
-    for colour, (dtype, peak) in zip(ROOFS, sorted(peaks.items(), key=lambda item: item[1]), strict=False):
+    for colour, (dtype, peak) in zip(COLOURS, sorted(peaks.items(), key=lambda item: item[1]), strict=False):
         ridge = peak / bandwidth
         label = f"{dtype} product: {show(peak, FLOP_PER_SECOND)}"
         axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=colour, lw=1.6, label=label, zorder=1)
@@ -94,35 +69,6 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
     return figure
 
 
-def errors(record: Record) -> Any:
-    """Draw how far each kernel's measured time is from the predicted one, sorted, with the ±25% band.
-
-    Raises:
-        EfflabError: matplotlib is missing, or the record has no kernels.
-    """
-    plt = _pyplot()
-    rows = sorted(topic(record.topic).points(record, ("kernel", "lesson")), key=lambda r: r.ratio)
-    if not rows:
-        raise EfflabError(f"record {record.id}: it has no kernels to draw. Measure it again.")
-    figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
-    axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
-    axes.axvline(1, color="#000000", lw=1)
-    for y, r in enumerate(rows):
-        colour, marker = STYLE.get(r.regime, PLAIN)
-        axes.plot([1, r.ratio], [y, y], color=colour, lw=1.5)
-        axes.plot(r.ratio, y, marker=marker, color=colour, ms=7)
-    axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured_time, SECOND)}" for r in rows], fontsize=8)
-    axes.set_xscale("log")
-    widest = max(2.0, *(max(r.ratio, 1 / r.ratio) for r in rows)) * 1.2
-    ticks = [t for t in (2.0**k for k in range(-8, 9)) if 1 / widest <= t <= widest]
-    axes.set_xlim(1 / widest, widest)
-    axes.set_xticks(ticks, [f"{t:g}×" if t >= 1 else f"1/{1 / t:g}×" for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("measured ÷ predicted time")
-    axes.legend(loc="lower right", fontsize=8)
-    return figure
-
-
 def _clusters(points: list[tuple[float, float]]) -> list[tuple[tuple[float, float], list[int]]]:
     """Points that lie so close that their labels would cover each other share one label."""
     found: list[tuple[tuple[float, float], list[int]]] = []
@@ -134,11 +80,3 @@ def _clusters(points: list[tuple[float, float]]) -> list[tuple[tuple[float, floa
         else:
             found.append(((x, y), [number]))
     return found
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise EfflabError("plots need matplotlib, which is not installed: run 'pip install matplotlib'.") from None
-    return plt

@@ -1,0 +1,81 @@
+"""Pictures of records: one module per topic, and what several topics draw.
+
+matplotlib is imported when a picture is drawn, not with this module. Colours are Okabe and Ito's, which people
+with any colour vision can tell apart; markers differ too, and points carry numbers that a list explains, so
+that labels never cover each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from efflab.errors import EfflabError, unknown
+from efflab.reconcile import NEAR, topic
+from efflab.records import Record
+from efflab.units import show
+
+# By what limits a case, as the topics name it.
+STYLE = {"overhead": ("#CC79A7", "D"), "memory": ("#0072B2", "o"), "compute": ("#D55E00", "s")}
+PLAIN = ("#000000", "o")
+COLOURS = ["#000000", "#009E73", "#E69F00", "#56B4E9", "#999999", "#CC79A7", "#0072B2", "#D55E00"]
+
+
+def draw(record: Record, kind: str | None = None) -> Any:
+    """Draw one of the pictures that the record's topic declares; its own if none is named.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        EfflabError: an unknown picture, matplotlib is missing, or the record has nothing to draw.
+    """
+    known = topic(record.topic).PICTURES
+    if kind is not None and kind not in known:
+        raise unknown("picture", kind, known)
+    return picture(record.topic, kind or known[0])(record)
+
+
+def picture(of: str, kind: str) -> Callable[..., Any]:
+    """The function that draws a topic's picture: its own, else the one that all topics share."""
+    own = importlib.import_module(f"efflab.plots.{of}")
+    return getattr(own, kind, None) or globals()[kind]
+
+
+def errors(record: Record) -> Any:
+    """Draw how far each case's measured value is from the predicted one, sorted, with the ±25% band.
+
+    Raises:
+        EfflabError: matplotlib is missing, or the record has no cases.
+    """
+    plt, of = pyplot(), topic(record.topic)
+    rows = sorted(of.points(record, of.DRAWN), key=lambda r: r.ratio)
+    if not rows:
+        raise EfflabError(f"record {record.id}: it has no cases to draw. Measure it again.")
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
+    axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
+    axes.axvline(1, color="#000000", lw=1)
+    for y, r in enumerate(rows):
+        colour, marker = STYLE.get(r.regime, PLAIN)
+        axes.plot([1, r.ratio], [y, y], color=colour, lw=1.5)
+        axes.plot(r.ratio, y, marker=marker, color=colour, ms=7)
+    axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured, r.unit)}" for r in rows], fontsize=8)
+    axes.set_xscale("log")
+    widest = max(2.0, *(max(r.ratio, 1 / r.ratio) for r in rows)) * 1.2
+    ticks = [t for t in (2.0**k for k in range(-8, 9)) if 1 / widest <= t <= widest]
+    axes.set_xlim(1 / widest, widest)
+    axes.set_xticks(ticks, [f"{t:g}×" if t >= 1 else f"1/{1 / t:g}×" for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(f"measured ÷ predicted {' or '.join(dict.fromkeys(r.metric for r in rows))}")
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, or an `EfflabError` that says how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise EfflabError("plots need matplotlib, which is not installed: run 'pip install matplotlib'.") from None
+    return plt
