@@ -35,7 +35,9 @@ class Slider:
         integer: only whole numbers.
         zero: zero is allowed too, below `low` (a logarithmic scale has no zero).
         steps: how many steps a linear scale has.
+        per: base units in the unit that the stops are round in, where that is another: 86400 for days.
         unit: checked against the formulas where given; taken from them otherwise.
+        group: heading over the inputs of that group, shown above the first of them that is shown.
     """
 
     name: str
@@ -48,23 +50,46 @@ class Slider:
     integer: bool = False
     zero: bool = False
     steps: int = 50
+    per: float = 1.0
     unit: Unit | None = None
 
     def stops(self) -> list[float]:
         """The values at which the slider stops, rising, with `low`, `high` and the default among them."""
+        low, high = self.low / self.per, self.high / self.per
         if self.scale == "linear":
-            found = [self.low + (self.high - self.low) * i / self.steps for i in range(self.steps + 1)]
+            found = [low + (high - low) * i / self.steps for i in range(self.steps + 1)]
         elif self.scale == "log":
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             ladder = _DECADE if len(decades) < 12 else ("1", "2", "5")
             found = [float(f"{m}e{e}") for e in decades for m in ladder]
         else:
-            octaves = range(math.floor(math.log2(self.low)), math.ceil(math.log2(self.high)) + 1)
+            octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
             found = [m * 2.0**e for e in octaves for m in (1.0, 1.5)]
         if self.integer:
             found = [float(round(v)) for v in found if self.scale == "linear" or v == round(v)]
-        kept = {v for v in found if self.low <= v <= self.high} | {float(self.low), float(self.high)}
-        return sorted(kept | {float(self.default)} | ({0.0} if self.zero else set()))
+        ends = {float(self.low), float(self.high), float(self.default)} | ({0.0} if self.zero else set())
+        within = (v * self.per for v in found if low < v < high)
+        return sorted(ends | {v for v in within if not any(math.isclose(v, e) for e in ends)})
+
+
+@dataclass(frozen=True)
+class NumberField:
+    """A number that is typed: any real number, an infinity or NaN, as "0.1", "2^-24", "1/3", "-inf" or "nan".
+
+    Its state is the text as typed, so that links, predictions and the field itself show what was meant. Its value is
+    the nearest float64; see `efflab.calculators.binary.real`.
+
+    Attributes:
+        name: the formula parameter that it feeds, of unit Real.
+        default: the text at first.
+        label, help, group: as a slider's.
+    """
+
+    name: str
+    default: str
+    label: str = ""
+    help: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +130,7 @@ class Choice:
         missing: for each such name the sentence for a look-up that finds nothing. `{has}` lists what there is and
             `{nearest}` is the nearest of it in the other choice's order.
         shared: calculators on one page can be linked by this input.
+        group: as a slider's.
     """
 
     name: str
@@ -115,6 +141,7 @@ class Choice:
     by: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
+    group: str = ""
 
     @cached_property
     def table(self) -> dict[str, Option]:
@@ -132,7 +159,9 @@ class Output:
         name: the value's name; the formula's own if empty.
         label: what the reader sees; the name in words if empty.
         given: formula parameter to the name it takes its value from, where that is another name, or to a number.
-        shown: listed among the outputs. Other values serve the verdict and the curve only.
+        shown: listed among the outputs. Other values serve the verdict and the drawings only.
+        exact: written exactly, for a number of a binary format: all its decimals, or m × 2^e where they are many.
+        words: what the value is called, where it is an index into these.
     """
 
     formula: Formula
@@ -140,6 +169,8 @@ class Output:
     label: str = ""
     given: Mapping[str, str | float] = field(default_factory=dict)
     shown: bool = True
+    exact: bool = False
+    words: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +191,25 @@ class Ratio:
     unit: Unit = NUMBER
     percent: bool = False
     shown: bool = True
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What some values add up to, less others: a total, what is left of a capacity.
+
+    Attributes:
+        name: the value's name.
+        of: names of what is added; all of one unit, which is the sum's.
+        minus: names of what is taken away.
+        exact: as an output's.
+    """
+
+    name: str
+    of: Sequence[str]
+    minus: Sequence[str] = ()
+    label: str = ""
+    shown: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,11 +245,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled vertical line where the x axis has the value `x`; `y` also marks the point on it."""
+    """A labelled vertical line where the x axis has the value `x`.
+
+    The line ends at the value `y`, where there is one; `dot` draws a ring there, such as at a minimum.
+    """
 
     x: str
     label: str
     y: str = ""
+    dot: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,6 +287,9 @@ class Curve:
         vary: name of a choice: the first line is drawn faintly for its other options too.
         slope_label: text along the first line's rising part.
         x_label, y_label: axis titles, without unit.
+        from_zero: a linear y axis starts at zero; False lets it start near the lowest value.
+        y_high: where the y axis ends if lines go beyond, so that a steep part does not flatten the rest. It grows to
+            hold the current points, the marked ones and the recorded runs.
         describe: text alternative; `{name}` is replaced.
         runs: returns the recorded runs. Called when the calculator is shown, not when it is declared.
     """
@@ -250,4 +307,60 @@ class Curve:
     slope_label: str = ""
     x_label: str = ""
     y_label: str = ""
+    from_zero: bool = True
+    y_high: float | None = None
     runs: Callable[[], Sequence[Run]] | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Values that add up, drawn as one horizontal bar against what they must fit into, and listed with their shares.
+
+    Attributes:
+        parts: names of the values, in the order drawn; all of one unit. Each is called what its output's label says.
+            One that is zero or has no value is left out of the bar.
+        capacity: name of the value that they must fit into; "" if there is none.
+        label: what the parts make up together.
+        describe: text alternative; `{name}` is replaced.
+        capacity_label: what the capacity is called; its output's or input's label if empty.
+        vary: name of a choice: one bar for each of its options, the chosen one marked.
+    """
+
+    parts: Sequence[str]
+    describe: str
+    capacity: str = ""
+    label: str = ""
+    capacity_label: str = ""
+    vary: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A value for each option of a choice, one row each. The chosen one is marked; another can be chosen in its row.
+
+    Attributes:
+        vary: name of the choice.
+        columns: names of the values, headed by their labels.
+        label: what the table shows, for a screen reader and as its caption.
+    """
+
+    vary: str
+    columns: Sequence[str]
+    label: str
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A number of a binary format as its bits: sign, exponent, mantissa.
+
+    Attributes:
+        value: name of the number, which the format can hold.
+        exponent_bits, mantissa_bits, flavour: names of what defines the format; see `efflab.formulas.precision`.
+        label: what is shown.
+    """
+
+    value: str
+    label: str
+    exponent_bits: str = "exponent_bits"
+    mantissa_bits: str = "mantissa_bits"
+    flavour: str = "flavour"
