@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from efflab import yamlfile
 from efflab.errors import EfflabError, unknown
+from efflab.units import PARAMETER, TOKEN, parse
 
 FOLDER = Path(__file__).parent
 
@@ -261,6 +262,87 @@ def law(name: str) -> Law:
 def power_laws() -> dict[str, PowerLaw]:
     """Every power law of one scale by name, in the file's order."""
     return {law.name: law for law in load(FOLDER / "power_laws.yaml", PowerLaw)}
+
+
+class Shape(_Entry):
+    """A dense decoder's architecture. Positions: learned ones; rotary and ALiBi positions are 0."""
+
+    layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    query_heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+    positions: int = Field(ge=0)
+    mlp: Literal["gated", "plain"]
+    position_projections: Literal[0, 1] = 0
+    tied_embeddings: bool
+    biases: Literal["none", "qkv", "all"]
+    norm: Literal["rms", "layer"]
+    norms_per_block: int = Field(gt=0)
+    outer_norms: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Shape:
+        if self.query_heads % self.kv_heads:
+            raise ValueError(f"{self.query_heads} query heads cannot share {self.kv_heads} KV heads evenly")
+        return self
+
+
+class Model(_Entry):
+    """One published dense language model. Counts are kept as they were printed; the properties give numbers."""
+
+    name: str
+    maker: str
+    year: int = Field(ge=2017, le=2100)
+    shape: Shape
+    sequence_length: int = Field(gt=0)
+    parameters_printed: str
+    tokens_printed: str | None
+    differs: Differs | None = None
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verified: datetime.date
+    doubts: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _readable(self) -> Model:
+        correct = parse(self.differs.correct, PARAMETER, "differs.correct") if self.differs else None
+        if min(c for c in (self.parameters, self.tokens, correct) if c is not None) <= 0:
+            raise ValueError("counts of parameters and tokens must be greater than zero")
+        return self
+
+    @property
+    def parameters(self) -> float:
+        """Parameters as published, as exactly as they were printed."""
+        return parse(self.parameters_printed, PARAMETER, "parameters_printed")
+
+    @property
+    def tokens(self) -> float | None:
+        """Training tokens as published; None where none were."""
+        return None if self.tokens_printed is None else parse(self.tokens_printed, TOKEN, "tokens_printed")
+
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of `formulas.transformer.parameter_count`."""
+        values = self.shape.model_dump()
+        return values | {"mlp_matrices": {"plain": 2, "gated": 3}[values.pop("mlp")]}
+
+
+@cache
+def models() -> dict[str, Model]:
+    """Every model by name, in the file's order."""
+    return {m.name: m for m in load(FOLDER / "models.yaml", Model)}
+
+
+def model(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        EfflabError: unknown; names the nearest known ones.
+    """
+    if name not in models():
+        raise unknown("model", name, models())
+    return models()[name]
 
 
 @cache
