@@ -1,0 +1,164 @@
+"""How many bytes does a training step hold?
+
+Two methods. A record says which one it used.
+
+- "counted" (`SavedTensors`, `tensor_bytes`): autograd is asked which tensors it keeps for the backward pass, and
+  parameters, gradients and optimizer states are walked. Every storage counts once, with its whole size. The result
+  is the same on every run and needs no GPU. It sees no temporary, no workspace and no rounding by an allocator.
+- "allocator" (`Allocator`): torch's caching allocator on a GPU says what it has handed out, now or at most. It sees
+  everything that torch allocates there, in blocks of at least 512 B.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from efflab.errors import EfflabError
+
+Method = Literal["counted", "allocator"]
+
+
+def method_for(device: Any) -> Method:
+    """The method that suits a torch device: "allocator" on a GPU, else "counted"."""
+    return "allocator" if device.type == "cuda" else "counted"
+
+
+def tensor_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the storages of some tensors, B. Views of one storage count once; None and other objects not at all."""
+    return sum({_key(t): t.untyped_storage().nbytes() for t in tensors if _is_tensor(t)}.values())
+
+
+def optimizer_tensors(optimizer: Any) -> list[Any]:
+    """The tensors of a torch optimizer's state: moments and step counters."""
+    return [v for state in optimizer.state.values() for v in state.values() if _is_tensor(v)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One storage that autograd keeps.
+
+    Attributes:
+        region: of which `SavedTensors.region` it was saved first.
+        nbytes: of the whole storage, B, even where only a view of it is kept.
+        shape, dtype: of the tensor that was saved first, such as (2, 64, 512) and "bfloat16".
+    """
+
+    region: str
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class SavedTensors:
+    """Which tensors autograd keeps for the backward pass, asked with its own hooks.
+
+    Inside `region(name)` every tensor that an operation saves is noted. `kept` lists those that the graph still holds
+    at the moment of asking, so after a backward pass, or once the graph is gone, it is empty.
+
+    What a function keeps outside of autograd's saved tensors is not seen, such as the generator's state that
+    `torch.utils.checkpoint` stores.
+
+    Args:
+        own: tensors that are counted elsewhere or not at all: parameters, buffers, the input. Neither they nor their
+            views are noted.
+    """
+
+    def __init__(self, own: Iterable[Any] = ()) -> None:
+        self._own_tensors = list(own)  # held, so that no other storage takes their place
+        self._own = {_key(t) for t in self._own_tensors}
+        self._notes: list[tuple[str, weakref.ref[_Held]]] = []
+
+    @contextlib.contextmanager
+    def region(self, name: str) -> Iterator[SavedTensors]:
+        """Note what is saved inside, under this name."""
+        import torch
+
+        def pack(tensor: Any) -> Any:
+            if _key(tensor) in self._own:
+                return tensor.detach()
+            held = _Held(tensor.detach())  # attached, an output would hold the node that holds it
+            self._notes.append((name, weakref.ref(held)))
+            return held
+
+        def unpack(held: Any) -> Any:
+            return held.tensor if isinstance(held, _Held) else held
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield self
+
+    def kept(self, region: str | None = None) -> list[Kept]:
+        """The storages that are held now, each once, in the order in which they were saved; of one region or of all."""
+        found: dict[int, Kept] = {}
+        for name, reference in self._notes:
+            held = reference()
+            if held is not None:
+                tensor = held.tensor
+                kept = Kept(
+                    name, tensor.untyped_storage().nbytes(), tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
+                )
+                found.setdefault(_key(tensor), kept)
+        return [k for k in found.values() if region in (None, k.region)]
+
+    def bytes(self, region: str | None = None) -> int:
+        """Bytes that are held now, of one region or of all, B."""
+        return sum(k.nbytes for k in self.kept(region))
+
+
+class _Held:
+    """What the graph holds in place of a saved tensor; it can be referred to weakly."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+
+class Allocator:
+    """What torch's caching allocator has handed out on a GPU, B.
+
+    Args:
+        device: a torch device of type "cuda".
+
+    Raises:
+        EfflabError: another device; only GPUs have this allocator.
+    """
+
+    def __init__(self, device: Any) -> None:
+        if device.type != "cuda":
+            raise EfflabError(f"allocator: device {device} has no caching allocator. Count tensors there instead.")
+        import torch
+
+        self._cuda, self._device = torch.cuda, device
+
+    def now(self) -> int:
+        """Bytes in the blocks that are handed out now. A block is never smaller than what was asked for."""
+        self._cuda.synchronize(self._device)
+        return int(self._cuda.memory_allocated(self._device))
+
+    def requested(self) -> int | None:
+        """Bytes that were asked for, of what is handed out now; None where torch does not say."""
+        found = self._cuda.memory_stats(self._device).get("requested_bytes.all.current")
+        return None if found is None else int(found)
+
+    def reset_peak(self) -> None:
+        """Forget the peak; what is handed out now becomes the new one."""
+        self._cuda.synchronize(self._device)
+        self._cuda.reset_peak_memory_stats(self._device)
+
+    def peak(self) -> int:
+        """The most bytes that were handed out at a time since the last `reset_peak`."""
+        self._cuda.synchronize(self._device)
+        return int(self._cuda.max_memory_allocated(self._device))
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "untyped_storage")
+
+
+def _key(tensor: Any) -> int:
+    """Identity of a tensor's storage. Unlike its address it tells tensors without memory ("meta") apart."""
+    return int(tensor.untyped_storage()._cdata)
