@@ -180,6 +180,9 @@ class Declaration:
             takes = [t for t in takes if t not in told]
 
     def _check_slider_unit(self, slider: Slider) -> None:
+        divided = [n for o in self.calculator.outputs if isinstance(o, Ratio) for n in (o.over, o.under)]
+        if slider.unit is not None and slider.name in divided:  # what only a Ratio takes states its unit
+            self.calculator.units.setdefault(slider.name, slider.unit)
         unit = self.calculator.units.get(slider.name)
         if unit is None:
             raise self.fail(f"slider {slider.name}: no formula takes a number of this name.")
