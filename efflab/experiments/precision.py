@@ -1,0 +1,535 @@
+"""What the precision lab measures: what fewer bits cost and save.
+
+Four kinds of cases, told apart by the point's "role":
+
+- "calibration": a tiny product of each dtype, whose time is a call's overhead; and the largest product of each
+  dtype, whose rate stands for the dtype's peak. Nothing is predicted of them.
+- "product": square matrix products of each dtype, timed. Where no product of the largest size can be had, the largest
+  one that was measured takes its place.
+- "error": the same products against a product in float64 of the same inputs before they were rounded: the Frobenius
+  norm of the difference over that of the product. float64 itself is the reference and has no error here.
+- "weights", "gradients", "optimizer", "activations", "step": bytes of a training step of a small decoder. The point's
+  "method" says how: "counted" tensors, or the GPU's "allocator".
+
+The decoder is a GPT: learned positions, layers of layer norm, attention, layer norm and a plain GELU MLP, biases
+everywhere, dropout after the softmax and after both blocks, an output layer that shares the embedding's weights,
+logits in float32. "math" attention is two products with a softmax between them; "sdpa" is torch's
+scaled_dot_product_attention, whatever torch makes of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from efflab.catalog import BYTES_PER_ELEMENT
+from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
+from efflab.measure import device as devices
+from efflab.measure import memory, timer
+from efflab.records import Environment, Record, Sample, median
+
+DTYPES = {
+    "fp64": "float64", "fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16",
+    "fp8": "float8_e4m3fn", "int8": "int8",
+}  # fmt: skip
+SEED = 0
+TINY = 32  # rows of the product that stands for the overhead; every dtype's library takes this size
+DROPOUT = 0.1
+LONGEST = 2.0  # s; a product that would take longer than this is left out
+
+TIMER: dict[str, dict[str, Any]] = {
+    "smoke": {"time_limit": 0.02, "shortest": 1e-3, "most": 8},
+    "cpu": {"time_limit": 0.4, "shortest": 5e-3, "most": 40},
+    "gpu": {"time_limit": 0.5, "shortest": 10e-3, "most": 60},
+}
+# Instructions that multiply in a dtype, as Linux names them, and what converts fp16.
+INSTRUCTIONS = (
+    "amx_bf16", "amx_fp16", "amx_int8", "asimdhp", "avx2", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f",
+    "avx_vnni", "bf16", "f16c", "i8mm",
+)  # fmt: skip
+
+# One training step's architecture by scale. At "cpu" and "gpu" heads × sequence length / hidden size is 16, as in
+# GPT-3 with 175B parameters, so that attention takes the share of the activations that it takes there.
+DECODERS: dict[str, dict[str, int]] = {
+    "smoke": {
+        "layers": 2, "sequence_length": 32, "microbatch": 2, "hidden_size": 64, "intermediate_size": 256,
+        "query_heads": 4, "head_dim": 16, "vocabulary": 128,
+    },
+    "cpu": {
+        "layers": 4, "sequence_length": 512, "microbatch": 2, "hidden_size": 256, "intermediate_size": 1024,
+        "query_heads": 8, "head_dim": 32, "vocabulary": 1024,
+    },
+    "gpu": {
+        "layers": 4, "sequence_length": 2048, "microbatch": 2, "hidden_size": 2048, "intermediate_size": 8192,
+        "query_heads": 16, "head_dim": 128, "vocabulary": 8192,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step is done: "fp32", "bf16" or "autocast" weights, "math" or "sdpa" attention, and two options."""
+
+    weights: str
+    attention: str
+    dropout: bool = False
+    recomputation: str = "none"
+
+    @property
+    def name(self) -> str:
+        """Such as "bf16-math-dropout"."""
+        options = ["dropout"] * self.dropout + ["recomputed"] * (self.recomputation == "full")
+        return "-".join([self.weights, self.attention, *options])
+
+
+VARIANTS = (
+    Variant("fp32", "math"),
+    Variant("fp32", "math", dropout=True),
+    Variant("fp32", "sdpa"),
+    Variant("fp32", "math", dropout=True, recomputation="full"),
+    Variant("bf16", "math"),
+    Variant("bf16", "math", dropout=True),
+    Variant("bf16", "sdpa"),
+    Variant("bf16", "sdpa", recomputation="full"),
+    Variant("autocast", "sdpa"),
+)
+GPU_ONLY = (Variant("bf16", "sdpa", dropout=True),)  # on a CPU torch falls back to math attention for it
+PARTS = ("weights", "gradients", "optimizer")
+
+
+# Matrix products
+
+
+@dataclass
+class Product:
+    """A square product a b^T that is ready to be called; `exact` turns what it returns into float64."""
+
+    call: Callable[[], Any]
+    exact: Callable[[Any], Any]
+
+
+def product(dtype: str, a: Any, b: Any) -> Product:
+    """Round two float64 matrices to a dtype and prepare their product a b^T.
+
+    The second operand is stored by rows and used transposed, as torch.nn.Linear does. fp8 is E4M3, unscaled, with a
+    bf16 result. int8 takes the largest magnitude of each matrix as 127 and returns int32.
+
+    Raises:
+        Unavailable: this torch, or this device, has no such product; says why.
+    """
+    torch = devices.import_torch()
+    if dtype in ("fp8", "int8"):
+        function = {"fp8": "_scaled_mm", "int8": "_int_mm"}[dtype]
+        if not hasattr(torch, function) or not hasattr(torch, DTYPES[dtype]):
+            raise Unavailable(f"torch {torch.__version__} has no {dtype} matrix product")
+    if dtype == "fp8":
+        _needs_capability(torch, a.device, (8, 9), "fp8")
+        one = torch.ones((), device=a.device)
+        x, weight = (m.to(torch.float32).to(torch.float8_e4m3fn) for m in (a, b))
+        made = Product(
+            lambda: torch._scaled_mm(x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16),
+            lambda out: out.double(),
+        )
+    elif dtype == "int8":
+        scales = [float(m.abs().max()) / 127 for m in (a, b)]
+        x, weight = ((m / s).round().to(torch.int8) for m, s in zip((a, b), scales, strict=True))
+        made = Product(lambda: torch._int_mm(x, weight.t()), lambda out: out.double() * scales[0] * scales[1])
+    else:
+        x, weight = (m.to(getattr(torch, DTYPES[dtype])) for m in (a, b))
+        out = torch.empty(a.shape[0], b.shape[0], device=a.device, dtype=x.dtype).fill_(1)
+        made = Product(lambda: torch.mm(x, weight.t(), out=out), lambda out: out.double())
+    try:
+        made.call()
+    except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
+        raise Unavailable(f"torch {torch.__version__} refuses a {dtype} product here: {plain(str(error))}") from None
+    return made
+
+
+def _needs_capability(torch: Any, device: Any, needed: tuple[int, int], dtype: str) -> None:
+    if device.type == "cuda" and torch.version.hip is None:
+        found = torch.cuda.get_device_capability(device)
+        if tuple(found) < needed:
+            raise Unavailable(
+                f"{dtype} products need compute capability {needed[0]}.{needed[1]}; this GPU has {found[0]}.{found[1]}"
+            )
+
+
+@contextlib.contextmanager
+def float32_as(dtype: str) -> Iterator[None]:
+    """Let float32 products use TF32 only where that is what is measured."""
+    torch = devices.import_torch()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# A training step
+
+
+class Decoder:
+    """A GPT with its parameters, as plain tensors and functions."""
+
+    def __init__(self, size: dict[str, int], variant: Variant, device: Any) -> None:
+        self.torch = torch = devices.import_torch()
+        self.size, self.variant, self.device = size, variant, device
+        self.dropout = DROPOUT if variant.dropout else 0.0
+        dtype = torch.bfloat16 if variant.weights == "bf16" else torch.float32
+        generator = torch.Generator(device=device).manual_seed(SEED)
+
+        def weight(*shape: int) -> Any:
+            made = torch.randn(*shape, device=device, generator=generator) * 0.02
+            return made.to(dtype).requires_grad_()
+
+        def norm() -> list[Any]:
+            return [made(h, device=device, dtype=dtype).requires_grad_() for made in (torch.ones, torch.zeros)]
+
+        h, f = size["hidden_size"], size["intermediate_size"]
+        self.embedding, self.positions = weight(size["vocabulary"], h), weight(size["sequence_length"], h)
+        self.layers = [
+            [*norm(), weight(3 * h, h), weight(3 * h), weight(h, h), weight(h),
+             *norm(), weight(f, h), weight(f), weight(h, f), weight(h)]
+            for _ in range(size["layers"])
+        ]  # fmt: skip
+        self.norm = norm()
+        s = size["sequence_length"]
+        self.mask = torch.full((s, s), -math.inf, device=device, dtype=dtype).triu(1)
+        shape = (size["microbatch"], s)
+        self.tokens, self.targets = (
+            torch.randint(size["vocabulary"], shape, device=device, generator=generator) for _ in range(2)
+        )
+
+    @property
+    def parameters(self) -> list[Any]:
+        """Every parameter once."""
+        return [self.embedding, self.positions, *(p for layer in self.layers for p in layer), *self.norm]
+
+    @property
+    def autocast(self) -> Any:
+        """The context in which the forward pass runs."""
+        enabled = self.variant.weights == "autocast"
+        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=enabled)
+
+    def embed(self) -> Any:
+        """Tokens to vectors, [microbatch, sequence length, hidden size]."""
+        return self.torch.nn.functional.embedding(self.tokens, self.embedding) + self.positions
+
+    def run_layers(self, x: Any) -> Any:
+        """The layers, each recomputed in the backward pass where the variant says so."""
+        from torch.utils.checkpoint import checkpoint
+
+        for layer in self.layers:
+            if self.variant.recomputation == "full":
+                x = checkpoint(self._layer, x, layer, use_reentrant=False)
+            else:
+                x = self._layer(x, layer)
+        return x
+
+    def loss(self, x: Any) -> Any:
+        """Final norm, output layer with the embedding's weights, cross-entropy of float32 logits."""
+        f = self.torch.nn.functional
+        x = f.layer_norm(x, x.shape[-1:], *self.norm)
+        return f.cross_entropy(f.linear(x, self.embedding).float().flatten(0, 1), self.targets.flatten())
+
+    def _layer(self, x: Any, parameters: list[Any]) -> Any:
+        f = self.torch.nn.functional
+        scale1, shift1, w_qkv, b_qkv, w_out, b_out, scale2, shift2, w_up, b_up, w_down, b_down = parameters
+        batch, length, hidden = x.shape
+        heads, dim = self.size["query_heads"], self.size["head_dim"]
+        projected = f.linear(f.layer_norm(x, (hidden,), scale1, shift1), w_qkv, b_qkv)
+        q, k, v = projected.view(batch, length, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        if self.variant.attention == "sdpa":
+            mixed = f.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
+        else:
+            scores = (q @ k.transpose(-1, -2)) * dim**-0.5
+            mixed = f.dropout(self.torch.softmax(scores + self.mask.to(scores.dtype), -1), self.dropout) @ v
+        mixed = f.linear(mixed.transpose(1, 2).reshape(batch, length, hidden), w_out, b_out)
+        x = x + f.dropout(mixed, self.dropout)
+        inner = f.gelu(f.linear(f.layer_norm(x, (hidden,), scale2, shift2), w_up, b_up))
+        return x + f.dropout(f.linear(inner, w_down, b_down), self.dropout)
+
+
+def measure_step(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
+    """Bytes of one training step.
+
+    Returns:
+        Bytes by name, by the device's method: "weights", "gradients", "optimizer", "activations" (what the layers keep
+        at the end of the forward pass), "outside" (what embedding, final norm, output layer and loss keep) and "step".
+        Counted, "step" is their sum: what a second step holds at the end of its forward pass if gradients stay
+        allocated (`set_to_none=False`), as they do where they are accumulated. On a GPU it is the allocator's peak
+        over such a second step, beside "after_forward" (allocated at the end of the forward pass) and "rounding"
+        (allocated then but not asked for). Always counted: "counted" (the layers), "kept_<dtype>" of them, and
+        "weight_copies", the ones that have a weight's shape and another dtype.
+    """
+    torch = devices.import_torch()
+    found = _allocated(size, variant, device) if memory.method_for(device) == "allocator" else {}
+    model = Decoder(size, variant, device)
+    optimizer = torch.optim.AdamW(model.parameters)
+    saved = memory.SavedTensors([*model.parameters, model.mask, model.tokens, model.targets])
+    with model.autocast:
+        with saved.region("outside"):
+            x = model.embed()
+        with saved.region("layers"):
+            y = model.run_layers(x)
+        with saved.region("outside"):
+            loss = model.loss(y)
+    kept, outside = saved.kept("layers"), saved.bytes("outside")
+    loss.backward()
+    optimizer.step()
+
+    counted = {
+        "weights": memory.tensor_bytes(model.parameters),
+        "gradients": memory.tensor_bytes(p.grad for p in model.parameters),
+        "optimizer": memory.tensor_bytes(memory.optimizer_tensors(optimizer)),
+        "activations": sum(k.nbytes for k in kept),
+        "outside": outside,
+    }
+    counted["step"] = sum(counted.values())
+    shapes = {s for p in model.parameters if p.dim() == 2 for s in (tuple(p.shape), tuple(p.shape)[::-1])}
+    own = str(model.embedding.dtype).rpartition(".")[2]
+    detail: dict[str, float] = {
+        "counted": counted["activations"],
+        "weight_copies": sum(k.nbytes for k in kept if k.shape in shapes and k.dtype != own),
+    }
+    for k in kept:
+        detail[f"kept_{k.dtype}"] = detail.get(f"kept_{k.dtype}", 0) + k.nbytes
+    return counted | detail | found
+
+
+def _allocated(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
+    """What the allocator says of a step, each part as the difference that it makes."""
+    torch = devices.import_torch()
+    allocator = memory.Allocator(device)
+    first = Decoder(size, variant, device)  # what libraries allocate at their first use belongs to no variant
+    first.loss(first.run_layers(first.embed())).backward()
+    del first
+    gc.collect()
+
+    base = allocator.now()
+    model = Decoder(size, variant, device)
+    found: dict[str, float] = {}
+    fixed = [model.mask, model.tokens, model.targets]
+    found["weights"] = allocator.now() - base - memory.tensor_bytes(fixed)
+    base += memory.tensor_bytes(fixed)
+    optimizer = torch.optim.AdamW(model.parameters)
+    for step in range(2):  # the first one makes gradients and states
+        allocator.reset_peak()
+        before = allocator.now()
+        with model.autocast:
+            x = model.embed()
+            entered = allocator.now()
+            y = model.run_layers(x)
+            # The layers' input and output are equally large. They keep the input, and what follows keeps the output.
+            left = allocator.now()
+            loss = model.loss(y)
+        after = allocator.now()
+        found |= {"activations": left - entered, "outside": after - before - (left - entered)}
+        found["after_forward"] = after - base
+        requested = allocator.requested()
+        if requested is not None:
+            found["rounding"] = after - requested
+        del x, y
+        loss.backward()
+        del loss
+        if step == 0:
+            before = allocator.now()
+            found["gradients"] = before - base - found["weights"]
+            optimizer.step()
+            found["optimizer"] = allocator.now() - before
+            optimizer.zero_grad(set_to_none=False)
+    found["step"] = allocator.peak() - base
+    return found
+
+
+# The experiment
+
+
+@dataclass
+class Session:
+    """What the cases of one run share."""
+
+    scale: str
+    device: Any
+    warnings: list[str]
+    last: dict[str, tuple[int, float]] = field(default_factory=dict)  # dtype: (size, median s) of its last product
+    _inputs: tuple[int, Any, Any] | None = None
+    _reference: tuple[int, Any] | None = None
+    _step: tuple[str, dict[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        self.clock = timer.clock_for(self.device)
+
+    def inputs(self, n: int) -> tuple[Any, Any]:
+        """Two matrices of normal random numbers in float64; never zeros, which draw less power."""
+        if self._inputs is None or self._inputs[0] != n:
+            self._inputs = self._reference = None  # their memory goes before new memory is asked for
+            torch = devices.import_torch()
+            generator = torch.Generator(device=self.device).manual_seed(SEED)
+            a, b = (torch.randn(n, n, device=self.device, dtype=torch.float64, generator=generator) for _ in range(2))
+            self._inputs = n, a, b
+        return self._inputs[1:]
+
+    def reference(self, n: int) -> Any:
+        """The float64 product of the inputs of a size."""
+        a, b = self.inputs(n)
+        if self._reference is None:
+            self._reference = n, a @ b.t()
+        return self._reference[1]
+
+    def not_too_long(self, dtype: str, n: int) -> None:
+        """Raise `Unavailable` where the last product of a dtype says that this size takes too long."""
+        if dtype in self.last:
+            size, seconds = self.last[dtype]
+            expected = seconds * (n / size) ** 3
+            if expected > LONGEST:
+                raise Unavailable(
+                    f"at size {size} a {dtype} product took {seconds:.3g} s, so this size would take about "
+                    f"{expected:.3g} s, longer than the lab allows"
+                )
+
+    def time(self, point: dict[str, Any]) -> Iterator[Sample]:
+        """The time of a product and, on several threads, of the same on one."""
+        dtype, n = point["dtype"], point["m"]
+        self.not_too_long(dtype, n)
+        options = dict(TIMER[self.scale])
+        if point["role"] == "calibration":
+            options |= {"fewest": 6, "time_limit": 2 * options["time_limit"]}
+        with float32_as(dtype):
+            call = product(dtype, *self.inputs(n)).call
+            timed = timer.back_to_back([call], self.clock, **options)
+            if n != TINY:
+                self.last[dtype] = n, median(timed.values)
+            self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
+            yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
+            torch = devices.import_torch()
+            threads = torch.get_num_threads()
+            if self.device.type != "cpu" or threads == 1 or point["role"] == "calibration":
+                return
+            try:
+                torch.set_num_threads(1)
+                few = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": options["shortest"]}
+                alone = timer.back_to_back([call], self.clock, **few)
+            finally:
+                torch.set_num_threads(threads)
+            yield Sample(
+                point=point, metric="time_one_thread", unit="s", values=alone.values, status="ok", timing=alone.timing
+            )
+
+    def error(self, point: dict[str, Any]) -> Iterator[Sample]:
+        """The relative error of a product, and the largest magnitudes of its inputs."""
+        dtype, n = point["dtype"], point["m"]
+        self.not_too_long(dtype, n)
+        torch = devices.import_torch()
+        a, b = self.inputs(n)
+        with float32_as(dtype):
+            made = product(dtype, a, b)
+            difference = made.exact(made.call()) - self.reference(n)
+        value = float(torch.linalg.norm(difference) / torch.linalg.norm(self.reference(n)))
+        yield Sample(point=point, metric="error", unit="", values=[value], status="ok")
+        largest = [float(m.abs().max()) for m in (a, b)]
+        yield Sample(point=point, metric="absmax", unit="", values=largest, status="ok")
+
+    def memory(self, point: dict[str, Any], variant: Variant, what: str) -> Iterator[Sample]:
+        """Bytes of one part of a step; for the whole step and its activations also what they consist of."""
+        if self._step is None or self._step[0] != variant.name:
+            self._step = None
+            size = DECODERS[self.scale]
+            self._step = variant.name, measure_step(size, variant, self.device)
+        found = self._step[1]
+        yield Sample(point=point, metric="memory", unit="B", values=[float(found[what])], status="ok")
+        parts = {
+            "step": (*PARTS, "activations", "outside", "after_forward", "rounding"),
+            "activations": ("counted", "weight_copies", *(n for n in found if n.startswith("kept_"))),
+        }.get(what, ())
+        for name in parts:
+            if name in found:
+                yield Sample(point=point, metric=name, unit="B", values=[float(found[name])], status="ok")
+
+
+class Precision:
+    """The experiment: see the module's text."""
+
+    topic = "precision"
+    scales = ("smoke", "cpu", "gpu")
+
+    def plan(self, scale: str, device: Any, environment: Environment, resumed: Record | None) -> Plan:
+        """The cases of a scale on a device, in the order they are measured. Builds no tensor."""
+        warnings: list[str] = []
+        session = Session(scale, device, warnings)
+        for sample in resumed.samples if resumed else []:
+            if sample.metric == "time" and sample.status == "ok" and sample.point.get("m", TINY) != TINY:
+                session.last[str(sample.point["dtype"])] = int(sample.point["m"]), median(sample.values)
+        dtypes = [d for d in DTYPES if device.type == "cuda" or d != "tf32"]
+        sizes = self._sizes(scale, environment)
+        cases = []
+        for dtype in dtypes:
+            cases.append(self._product(f"overhead-{dtype}", dtype, TINY, "calibration", session))
+            for n in sizes:
+                role = "calibration" if n == sizes[-1] else "product"
+                cases.append(self._product(f"matmul-{dtype}-{n}", dtype, n, role, session))
+        for n in sizes:
+            cases += [self._error(dtype, n, session) for dtype in dtypes if dtype != "fp64"]
+        variants = [*VARIANTS, *(GPU_ONLY if device.type == "cuda" else ())]
+        for weights in ("fp32", "bf16", "autocast"):
+            for variant in (v for v in variants if v.weights == weights):
+                first = variant == next(v for v in variants if v.weights == weights) and weights != "autocast"
+                for what in (*(PARTS if first else ()), "activations", "step"):
+                    cases.append(self._memory(what, variant, memory.method_for(device), session))
+        spec: dict[str, Any] = {
+            "scale": scale, "seed": SEED, "timer": TIMER[scale], "longest": LONGEST, "dtypes": dtypes, "sizes": sizes,
+            "decoder": DECODERS[scale] | {"tied_embeddings": True, "positions": DECODERS[scale]["sequence_length"]},
+            "dropout": DROPOUT, "optimizer": "AdamW", "method": memory.method_for(device),
+            "instructions": sorted(devices.cpu_flags() & set(INSTRUCTIONS)) if device.type == "cpu" else None,
+            "cases": [c.name for c in cases],
+        }  # fmt: skip
+        if device.type == "cuda":
+            cuda = devices.import_torch().backends.cuda.matmul
+            spec["reduced_precision_reduction"] = {
+                "bf16": bool(cuda.allow_bf16_reduced_precision_reduction),
+                "fp16": bool(cuda.allow_fp16_reduced_precision_reduction),
+            }
+        return Plan(spec, cases, warnings)
+
+    def _sizes(self, scale: str, environment: Environment) -> list[int]:
+        """Rows of the products, rising; the last one calibrates."""
+        if scale == "smoke":
+            return [48, 96, 192]
+        if scale == "gpu":
+            return [512, 1024, 2048, 4096, 8192]
+        large = 2048 if (environment.cores or 1) <= 8 else 4096
+        return [large // 8, large // 4, large // 2, large]
+
+    def _product(self, case: str, dtype: str, n: int, role: str, session: Session) -> Case:
+        point = _point(case, role, dtype, n) | {"series": f"{dtype} by size"}
+        return Case(point, lambda: session.time(point))
+
+    def _error(self, dtype: str, n: int, session: Session) -> Case:
+        point = _point(f"error-{dtype}-{n}", "error", dtype, n) | {"series": f"{dtype} error by size"}
+        return Case(point, lambda: session.error(point), metric="error", unit="")
+
+    def _memory(self, what: str, variant: Variant, method: str, session: Session) -> Case:
+        name = f"{what}-{variant.weights if what in PARTS else variant.name}"
+        point: dict[str, Any] = {
+            "case": name, "role": what, "weights": variant.weights, "attention": variant.attention,
+            "dropout": variant.dropout, "recomputation": variant.recomputation, "method": method,
+            **DECODERS[session.scale], "series": what,
+        }  # fmt: skip
+        return Case(point, lambda: session.memory(point, variant, what), metric="memory", unit="B")
+
+
+def _point(case: str, role: str, dtype: str, n: int) -> dict[str, Any]:
+    return {
+        "case": case, "role": role, "kernel": "matmul", "m": n, "n": n, "k": n, "dtype": dtype,
+        "bytes_per_element": int(BYTES_PER_ELEMENT[dtype]),
+    }  # fmt: skip
+
+
+EXPERIMENT = Precision()
