@@ -20,23 +20,29 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from efflab.calculators.checks import Declaration
+from efflab.calculators import binary
+from efflab.calculators.checks import Declaration, words
 from efflab.calculators.parts import (
     PLACEHOLDER,
+    Bits,
     Case,
     Choice,
     Curve,
     Formula,
+    NumberField,
     Option,
     Output,
     Ratio,
     Slider,
+    Stack,
+    Sum,
+    Table,
     Value,
     read,
 )
 from efflab.errors import EfflabError, unknown
 from efflab.formulas.reading import Reading
-from efflab.units import Unit, parse, show
+from efflab.units import REAL, Unit, parse, show
 
 if TYPE_CHECKING:
     from efflab.records import Prediction
@@ -95,12 +101,40 @@ class Result:
         )
 
     def outputs(self) -> dict[str, dict[str, Any]]:
-        """The shown outputs that have a value: {name: {"value": number, "unit": symbol}}."""
+        """The shown outputs that have a finite value: {name: {"value": number, "unit": symbol}}."""
         return {
-            o.name: {"value": self.values[o.name], "unit": self.calculator.units[o.name].symbol}
+            o.name: {"value": value, "unit": self.calculator.units[o.name].symbol}
             for o in self.calculator.outputs
-            if o.shown and self.values[o.name] is not None
+            if o.shown and (value := self.values[o.name]) is not None and math.isfinite(value)
         }
+
+    def bars(self) -> dict[str, dict[str, float | None]]:
+        """The parts of the stack and its capacity, for each option of the choice that varies; else under ""."""
+        stack = self.calculator.stack
+        assert stack is not None
+        return self._each(stack.vary, [*stack.parts, *([stack.capacity] if stack.capacity else [])])
+
+    def rows(self) -> dict[str, dict[str, float | None]]:
+        """The table's values by column, for each option of its choice."""
+        table = self.calculator.compare
+        assert table is not None
+        return self._each(table.vary, table.columns)
+
+    def bits(self) -> binary.Fields | None:
+        """The bits of the number; None where it has no value."""
+        bits = self.calculator.bits
+        assert bits is not None
+        scope = _Scope(self.calculator, self.state)
+        given = [scope.value(n) for n in (bits.value, bits.exponent_bits, bits.mantissa_bits, bits.flavour)]
+        return None if None in given else binary.fields(*given)
+
+    def _each(self, vary: str, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+        choice = self.calculator.table.get(vary)
+        found = {}
+        for option in choice.table if isinstance(choice, Choice) else [""]:
+            scope = _Scope(self.calculator, self.state | ({vary: option} if vary else {}))
+            found[option] = {name: scope.value(name) for name in names}
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +145,10 @@ class Calculator:
         name: how pages and links call it: lower case, words joined by hyphens.
         title: the question that it answers.
         topic: the chapter's topic word.
-        inputs: sliders and choices, in the order shown. Only those that matter in a state are shown in it.
-        outputs: `Output`, `Ratio`, `Value`, in the order shown. A bare formula stands for `Output(formula)`.
+        inputs: sliders, choices and number fields, in the order shown. Only those that matter in a state are shown.
+        outputs: `Output`, `Ratio`, `Sum`, `Value`, in the order shown. A bare formula stands for `Output(formula)`.
         verdict: cases; the first that holds is the verdict. The last must hold always.
-        curve: the drawing, or None.
+        curve, stack, bits, compare: the drawings, each or None, shown in this order: bits, stack, curve, table.
         intro: one or two sentences under the title.
         note: what the numbers leave out, under the drawing.
 
@@ -125,10 +159,13 @@ class Calculator:
     name: str
     title: str
     topic: str
-    inputs: Sequence[Slider | Choice]
+    inputs: Sequence[Slider | Choice | NumberField]
     outputs: Sequence[Any]
     verdict: Sequence[Case]
     curve: Curve | None = None
+    stack: Stack | None = None
+    bits: Bits | None = None
+    compare: Table | None = None
     intro: str = ""
     note: str = ""
     units: dict[str, Unit] = field(default_factory=dict, init=False, repr=False)
@@ -140,12 +177,12 @@ class Calculator:
         return f"<calculator {self.name}: {self.title}>"
 
     @cached_property
-    def table(self) -> dict[str, Slider | Choice]:
+    def table(self) -> dict[str, Slider | Choice | NumberField]:
         """The inputs by name."""
         return {i.name: i for i in self.inputs}
 
     @cached_property
-    def computed(self) -> dict[str, Output | Ratio]:
+    def computed(self) -> dict[str, Output | Ratio | Sum]:
         """The outputs that are computed here, by name."""
         return {o.name: o for o in self.outputs if not isinstance(o, Value)}
 
@@ -186,15 +223,14 @@ class Calculator:
             if not isinstance(value, str) or value not in given.table:
                 raise unknown(name, value, given.table)
             return value
+        if isinstance(given, NumberField):
+            text = value if isinstance(value, str) else _written(value, name)
+            parse(text, REAL, name)
+            return text.strip()
         unit = self.units[name]
         typed = value.strip() if isinstance(value, str) else None
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            try:  # a numpy scalar
-                value = value.item()
-            except (AttributeError, ValueError):
-                raise EfflabError(f"{name} must be a number, got {type(value).__name__} {value!r}.") from None
         if typed is None:
-            number = float(value)
+            number = _number(value, name)
             typed = f"{number:.12g} {unit.symbol}".strip()
         elif given.zero and typed == "0":
             number = 0.0
@@ -255,9 +291,16 @@ class Calculator:
     def _drawn(self) -> list[str]:
         """Every value that the outputs and the curve need. The inputs behind them are the relevant ones."""
         names = [o.name for o in self.outputs]
+        if bits := self.bits:
+            names += [bits.value]
+        if stack := self.stack:
+            names += [*stack.parts, *([stack.capacity] if stack.capacity else [])]
         if curve := self.curve:
             names += [curve.x, *(line.y for line in curve.lines), *(n for pair in curve.at for n in pair)]
             names += [n for m in curve.marks for n in (m.x, m.y) if n]
+            names += [n for n in (curve.low, curve.high) if isinstance(n, str)]
+        if self.compare:
+            names += self.compare.columns
         return list(dict.fromkeys(names))
 
     def _names(self) -> list[str]:
@@ -267,26 +310,62 @@ class Calculator:
         texts = [c.text for c in self.verdict]
         if curve := self.curve:
             texts += [curve.describe, curve.slope_label, *(m.label for m in curve.marks)]
+        if self.stack:
+            texts += [self.stack.describe]
         names += [n for t in texts for n in PLACEHOLDER.findall(t)]
         return list(dict.fromkeys(n for n in names if not isinstance(self.table.get(n), Choice)))
 
-    def _text(self, name: str, state: State, value: float | None) -> str:
+    def _text(self, name: str, state: State, value: float | None, brief: bool = False) -> str:
+        """A value as the reader sees it; `brief` where there is little room."""
         given = self.table.get(name)
         if isinstance(given, Choice):
             option = given.table[str(state[name])]
             return option.label or option.name
+        if isinstance(given, NumberField):
+            return str(state[name])
         if value is None:
             return "—"
         computed = self.computed.get(name)
         if isinstance(computed, Ratio) and computed.percent:
-            return show(100 * value) + "%"
+            return show(100 * value) + ("%" if math.isfinite(value) else "")
+        if isinstance(computed, Output) and computed.words:
+            return computed.words[int(value)]
+        if isinstance(computed, Output | Sum) and computed.exact:
+            return binary.exact(value, brief)
         return show(value, self.units[name])
+
+    def label(self, name: str) -> str:
+        """What a value is called: its output's label, else its input's, else its name in words."""
+        outputs = {o.name: o.label for o in self.outputs}
+        return outputs.get(name) or (self.table[name].label if name in self.table else words(name))
 
 
 def _holds(condition: tuple[str, str, str | float], values: Mapping[str, float | None]) -> bool:
     left, relation, right = condition
     a, b = values[left], values[right] if isinstance(right, str) else right
     return a is not None and b is not None and _COMPARE[relation](a, b)
+
+
+def _number(value: Any, name: str) -> float:
+    """A number, a numpy scalar among them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        try:
+            value = value.item()
+        except (AttributeError, ValueError):
+            raise EfflabError(f"{name} must be a number, got {type(value).__name__} {value!r}.") from None
+    return float(value)
+
+
+def _written(value: Any, name: str) -> str:
+    """A number as a person would type it; read back, it is the same float64."""
+    return repr(_number(value, name)).removesuffix(".0")
+
+
+def _divided(over: float, under: float) -> float:
+    """A quotient as IEEE 754 and JavaScript define it."""
+    if under:
+        return over / under
+    return math.nan if over == 0 or math.isnan(over) else math.copysign(math.inf, over) * math.copysign(1.0, under)
 
 
 class _Scope:
@@ -308,7 +387,15 @@ class _Scope:
         output = calculator.computed.get(name)
         if isinstance(output, Ratio):
             over, under = self.value(output.over), self.value(output.under)
-            return None if over is None or under is None else over / under
+            return None if over is None or under is None else _divided(over, under)
+        if isinstance(output, Sum):
+            parts = [self.value(n) for n in (*output.of, *output.minus)]
+            if None in parts:
+                return None
+            total = parts[0]
+            for at, part in enumerate(parts[1:], 1):
+                total = total + part if at < len(output.of) else total - part
+            return total
         if output:
             return self._call(output.formula, output.given)
         for choice in calculator.inputs:
@@ -324,7 +411,8 @@ class _Scope:
             if name in option.sets:
                 return self._set(choice, option, name)
         self.touched.add(name)
-        return self.state[name]
+        value = self.state[name]
+        return parse(value, REAL, name) if isinstance(calculator.table.get(name), NumberField) else value
 
     def _call(self, formula: Formula, given: Mapping[str, str | float]) -> Any:
         values = {}

@@ -6,12 +6,24 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from efflab.calculators.parts import PLACEHOLDER, RELATIONS, Choice, Option, Output, Ratio, Slider, Value, read
+from efflab.calculators.parts import (
+    PLACEHOLDER,
+    RELATIONS,
+    Choice,
+    NumberField,
+    Option,
+    Output,
+    Ratio,
+    Slider,
+    Sum,
+    Value,
+    read,
+)
 from efflab.errors import EfflabError, unknown
-from efflab.units import Unit
+from efflab.units import REAL, Unit, parse
 
 if TYPE_CHECKING:
     from efflab.calculators.calculator import Calculator
@@ -41,13 +53,19 @@ class Declaration:
         self._name_outputs()
         self._check_names()
         for given in calculator.inputs:
-            (self._check_choice if isinstance(given, Choice) else self._check_slider)(given)
+            check = {Choice: self._check_choice, NumberField: self._check_field}.get(type(given), self._check_slider)
+            check(given)
         self._collect_units()
         for given in calculator.inputs:
-            if isinstance(given, Slider):
-                self._check_slider_unit(given)
+            if isinstance(given, Slider | NumberField):
+                self._check_input_unit(given)
+        self._collect_sums()
         self._check_verdict()
         self._check_curve()
+        self._check_stack()
+        self._check_compare()
+        self._check_bits()
+        self._check_spoken()
         self._check_wiring()
 
     def _name_outputs(self) -> None:
@@ -55,8 +73,8 @@ class Declaration:
         for output in self.calculator.outputs:
             if getattr(output, "is_formula", False):
                 output = Output(output)
-            if not isinstance(output, Output | Ratio | Value):
-                raise self.fail(f"outputs: {output!r} is neither a formula nor an Output, a Ratio or a Value.")
+            if not isinstance(output, Output | Ratio | Sum | Value):
+                raise self.fail(f"outputs: {output!r} is neither a formula nor an Output, a Ratio, a Sum or a Value.")
             if isinstance(output, Output) and not getattr(output.formula, "is_formula", False):
                 raise self.fail(f"outputs: {output.formula!r} is not a formula. Decorate it with @formula.")
             name = output.name or output.formula.__name__  # type: ignore[union-attr]
@@ -96,6 +114,14 @@ class Declaration:
                 f"{label}: the default {slider.default} is outside {slider.low} to {slider.high}. "
                 "Change the default or the range."
             )
+
+    def _check_field(self, field: NumberField) -> None:
+        if not isinstance(field.default, str):
+            raise self.fail(f"number field {field.name}: default must be text, as it is typed, got {field.default!r}.")
+        try:
+            parse(field.default, REAL, "default")
+        except EfflabError as error:
+            raise self.fail(f"number field {field.name}: {error}") from None
 
     def _check_choice(self, choice: Choice) -> None:
         label = f"choice {choice.name}"
@@ -139,6 +165,8 @@ class Declaration:
                 raise self.fail(
                     f"{name!r} is {before.symbol or 'a number'} and, in {where}, {unit.symbol or 'a number'}."
                 )
+            if isinstance(calculator.table.get(name), NumberField) and not unit.signed:
+                raise self.fail(f"number field {name}: {where} does not take every real number. Use a Slider.")
             if unit.positive:
                 units[name] = unit
 
@@ -179,19 +207,47 @@ class Declaration:
                 note(name, units[source], f"choice {where}")
             takes = [t for t in takes if t not in told]
 
-    def _check_slider_unit(self, slider: Slider) -> None:
-        divided = [n for o in self.calculator.outputs if isinstance(o, Ratio) for n in (o.over, o.under)]
-        if slider.unit is not None and slider.name in divided:  # what only a Ratio takes states its unit
-            self.calculator.units.setdefault(slider.name, slider.unit)
-        unit = self.calculator.units.get(slider.name)
+    def _check_input_unit(self, slider: Slider | NumberField) -> None:
+        kind = "slider" if isinstance(slider, Slider) else "number field"
+        unit, stated = self.calculator.units.get(slider.name), getattr(slider, "unit", None)
+        if unit is None and stated and slider.name in self._taken():  # what no formula takes states its unit
+            unit = self.calculator.units.setdefault(slider.name, stated)
         if unit is None:
-            raise self.fail(f"slider {slider.name}: no formula takes a number of this name.")
+            raise self.fail(f"{kind} {slider.name}: no formula takes a number of this name.")
+        if isinstance(slider, NumberField):
+            return
         if slider.unit is not None and slider.unit.symbol != unit.symbol:
             raise self.fail(f"slider {slider.name}: its unit is {slider.unit.symbol!r}, the formula's {unit.symbol!r}.")
         if unit.positive and (slider.low <= 0 or slider.zero):
             raise self.fail(f"slider {slider.name}: the formula needs more than zero. Raise low.")
-        if slider.low < 0:
+        if slider.low < 0 and not unit.signed:
             raise self.fail(f"slider {slider.name}: the formula takes no negative number. Raise low.")
+
+    def _taken(self) -> list[str]:
+        """The names that a ratio, a sum or a stack takes."""
+        calculator = self.calculator
+        names = [n for o in calculator.outputs if isinstance(o, Ratio) for n in (o.over, o.under)]
+        names += [n for o in calculator.outputs if isinstance(o, Sum) for n in (*o.of, *o.minus)]
+        return names + ([calculator.stack.capacity] if calculator.stack else [])
+
+    def _collect_sums(self) -> None:
+        """What is added up has one unit: the sum's, and that of a part which no formula gives one."""
+        calculator, units = self.calculator, self.calculator.units
+        added = {f"output {o.name}": [*o.of, *o.minus, o.name] for o in calculator.outputs if isinstance(o, Sum)}
+        if calculator.stack:
+            added["stack"] = [*calculator.stack.parts, *filter(None, [calculator.stack.capacity])]
+        for output in calculator.outputs:
+            if isinstance(output, Sum) and not output.of:
+                raise self.fail(f"output {output.name}: a Sum needs what it is of.")
+        for _ in added:  # a sum may be part of another
+            for where, names in added.items():
+                known = {units[n].symbol: n for n in names if n in units}
+                if len(known) > 1:
+                    told = " and ".join(f"{n!r} is {symbol or 'a number'}" for symbol, n in known.items())
+                    raise self.fail(f"{where}: {told}. What adds up has one unit.")
+                for name in names if known else ():
+                    unit = units[next(iter(known.values()))]
+                    units.setdefault(name, dataclasses.replace(unit, positive=False))
 
     def _known(self) -> set[str]:
         """Every name that some state gives a value."""
@@ -226,24 +282,62 @@ class Declaration:
         curve = self.calculator.curve
         if curve is None:
             return
-        known = self._known()
         if not curve.lines:
             raise self.fail("curve: it needs at least one line.")
         names = [curve.x, *(line.y for line in curve.lines), *(n for pair in curve.at for n in pair)]
         names += [n for m in curve.marks for n in (m.x, m.y) if n]
-        for name in names:
-            if name not in known:
-                raise self.fail(str(unknown("curve: name", name, sorted(known))))
+        names += [n for n in (curve.low, curve.high) if isinstance(n, str)]
+        self._check_known("curve", names)
         for text in (curve.describe, curve.slope_label, *(m.label for m in curve.marks)):
             self._check_text("curve", text)
-        if curve.vary and not isinstance(self.calculator.table.get(curve.vary), Choice):
-            raise self.fail(f"curve: vary is {curve.vary!r}, which is not a choice of this calculator.")
+        self._check_vary("curve", curve.vary)
         swept = self.calculator.table.get(curve.x)
         if (curve.low is None or curve.high is None) and not isinstance(swept, Slider):
             raise self.fail(f"curve: {curve.x!r} is not a slider, so low and high must be given.")
         low = curve.low if curve.low is not None else swept.low  # type: ignore[union-attr]
-        if curve.scale.startswith("log") and low <= 0:
+        if curve.scale.startswith("log") and not isinstance(low, str) and low <= 0:
             raise self.fail("curve: a log scale needs low > 0.")
+        if any(m.dot and not m.y for m in curve.marks):
+            raise self.fail("curve: a mark with a dot needs y.")
+
+    def _check_known(self, where: str, names: Iterable[str]) -> None:
+        known = self._known()
+        for name in names:
+            if name not in known:
+                raise self.fail(str(unknown(f"{where}: name", name, sorted(known))))
+
+    def _check_vary(self, where: str, vary: str) -> None:
+        if vary and not isinstance(self.calculator.table.get(vary), Choice):
+            raise self.fail(f"{where}: vary is {vary!r}, which is not a choice of this calculator.")
+
+    def _check_stack(self) -> None:
+        stack = self.calculator.stack
+        if stack is None:
+            return
+        if not stack.parts:
+            raise self.fail("stack: it needs at least one part.")
+        self._check_known("stack", [*stack.parts, *filter(None, [stack.capacity])])
+        self._check_text("stack", stack.describe)
+        self._check_vary("stack", stack.vary)
+
+    def _check_compare(self) -> None:
+        table = self.calculator.compare
+        if table is None:
+            return
+        if not table.vary or not table.columns:
+            raise self.fail("compare: a table needs the choice that varies and at least one column.")
+        self._check_vary("compare", table.vary)
+        self._check_known("compare", table.columns)
+
+    def _check_bits(self) -> None:
+        if bits := self.calculator.bits:
+            self._check_known("bits", [bits.value, bits.exponent_bits, bits.mantissa_bits, bits.flavour])
+
+    def _check_spoken(self) -> None:
+        """What is written needs a unit to be written with."""
+        for name in self.calculator._names():
+            if name not in self.calculator.units and name in self._known():
+                raise self.fail(f"{name!r} is shown, but no formula, ratio or sum says what unit it has.")
 
     def _check_wiring(self) -> None:
         """Walk from every shown value to the inputs, for each way in which the options can wire it."""
@@ -269,8 +363,9 @@ class Declaration:
             path = (*path, name)
             output = calculator.computed.get(name)
             given: Mapping[str, str | float] = {}
-            if isinstance(output, Ratio):
-                for part in (output.over, output.under):
+            if isinstance(output, Ratio | Sum):
+                parts = (output.over, output.under) if isinstance(output, Ratio) else (*output.of, *output.minus)
+                for part in parts:
                     visit(part, path)
                 return
             formula = output.formula if output else None
@@ -295,5 +390,6 @@ class Declaration:
                 )
             done.add(name)
 
-        for name in calculator._names():
+        bits = calculator.bits
+        for name in [*calculator._names(), *([bits.exponent_bits, bits.mantissa_bits, bits.flavour] if bits else [])]:
             visit(name, ())

@@ -279,7 +279,8 @@ class Curve:
     Attributes:
         x: the name swept, an input or any value that the lines depend on.
         lines: what is drawn over it.
-        low, high: the swept range; the slider's where `x` is a slider. It grows to hold the current point.
+        low, high: the swept range, numbers or names of values; the slider's where `x` is a slider. It grows to hold
+            the current point.
         scale: of the x axis and the y axis.
         at: the current points, (x name, y name).
         at_label: what the legend calls them.
@@ -297,8 +298,8 @@ class Curve:
     x: str
     lines: Sequence[Line]
     describe: str
-    low: float | None = None
-    high: float | None = None
+    low: float | str | None = None
+    high: float | str | None = None
     scale: Literal["log-log", "linear-linear", "log-linear", "linear-log"] = "log-log"
     at: Sequence[tuple[str, str]] = ()
     at_label: str = "this case"

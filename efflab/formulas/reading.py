@@ -169,7 +169,7 @@ def helpers(functions: Iterable[Callable[..., Any]]) -> str:
     """The JavaScript functions that the code of these formulas calls, each once, and what those call in turn."""
     code = "\n".join(javascript(f) for f in functions)
     used: dict[str, str] = {}
-    while found := [n for n in JAVASCRIPT if n not in used and re.search(rf"\b{n}\(", code)]:
+    while found := [n for n in JAVASCRIPT if n not in used and re.search(rf"(?<![.\w]){n}\(", code)]:
         used |= {n: JAVASCRIPT[n] for n in found}
         code = "\n".join(used.values())
     return "\n".join(used.values())
