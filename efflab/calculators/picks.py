@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from efflab.calculators.parts import Choice, Option, Slider
-from efflab.catalog import BYTES_PER_ELEMENT, Accelerator, accelerators
+from efflab.catalog import BYTES_PER_ELEMENT, Accelerator, accelerators, models
 
 CUSTOM = "custom"
 MATRIX, VECTOR = "matrix", "vector"
@@ -83,6 +83,45 @@ _OWN_ACCELERATOR = {
 def custom_accelerator(*names: str) -> list[Slider]:
     """The sliders for an accelerator of one's own: "peak_performance" and "memory_bandwidth" unless named."""
     return [_OWN_ACCELERATOR[n] for n in names or ("peak_performance", "memory_bandwidth")]
+
+
+def pick_model(default: str, *, sets: Mapping[str, str], own: Mapping[str, str] | None = None) -> Choice:
+    """A choice of published model. `sets`: value name to the property of `Model` or of its architecture.
+
+    Models of which the catalog does not know all of them are left out. The last option, "custom", takes them from
+    the sliders of `custom_model()`, unless `own` says otherwise.
+    """
+    options = []
+    for m in models().values():
+        known = m.architecture() | {"parameters": m.parameters, "tokens": m.tokens}
+        values = {name: known[source] for name, source in sets.items()}
+        if None not in values.values():
+            options.append(Option(m.name, sets=values, group=m.maker))
+    own = own or {name: f"own_{source}" for name, source in sets.items()}
+    return pick("model", options, default=default, own=own)
+
+
+def _shape(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
+    return Slider(f"own_{name}", 1, high, default=default, scale="log2", integer=True, label=label, help=help)
+
+
+# A small model with the shape of GPT-2 124M.
+_OWN_MODEL = {
+    "parameters": Slider("own_parameters", 1e6, 1e13, default=124e6, scale="log", label="Parameters"),
+    "tokens": Slider("own_tokens", 1e6, 1e15, default=2.5e9, scale="log", label="Training tokens"),
+    "layers": _shape("layers", 256, 12, "Layers"),
+    "hidden_size": _shape("hidden_size", 65536, 768, "Hidden size"),
+    "intermediate_size": _shape("intermediate_size", 262144, 3072, "Width of the MLP"),
+    "query_heads": _shape("query_heads", 512, 12, "Query heads"),
+    "kv_heads": _shape("kv_heads", 512, 12, "KV heads"),
+    "head_dim": _shape("head_dim", 512, 64, "Head dimension"),
+    "vocabulary": _shape("vocabulary", 524288, 50257, "Vocabulary"),
+}
+
+
+def custom_model(*names: str) -> list[Slider]:
+    """The sliders for a model of one's own, by the properties that `pick_model` sets."""
+    return [_OWN_MODEL[n] for n in names]
 
 
 def pick_dtype(default: str = "bf16", *, sets: Sequence[str] = ("bytes_per_element",)) -> Choice:
