@@ -1,6 +1,6 @@
 // Quantities in the browser, written and read as efflab.units does. `UNITS` comes before this text: for each unit's
 // symbol its accepted spellings by factor (of a count: the names after COUNT_WORDS), the prefixes it is shown with, an example, what it
-// measures, whether it is of bytes or of things counted, the unit it is shown in and the digits. The value of the whole is {UNITS, FACTORS, show, parse, significant, group, raised, quoted}.
+// measures, whether it is of bytes or of things counted, the unit it is shown in and the digits. The value of the whole is {UNITS, FACTORS, show, parse, real, significant, group, raised, quoted}.
 
 for (const unit of Object.values(UNITS)) {
   unit.accepted = Object.fromEntries(unit.accepted.flatMap(([factor, names]) => names.split(" ").map((n) => [n, factor])));
@@ -70,6 +70,24 @@ const POWER = /^\s*(2|10)\s*(?:\^|\*\*)\s*([+\-−]?[0-9]{1,3})(?![0-9.])\s*(.*?
 const lowered = (text) => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−]/gu, (c) => "0123456789+--"["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−".indexOf(c)]);
 const quoted = (text) => text.includes("'") && !text.includes('"')
   ? `"${text.replace(/\\/g, "\\\\")}"` : `'${text.replace(/\\/g, "\\\\").replace(/'/g, "\\'")}'`;
+
+const REAL = new RegExp(
+  "^\\s*([+\\-−]?)\\s*(?:(inf|infinity|∞|nan)|(?:([0-9][0-9,_]*\\.?[0-9]*|\\.[0-9]+)\\s*[×x*·]\\s*)?" +
+    "2\\s*(?:\\^|\\*\\*)\\s*([+\\-−]?[0-9]{1,4}))\\s*$", "iu");
+
+function real(text) { // any number, as parse(text, REAL) in Python: {value} or {problem}
+  const match = REAL.exec(text);
+  if (!match) {
+    const found = parse(text, "");
+    if (found.problem?.startsWith("unit ")) found.problem = `${quoted(text)} is not a number. Write it like 0.1, 3e-8, 2^-24, -0, inf or nan.`;
+    return found;
+  }
+  const [, sign, special, times, power] = match, e = power && Number(lowered(power));
+  const half = Math.trunc(e / 2), scale = Number((times ?? "1").replace(/[_,]/g, ""));
+  const size = special ? (/nan/i.test(special) ? NaN : Infinity)
+    : Math.abs(e) < 1000 ? scale * 2 ** e : scale * 2 ** half * 2 ** (e - half);
+  return { value: sign && sign !== "+" ? -size : size };
+}
 
 function parse(text, symbol) { // {value} in base units, perhaps infinite; or {problem}: why the text is no such quantity
   const unit = UNITS[symbol];

@@ -250,6 +250,8 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise EfflabError(f"{name}: expected a number with a unit such as '3 {unit.example()}', got {text!r}.")
+    if unit.signed:
+        return _real(str(text), name)
     if isinstance(text, int | float):
         if unit.symbol and "" not in unit.accepted():
             raise EfflabError(
@@ -279,6 +281,37 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
             )
     wanted = f"Write it in {unit.example()}." if unit.symbol else "Write a plain number, such as 4096."
     raise EfflabError(f"{name}: unit {written!r} is not a unit of {quantity(unit)}. {wanted}")
+
+
+_REAL = re.compile(
+    r"^\s*(?P<sign>[+\-−]?)\s*(?:(?P<special>inf|infinity|∞|nan)"
+    r"|(?:(?P<times>\d[\d,_]*\.?\d*|\.\d+)\s*[×x*·]\s*)?2\s*(?:\^|\*\*)\s*(?P<power>[+\-−]?\d{1,4}))\s*$",
+    re.IGNORECASE,
+)
+
+
+def _real(text: str, name: str) -> float:
+    """Any number: "-0", "0.1", "2^-24", "1.5 × 2^-24", "-inf", "nan". Too large for a double is infinite."""
+    match = _REAL.match(text)
+    if not match:
+        number, written = _number(text, REAL, name)
+        if written:
+            raise EfflabError(f"{name}: {text!r} is not a number. Write it like 0.1, 3e-8, 2^-24, -0, inf or nan.")
+        return number
+    if match["special"]:
+        value = math.nan if match["special"].lower() == "nan" else math.inf
+    else:
+        times = float((match["times"] or "1").replace("_", "").replace(",", ""))
+        power = int(match["power"].replace("−", "-"))
+        value = times * 2.0**power if -1000 < power < 1000 else _scaled(times, power)
+    return -value if match["sign"] in ("-", "−") else value
+
+
+def _scaled(value: float, power: int) -> float:
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.inf
 
 
 def _number(text: str, unit: Unit, name: str) -> tuple[float, str]:
@@ -417,5 +450,5 @@ def javascript() -> str:
     source = "\n".join(line for line in lines if line and not line.startswith("//"))
     return (
         f"(() => {{\nconst COUNT_WORDS = {compact(_COUNT_WORDS)};\nconst UNITS = {compact(table)};\n{source}\n"
-        "return { UNITS, FACTORS, show, parse, significant, group, raised, quoted };\n})()"
+        "return { UNITS, FACTORS, show, parse, real, significant, group, raised, quoted };\n})()"
     )

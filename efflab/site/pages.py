@@ -366,7 +366,7 @@ def _drawings(topic: str, record: records.Record) -> dict[str, str]:
 
     # A fixed salt keeps the ids inside the drawing, and so the built page, the same from build to build.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": record.id, "font.family": "sans-serif"}):
-        figure = getattr(plots, topic)(record)
+        figure = plots.draw(record)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         matplotlib.pyplot.close(figure)

@@ -205,3 +205,32 @@ def test_the_browser_reads_and_writes_the_same(symbol):
     assert json.loads(engine.eval(f"JSON.stringify(U.UNITS[{json.dumps(symbol)}].accepted)")) == unit.accepted()
     for value in [0, 1, 2.0**30, 999.6e9, *(10 ** rng.uniform(-8, 20) for _ in range(200))]:
         assert engine.eval(f"U.show({value!r}, {json.dumps(symbol)})") == units.show(value, unit)
+
+
+ANY = {
+    "-0": -0.0, "0.1": 0.1, "2^-24": 2.0**-24, "-2^-24": -(2.0**-24), "1.5 × 2^-24": 1.5 * 2.0**-24, "inf": math.inf,
+    "-Infinity": -math.inf, "2^-1074": 5e-324, "3 * 2^-1074": 1.5e-323, "2^1023": 2.0**1023, "2^1024": math.inf,
+    "1e400": math.inf, "3,000": 3000.0, "−3": -3.0, "1e-310": 1e-310,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*ANY, "nan", "-nan"])
+def test_any_number_is_read_where_one_is_asked_for(text):
+    engine = MiniRacer()
+    engine.eval(f"globalThis.U = {units.javascript()}")
+    value = units.parse(text, units.REAL)
+    if text in ANY:
+        assert (value, math.copysign(1, value)) == (ANY[text], math.copysign(1, ANY[text]))
+        assert engine.eval(f"Object.is(U.real({json.dumps(text)}).value, {json.dumps(value)})")
+    else:
+        assert math.isnan(value)
+        assert engine.eval(f"Number.isNaN(U.real({json.dumps(text)}).value)")
+
+
+@pytest.mark.parametrize("text", ["abc", "", "3 GB", "1/3", "2^x"])
+def test_what_is_no_number_is_refused_alike(text):
+    engine = MiniRacer()
+    engine.eval(f"globalThis.U = {units.javascript()}")
+    with pytest.raises(EfflabError) as caught:
+        units.parse(text, units.REAL)
+    assert engine.eval(f"U.real({json.dumps(text)}).problem") == str(caught.value).removeprefix("value: ")
