@@ -52,6 +52,7 @@ class Slider:
     steps: int = 50
     per: float = 1.0
     unit: Unit | None = None
+    group: str = ""
 
     def stops(self) -> list[float]:
         """The values at which the slider stops, rising, with `low`, `high` and the default among them."""
