@@ -265,7 +265,8 @@ def forward_flops(
     Where: L = layers; h = hidden_size; f = intermediate_size; n_q = query_heads; n_{kv} = kv_heads; d = head_dim;
         V = vocabulary; m = mlp_matrices; s = sequence_length
     Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A, with KV heads and the MLP's shape left free
-    Assumes: matrix products only; every pair of positions, masked or not; logits at every position.
+    Assumes: matrix products only; every pair of positions, masked or not; logits at every position; no products of
+        relative positions.
     """
     weights = 2 * hidden_size * head_dim * (query_heads + kv_heads) + mlp_matrices * hidden_size * intermediate_size
     return (
