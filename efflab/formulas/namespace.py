@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,7 +19,19 @@ import numpy as np
 from efflab.errors import EfflabError, unknown
 from efflab.units import range_of, unit_of
 
-__all__ = ["as_count", "as_flop", "ceil", "exp", "formula", "log", "maximum", "minimum", "sqrt", "where"]
+__all__ = [
+    "as_bytes", "as_count", "as_flop", "capped", "ceil", "copy_sign", "exp", "exponent_of", "floor", "formula",
+    "if_above", "log", "magnitude", "maximum", "minimum", "nearest_multiple", "power_of_two", "round_half_even",
+    "size_class", "sqrt", "unsigned_zero", "where",
+]  # fmt: skip
+
+# What the browser needs to call these functions by their names: name -> a JavaScript function declaration.
+JAVASCRIPT: dict[str, str] = {
+    code.partition("(")[0].removeprefix("function "): code.strip()
+    for code in re.findall(
+        r"^function .*?^}$", Path(__file__).with_suffix(".js").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+}
 
 
 class FormulaError(EfflabError):
@@ -26,7 +40,7 @@ class FormulaError(EfflabError):
 
 def _library(*values: Any) -> str:
     """Which library the arguments belong to: sympy, pint, numpy, or "" for plain numbers."""
-    kinds = {type(v).__module__.partition(".")[0] for v in values}
+    kinds = {(type(v).__module__ or "sympy").partition(".")[0] for v in values}  # a sympy call has no module
     return next((kind for kind in ("sympy", "pint", "numpy") if kind in kinds), "")
 
 
@@ -84,6 +98,107 @@ def _elementary(name: str) -> Callable[[Any], Any]:
 
 
 log, exp, sqrt, ceil = (_elementary(n) for n in ("log", "exp", "sqrt", "ceil"))
+
+
+def _exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function of pure numbers, written with numpy, take numbers, arrays, quantities and symbols.
+
+    It has no rounding of its own. The trace keeps a call of it: namespace.js holds its JavaScript.
+    """
+
+    @functools.wraps(function)
+    def called(*values: Any) -> Any:
+        match _library(*values):
+            case "sympy":
+                import sympy
+
+                # sympy's own NaN has no JavaScript and swallows what it is combined with; a symbol does neither.
+                symbols = (sympy.Symbol("NaN") if v != v else v for v in values)
+                return sympy.Function(function.__name__, real=True)(*symbols)
+            case "pint":
+                return called(*(v.m_as("") if _library(v) == "pint" else v for v in values))
+        with np.errstate(all="ignore"):  # inf and NaN are results here
+            result = function(*(np.asarray(v, dtype=float) for v in values))
+        return np.asarray(result)[()] if _library(*values) else float(result)
+
+    return called
+
+
+@_exact
+def exponent_of(x: Any) -> Any:
+    """floor(log2 |x|), exact for subnormal numbers too; −inf of 0, inf of ±inf, NaN of NaN."""
+    size = np.abs(x)
+    finite = np.isfinite(size) & (size > 0)
+    exponent = np.frexp(np.where(finite, size, 1.0))[1] - 1.0
+    return np.where(finite, exponent, np.where(size == 0, -np.inf, size))
+
+
+@_exact
+def power_of_two(exponent: Any) -> Any:
+    """2**exponent, exact for a whole exponent down to 2**-1074; 0 below that, inf from 2**1024."""
+    within = np.clip(np.nan_to_num(exponent, nan=0.0), -1100.0, 1100.0)
+    whole = np.floor(within)
+    value = np.ldexp(np.exp2(within - whole), whole.astype(int))
+    return np.where(np.isnan(exponent), np.nan, value)
+
+
+@_exact
+def round_half_even(x: Any) -> Any:
+    """The nearest whole number, of two the even one. Keeps −0, ±inf and NaN."""
+    return np.rint(x)
+
+
+@_exact
+def copy_sign(size: Any, sign: Any) -> Any:
+    """|size| with the sign of `sign`, that of −0 too."""
+    return np.copysign(size, sign)
+
+
+@_exact
+def magnitude(x: Any) -> Any:
+    """|x| of a pure number."""
+    return np.abs(x)
+
+
+@_exact
+def floor(x: Any) -> Any:
+    """The largest whole number that is not above x. Keeps ±inf and NaN."""
+    return np.floor(x)
+
+
+@_exact
+def nearest_multiple(x: Any, step: Any) -> Any:
+    """The multiple of a power of two that is nearest to x, of two the even one."""
+    return np.rint(x / step) * step
+
+
+@_exact
+def if_above(left: Any, right: Any, then: Any, otherwise: Any) -> Any:
+    """`then` where left > right, else `otherwise`: also where one of them is NaN, which sympy's conditions forget."""
+    return np.where(left > right, then, otherwise)
+
+
+@_exact
+def capped(x: Any, limit: Any, beyond: Any) -> Any:
+    """x, or `beyond` where x is above the limit. Keeps NaN."""
+    return np.where(x > limit, beyond, x)
+
+
+@_exact
+def unsigned_zero(x: Any) -> Any:
+    """x with −0 made +0."""
+    return x + 0.0
+
+
+@_exact
+def size_class(size: Any, lowest: Any, largest: Any) -> Any:
+    """0 for zero, 1 below the lowest, 2 up to the largest, 3 above it, 4 for NaN."""
+    return np.select([np.isnan(size), size > largest, size >= lowest, size > 0], [4.0, 3.0, 2.0, 1.0], 0.0)
+
+
+def as_bytes(count: Any) -> Any:
+    """Declare a number to count bytes: the bytes of one parameter, say, or a memory rounded down to a whole one."""
+    return count * count._REGISTRY.byte if _library(count) == "pint" else count
 
 
 def as_flop(count: Any) -> Any:
