@@ -271,7 +271,7 @@ def _check(name: str, parameter: str, value: Any, annotation: Any) -> None:
             f"{label} must be a number in {unit.symbol or 'no unit'}, got the text {value!r}. "
             "Read text with efflab.units.parse first."
         )
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool | np.bool_ | None):
         raise FormulaError(f"{label} must be a number in {unit.symbol or 'no unit'}, got {value!r}.")
     try:
         array = np.asarray(value, dtype=float)
