@@ -502,10 +502,11 @@ def hardware_flops_per_iteration(
         \text{ none}, (1, \tfrac43) \text{ selective}, (\tfrac43, \tfrac43) \text{ full}
     Where: L = layers; h = hidden_size; s = sequence_length; V = vocabulary; B = batch; \text{recomputation} =
         recomputation
-    Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A, eq. 8 (selective); Narayanan et al. 2021,
-        arXiv:2104.04473, eq. 3 (full)
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A (selective); Narayanan et al. 2021, arXiv:2104.04473,
+        eq. 3 (full)
     Assumes: as `model_flops_per_iteration`; selective computes the scores and values a second time, full the whole
-        forward pass of the blocks, neither the logits.
+        forward pass of the blocks, neither the logits. Korthikanti's eq. 8 has s/3h for selective, which adds the
+        second computation three times over.
     """
     forward_blocks = 24 * layers * sequence_length * hidden_size * hidden_size
     forward_attention = 4 * layers * sequence_length * sequence_length * hidden_size
@@ -574,3 +575,61 @@ def tokens_per_second(
     Assumes: as `mfu_from_tokens`.
     """
     return mfu * devices * peak_performance / flops_per_token
+
+
+@formula
+def iteration_mfu(
+    *,
+    layers: Count,
+    hidden_size: Count,
+    sequence_length: Count,
+    vocabulary: Count,
+    batch: Count,
+    time: Second,
+    devices: Count,
+    peak_performance: FlopPerSecond,
+) -> Number:
+    r"""Model FLOPs utilisation of a GPT model from the time of one training iteration.
+
+    Equation: \text{MFU} = \frac{72 B L s h^2 \left( 1 + \frac{s}{6h} + \frac{V}{12 h L} \right)}{t \, n \, \pi}
+    Where: L = layers; h = hidden_size; s = sequence_length; V = vocabulary; B = batch; t = time; n = devices; \pi =
+        peak_performance
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, section 6.3 and appendix A
+    Assumes: as `model_flops_per_iteration` and `mfu`.
+    """
+    flops = model_flops_per_iteration(
+        layers=layers, hidden_size=hidden_size, sequence_length=sequence_length, vocabulary=vocabulary, batch=batch
+    )
+    return mfu(model_flops=flops, time=time, devices=devices, peak_performance=peak_performance)
+
+
+@formula
+def iteration_hfu(
+    *,
+    layers: Count,
+    hidden_size: Count,
+    sequence_length: Count,
+    vocabulary: Count,
+    batch: Count,
+    recomputation: Literal["none", "selective", "full"],
+    time: Second,
+    devices: Count,
+    peak_performance: FlopPerSecond,
+) -> Number:
+    r"""Hardware FLOPs utilisation of a GPT model from the time of one training iteration.
+
+    Equation: \text{HFU} = \frac{W_{\text{hardware}}}{t \, n \, \pi}
+    Where: L = layers; h = hidden_size; s = sequence_length; V = vocabulary; B = batch; \text{recomputation} =
+        recomputation; t = time; n = devices; \pi = peak_performance
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, section 6.3 and appendix A
+    Assumes: as `hardware_flops_per_iteration` and `hfu`. The paper's own HFU is higher: see there.
+    """
+    flops = hardware_flops_per_iteration(
+        layers=layers,
+        hidden_size=hidden_size,
+        sequence_length=sequence_length,
+        vocabulary=vocabulary,
+        batch=batch,
+        recomputation=recomputation,
+    )
+    return hfu(hardware_flops=flops, time=time, devices=devices, peak_performance=peak_performance)
