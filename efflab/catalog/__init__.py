@@ -345,6 +345,79 @@ def model(name: str) -> Model:
     return models()[name]
 
 
+class Block(_Entry):
+    """What the elements of a block format share; element and scales by the names of their formats."""
+
+    size: int = Field(gt=1)
+    element: str
+    scale: str
+    tensor_scale: str | None = None
+
+
+class Format(_Entry):
+    """One number format. Range and resolution follow from its bits: see `formulas.precision`."""
+
+    name: str
+    exponent_bits: int = Field(ge=2, le=11)
+    mantissa_bits: int = Field(ge=0, le=52)
+    flavour: Literal["ieee", "fn", "fnuz", "finite", "scale"]
+    bits: int = Field(gt=0, le=64)
+    storage_bits: int | None = Field(default=None, le=64)
+    torch: str | None = None
+    ml_dtypes: str | None = None
+    block: Block | None = None
+    sources: tuple[Source, ...] = Field(min_length=1)
+    verified: datetime.date
+    doubts: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Format:
+        expected = self.exponent_bits + self.mantissa_bits + (self.flavour != "scale")
+        if self.bits != expected:
+            raise ValueError(f"sign, exponent and mantissa have {expected} bits together, not {self.bits}")
+        if self.storage_bits is not None and self.storage_bits < self.bits:
+            raise ValueError(f"{self.bits} bits cannot be stored in {self.storage_bits}")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the formulas of `formulas.precision`; a block format's are those of its element."""
+        return {name: getattr(self, name) for name in ("exponent_bits", "mantissa_bits", "flavour")}
+
+    @property
+    def bytes_per_element(self) -> float:
+        """Bytes that one number takes in memory, its share of the block's scale included."""
+        shared = number_format(self.block.scale).bits / self.block.size if self.block else 0
+        return ((self.storage_bits or self.bits) + shared) / 8
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Every number format by name, in the file's order.
+
+    Raises:
+        EfflabError: a block format's element or scale is no format, or differs from it.
+    """
+    known = {f.name: f for f in load(FOLDER / "formats.yaml", Format)}
+    for one in known.values():
+        for part in (one.block.element, one.block.scale, one.block.tensor_scale) if one.block else ():
+            if part is not None and part not in known:
+                raise unknown(f"formats.yaml: {one.name}: format", part, known)
+        if one.block and known[one.block.element].arguments() != one.arguments():
+            raise EfflabError(f"formats.yaml: {one.name}: its bits are not those of {one.block.element}.")
+    return known
+
+
+def number_format(name: str) -> Format:
+    """The number format of that name.
+
+    Raises:
+        EfflabError: unknown; names the nearest known ones.
+    """
+    if name not in formats():
+        raise unknown("number format", name, formats())
+    return formats()[name]
+
+
 @cache
 def published() -> list[Published]:
     """Every published number: one file per topic, in each file's order.

@@ -552,6 +552,18 @@ def bits_per_element(*, element_bits: Count, scale_bits: Number, block_size: Cou
 
 
 @formula
+def block_bytes(*, element_bits: Count, scale_bits: Number, block_size: Count) -> Byte:
+    r"""Bytes of one block and its scale.
+
+    Equation: \frac{1}{8} \left(b k + s\right)
+    Where: b = element_bits; s = scale_bits; k = block_size
+    Source: OCP Microscaling Formats (MX) 1.0, section 5
+    Assumes: elements are packed without gaps.
+    """
+    return as_bytes((element_bits * block_size + scale_bits) / 8)
+
+
+@formula
 def bytes_per_element(*, element_bits: Count, scale_bits: Number, block_size: Count) -> Byte:
     r"""Bytes per number of a block format, its share of the scale included.
 
