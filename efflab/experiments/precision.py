@@ -2,8 +2,9 @@
 
 Four kinds of cases, told apart by the point's "role":
 
-- "calibration": a tiny product of each dtype, whose time is a call's overhead; and the largest product of each
-  dtype, whose rate stands for the dtype's peak. Nothing is predicted of them.
+- "calibration": a tiny product of each dtype, whose time is a call's overhead; the largest product of each dtype,
+  whose rate stands for the dtype's peak; the error of the largest fp32 product, which says in what blocks the library
+  adds up. Nothing is predicted of them.
 - "product": square matrix products of each dtype, timed. Where no product of the largest size can be had, the largest
   one that was measured takes its place.
 - "error": the same products against a product in float64 of the same inputs before they were rounded: the Frobenius
@@ -267,7 +268,7 @@ def measure_step(size: dict[str, int], variant: Variant, device: Any) -> dict[st
         allocated (`set_to_none=False`), as they do where they are accumulated. On a GPU it is the allocator's peak
         over such a second step, beside "after_forward" (allocated at the end of the forward pass) and "rounding"
         (allocated then but not asked for). Always counted: "counted" (the layers), "kept_<dtype>" of them, and
-        "weight_copies", the ones that have a weight's shape and another dtype.
+        "weight_copies", which autocast makes of the weights.
     """
     torch = devices.import_torch()
     found = _allocated(size, variant, device) if memory.method_for(device) == "allocator" else {}
@@ -293,11 +294,9 @@ def measure_step(size: dict[str, int], variant: Variant, device: Any) -> dict[st
         "outside": outside,
     }
     counted["step"] = sum(counted.values())
-    shapes = {s for p in model.parameters if p.dim() == 2 for s in (tuple(p.shape), tuple(p.shape)[::-1])}
-    own = str(model.embedding.dtype).rpartition(".")[2]
     detail: dict[str, float] = {
         "counted": counted["activations"],
-        "weight_copies": sum(k.nbytes for k in kept if k.shape in shapes and k.dtype != own),
+        "weight_copies": sum(k.nbytes for k in kept if k.copy),
     }
     for k in kept:
         detail[f"kept_{k.dtype}"] = detail.get(f"kept_{k.dtype}", 0) + k.nbytes
@@ -384,12 +383,12 @@ class Session:
             self._reference = n, a @ b.t()
         return self._reference[1]
 
-    def not_too_long(self, dtype: str, n: int) -> None:
-        """Raise `Unavailable` where the last product of a dtype says that this size takes too long."""
+    def not_too_long(self, dtype: str, n: int, longest: float) -> None:
+        """Raise `Unavailable` where the last product of a dtype says that this size takes more than `longest`, s."""
         if dtype in self.last:
             size, seconds = self.last[dtype]
             expected = seconds * (n / size) ** 3
-            if expected > LONGEST:
+            if expected > longest:
                 raise Unavailable(
                     f"at size {size} a {dtype} product took {seconds:.3g} s, so this size would take about "
                     f"{expected:.3g} s, longer than the lab allows"
@@ -398,7 +397,7 @@ class Session:
     def time(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The time of a product and, on several threads, of the same on one."""
         dtype, n = point["dtype"], point["m"]
-        self.not_too_long(dtype, n)
+        self.not_too_long(dtype, n, LONGEST)
         options = dict(TIMER[self.scale])
         if point["role"] == "calibration":
             options |= {"fewest": 6, "time_limit": 2 * options["time_limit"]}
@@ -426,7 +425,7 @@ class Session:
     def error(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The relative error of a product, and the largest magnitudes of its inputs."""
         dtype, n = point["dtype"], point["m"]
-        self.not_too_long(dtype, n)
+        self.not_too_long(dtype, n, 10 * LONGEST)  # called once or twice, not repeated
         torch = devices.import_torch()
         a, b = self.inputs(n)
         with float32_as(dtype):
@@ -475,8 +474,8 @@ class Precision:
             for n in sizes:
                 role = "calibration" if n == sizes[-1] else "product"
                 cases.append(self._product(f"matmul-{dtype}-{n}", dtype, n, role, session))
-        for n in sizes:
-            cases += [self._error(dtype, n, session) for dtype in dtypes if dtype != "fp64"]
+        for n in (sizes[0], *sizes[-2:]):
+            cases += [self._error(dtype, n, n == sizes[-1], session) for dtype in dtypes if dtype != "fp64"]
         variants = [*VARIANTS, *(GPU_ONLY if device.type == "cuda" else ())]
         for weights in ("fp32", "bf16", "autocast"):
             for variant in (v for v in variants if v.weights == weights):
@@ -511,8 +510,9 @@ class Precision:
         point = _point(case, role, dtype, n) | {"series": f"{dtype} by size"}
         return Case(point, lambda: session.time(point))
 
-    def _error(self, dtype: str, n: int, session: Session) -> Case:
-        point = _point(f"error-{dtype}-{n}", "error", dtype, n) | {"series": f"{dtype} error by size"}
+    def _error(self, dtype: str, n: int, largest: bool, session: Session) -> Case:
+        role = "calibration" if dtype == "fp32" and largest else "error"
+        point = _point(f"error-{dtype}-{n}", role, dtype, n) | {"series": f"{dtype} error by size"}
         return Case(point, lambda: session.error(point), metric="error", unit="")
 
     def _memory(self, what: str, variant: Variant, method: str, session: Session) -> Case:

@@ -45,12 +45,14 @@ class Kept:
         region: of which `SavedTensors.region` it was saved first.
         nbytes: of the whole storage, B, even where only a view of it is kept.
         shape, dtype: of the tensor that was saved first, such as (2, 64, 512) and "bfloat16".
+        copy: it is an owned tensor in another dtype, as autocast makes it of a weight.
     """
 
     region: str
     nbytes: int
     shape: tuple[int, ...]
     dtype: str
+    copy: bool = False
 
 
 class SavedTensors:
@@ -80,7 +82,7 @@ class SavedTensors:
         def pack(tensor: Any) -> Any:
             if _key(tensor) in self._own:
                 return tensor.detach()
-            held = _Held(tensor.detach())  # attached, an output would hold the node that holds it
+            held = _Held(tensor.detach(), self._copied(tensor))  # attached, an output would hold the node that holds it
             self._notes.append((name, weakref.ref(held)))
             return held
 
@@ -97,24 +99,29 @@ class SavedTensors:
             held = reference()
             if held is not None:
                 tensor = held.tensor
-                kept = Kept(
-                    name, tensor.untyped_storage().nbytes(), tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
-                )
-                found.setdefault(_key(tensor), kept)
+                size, dtype = tensor.untyped_storage().nbytes(), str(tensor.dtype).rpartition(".")[2]
+                found.setdefault(_key(tensor), Kept(name, size, tuple(tensor.shape), dtype, held.copy))
         return [k for k in found.values() if region in (None, k.region)]
 
     def bytes(self, region: str | None = None) -> int:
         """Bytes that are held now, of one region or of all, B."""
         return sum(k.nbytes for k in self.kept(region))
 
+    def _copied(self, tensor: Any) -> bool:
+        node = tensor.grad_fn
+        while node is not None and node.name() in ("TBackward0", "TransposeBackward0", "ToCopyBackward0"):
+            node = node.next_functions[0][0]
+        leaf = getattr(node, "variable", None)
+        return tensor.grad_fn is not None and leaf is not None and _key(leaf) in self._own
+
 
 class _Held:
     """What the graph holds in place of a saved tensor; it can be referred to weakly."""
 
-    __slots__ = ("__weakref__", "tensor")
+    __slots__ = ("__weakref__", "copy", "tensor")
 
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
+    def __init__(self, tensor: Any, copy: bool) -> None:
+        self.tensor, self.copy = tensor, copy
 
 
 class Allocator:

@@ -125,6 +125,23 @@ def test_regions_are_told_apart_and_a_storage_belongs_to_the_first(x: torch.Tens
     assert torch.allclose(x.grad, (x.exp().sin().exp() * x.exp().cos() * x.exp()).detach())
 
 
+def test_autocast_keeps_a_narrow_copy_of_each_weight_and_it_is_told_apart() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(10, 4)
+    weights = [torch.randn(10, 4, requires_grad=True), torch.randn(4, 10, requires_grad=True)]
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return F.linear(F.linear(x, weights[0]).relu(), weights[1])
+
+    out, kept = count(forward, *weights, x)
+    # Of the second weight for its input's gradient; of the first none is needed, since x needs no gradient.
+    assert [(k.nbytes, k.dtype) for k in kept if k.copy] == [(2 * 40, "bfloat16")]
+    assert sum(k.nbytes for k in kept) == 2 * 40 + 2 * 10 * 4 + 2 * 100  # its copy, x in bf16, the relu's output
+    out.float().sum().backward()
+    assert weights[0].grad is not None
+
+
 def test_tensors_without_memory_are_told_apart() -> None:
     x = torch.randn(2**20, 2**10, device="meta", requires_grad=True)
     _out, kept = count(lambda: x.exp().sin().relu())
