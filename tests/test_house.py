@@ -22,6 +22,8 @@ SIBLINGS = {
     "calculators": "efflab/calculators/{}.py",
     "experiment": "efflab/experiments/{}.py",
     "reconcile": "efflab/reconcile/{}.py",
+    "pictures": "efflab/plots/{}.py",
+    "published numbers": "efflab/catalog/published/{}.yaml",
     "lab source": "labs/source/{}.md",
     "lab": "labs/{}.ipynb",
     "exercise source": "notebooks/source/{}.md",
@@ -39,8 +41,9 @@ SHARED = {
     "efflab/calculators": {"__init__", "bundle", "calculator", "checks", "markup", "parts", "picks", "widget"},
     "efflab/experiments": {"__init__", "runner"},
     "efflab/reconcile": {"__init__"},
+    "efflab/plots": {"__init__"},
     "efflab/exercises/checks": {"__init__", "records"},
-    "book": {"intro", "validation", "results", "accelerators"},
+    "book": {"intro", "validation", "results", "accelerators", "models"},
 }
 
 

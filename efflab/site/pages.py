@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from efflab import catalog, chapters, records, validation
 from efflab.errors import EfflabError
-from efflab.formulas import reading
+from efflab.formulas import reading, transformer
 from efflab.reconcile import topic as reconcile_topic
 from efflab.site.tables import table
 from efflab.units import BYTE_PER_SECOND, FLOP_PER_BYTE, FLOP_PER_SECOND, NUMBER, Unit, show
@@ -36,6 +36,7 @@ def setup(app: Sphinx) -> None:
     app.add_directive("recorded-runs", RecordedRuns)
     app.add_directive("recorded-plot", RecordedPlot)
     app.add_directive("accelerators", Accelerators)
+    app.add_directive("models", Models)
 
 
 class _Directive(SphinxDirective):
@@ -280,6 +281,39 @@ class Accelerators(_Directive):
             f"<p>Sources, verified {entry.verified}:</p><ul>{sources}</ul>"
             + (f"<p>Doubts:</p><ul>{doubts}</ul>" if doubts else "")
         )
+
+
+class Models(_Directive):
+    """The catalog of models: shape, printed and counted size, tokens, sources and doubts."""
+
+    def run(self) -> list[nodes.Node]:
+        head = ["Model", "Layers × width", "Query, KV heads", "Vocabulary", "Printed", "Counted", "Differs", "Tokens"]
+        cells, notes = [], []
+        for entry in catalog.models().values():
+            shape, counted = entry.shape, transformer.parameter_count(**entry.architecture())
+            difference = counted / entry.parameters - 1
+            cells.append(
+                [
+                    f"{html.escape(entry.name)}<br><small>{html.escape(entry.maker)}, {entry.year}</small>",
+                    f"{shape.layers} × {shape.hidden_size:,}",
+                    f"{shape.query_heads}, {shape.kv_heads}",
+                    f"{shape.vocabulary:,}",
+                    html.escape(entry.parameters_printed),
+                    f"{counted:,.0f}",
+                    "0%" if abs(difference) < 5e-6 else f"{difference * 100:+.2f}%".replace("-", "−"),
+                    html.escape(entry.tokens_printed or "not published"),
+                ]
+            )
+            sources = "; ".join(
+                (f'<a href="{html.escape(s.url)}">{html.escape(s.title)}</a>' if s.url else html.escape(s.title))
+                + (f", {html.escape(s.where)}" if s.where else "")
+                for s in entry.sources
+            )
+            why = f"{html.escape(entry.differs.why)} " if entry.differs else ""
+            doubts = " ".join(html.escape(d) for d in entry.doubts)
+            notes.append(f"{why}{doubts} <small>{sources}. Verified {entry.verified}.</small>".strip())
+        markup = table(head, cells, "Catalog of models", "efflab-stack", {4, 5, 6, 7}, notes)
+        return [nodes.raw("", markup, format="html")]
 
 
 class RecordedRuns(_Directive):
