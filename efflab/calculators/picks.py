@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from efflab.calculators.parts import Choice, Option, Slider
 from efflab.catalog import BYTES_PER_ELEMENT, Accelerator, accelerators, models
+from efflab.units import BYTE
 
 CUSTOM = "custom"
 MATRIX, VECTOR = "matrix", "vector"
@@ -42,20 +43,21 @@ def pick_accelerator(
     *,
     dtype: str = "dtype",
     peaks: Mapping[str, str] | None = None,
-    sets: Sequence[str] = ("memory_bandwidth",),
+    sets: Mapping[str, str] | None = None,
 ) -> Choice:
     """A choice of accelerator that sets what `sets` names and, by the choice `dtype`, dense peak performance.
 
-    `sets` names properties of `Accelerator` in base units, such as "memory". `peaks` names the peaks: value name to
-    the units that reach it, `MATRIX` (the highest dense peak of the data type) or `VECTOR` (the units that run
-    elementwise kernels: FP64 for fp64, FP32 for all else); with {} there is none and no dtype is needed. The last
-    option, "custom", takes them all from the sliders of `custom_accelerator()`.
+    `sets`: value name to the property of `Accelerator`; `memory_bandwidth` if None. `peaks` names the peaks: value
+    name to the units that reach it, `MATRIX` (the highest dense peak of the data type) or `VECTOR` (the units that
+    run elementwise kernels: FP64 for fp64, FP32 for all else); with {} there is none and no dtype is needed. The
+    last option, "custom", takes them all from the sliders of `custom_accelerator()`.
     """
     peaks = {"peak_performance": MATRIX} if peaks is None else peaks
+    sets = {"memory_bandwidth": "memory_bandwidth"} if sets is None else sets
     options = [
         Option(
             a.name,
-            sets={n: getattr(a, n) for n in sets}
+            sets={n: getattr(a, source) for n, source in sets.items()}
             | {n: _vector_peaks(a) if units == VECTOR else a.peak_dense for n, units in peaks.items()},
             group=a.vendor,
         )
@@ -65,7 +67,7 @@ def pick_accelerator(
         "accelerator",
         options,
         default=default,
-        own={n: f"own_{n}" for n in sets} | dict.fromkeys(peaks, "own_peak_performance"),
+        own={n: f"own_{source}" for n, source in sets.items()} | dict.fromkeys(peaks, "own_peak_performance"),
         by=dict.fromkeys(peaks, dtype),
         missing={n: _MISSING[units] for n, units in peaks.items()},
     )
@@ -76,7 +78,7 @@ _OWN_ACCELERATOR = {
         "own_peak_performance", 1e9, 1e16, default=1e14, scale="log", label="Peak performance", help="dense"
     ),
     "memory_bandwidth": Slider("own_memory_bandwidth", 1e9, 1e14, default=2e12, scale="log", label="Memory bandwidth"),
-    "memory": Slider("own_memory", 1e9, 1e13, default=24e9, scale="log", label="Memory"),
+    "memory": Slider("own_memory", 1e9, 1e13, default=24e9, scale="log", label="Memory", unit=BYTE),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Value
+from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Table, Value
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_dtype, pick_model
 from efflab.catalog import laws
 from efflab.formulas import scaling_laws
@@ -43,7 +43,7 @@ def _on_devices(default: int, mfu: float) -> list[Slider | Choice]:
     return [
         replace(given, group="Devices")
         for given in (
-            pick_accelerator("H100 SXM", sets=()),
+            pick_accelerator("H100 SXM", sets={}),
             *custom_accelerator("peak_performance"),
             pick_dtype(sets=()),
             Slider("devices", 1, 2**20, default=default, scale="log2", integer=True, label="Number"),
@@ -177,6 +177,7 @@ _BUDGET = [
 ]
 # The fit whose printed constants are rounded, and the same with all its digits.
 _ROUNDED, _UNROUNDED = "Hoffmann 2022, rounded", "Hoffmann 2022, unrounded"
+_IS_ROUNDED = ("parameter_exponent", "==", laws()[_ROUNDED].parameter_exponent)
 _OPTIMUM = (
     "{optimal_parameters} on {optimal_tokens}, {optimal_ratio} per parameter, reach {optimal_loss} in {time} on "
     "{devices} devices."
@@ -189,6 +190,7 @@ _SMALLER = (
     " A model {smaller} times smaller costs as many times less to serve; to reach that loss it needs {extra_compute} "
     "times the training operations."
 )
+_SAME = " Optimal for training: whoever serves the model much may want it smaller, and trained longer."
 _TOO_SMALL = " A model {smaller} times smaller cannot reach that loss: on endless data it nears {smaller_limit}."
 
 compute_optimal = Calculator(
@@ -276,14 +278,19 @@ compute_optimal = Calculator(
         describe="Loss against parameters, on a logarithmic axis, at {flops}. It is least, {optimal_loss}, at "
         "{optimal_parameters}. The smaller model: {smaller_parameters}, {smaller_loss}.",
     ),
+    compare=Table(
+        "law",
+        ["optimal_parameters", "optimal_tokens", "optimal_ratio", "optimal_loss"],
+        label="The same budget by each published fit",
+    ),
     verdict=[
-        Case(
-            _OPTIMUM + (_TRAP if rounded else "") + (_SMALLER if reached else _TOO_SMALL),
-            ([("parameter_exponent", "==", laws()[_ROUNDED].parameter_exponent)] if rounded else [])
-            + ([("smaller_limit", "<", "optimal_loss")] if reached else []),
-        )
+        Case(_OPTIMUM + (_TRAP if rounded else "") + text, ([_IS_ROUNDED] if rounded else []) + when)
         for rounded in (True, False)
-        for reached in (True, False)
+        for text, when in (
+            (_SAME, [("smaller", "==", 1)]),
+            (_SMALLER, [("smaller_limit", "<", "optimal_loss")]),
+            (_TOO_SMALL, []),
+        )
     ],
     note="Operations are 6ND. Losses are nats per token on MassiveText. Time and cost suppose that the MFU holds for "
     "the whole run and on all devices; the price is yours to set, and failed runs are not in it.",
