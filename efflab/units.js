@@ -57,7 +57,7 @@ function show(value, symbol) { // a number in base units as text
   const rounded = Number(significant(value, digits));
   const best = prefixes.filter((p) => rounded >= factors[p] * (1 - 1e-9)).pop() ?? prefixes[0];
   const scaled = value / factors[best];
-  if (scaled >= 99999.5 || scaled < 0.001) return sign + scientific(value, digits) + tail;
+  if (scaled >= (best && best === prefixes.at(-1) ? 999.5 : 99999.5) || scaled < 0.001) return sign + scientific(value, digits) + tail;
   if (counted) return sign + (best ? group(significant(scaled, digits)) : plain(scaled, digits)) + best + tail;
   return sign + group(significant(scaled, digits)) + " " + best + name;
 }

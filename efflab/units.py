@@ -384,7 +384,7 @@ def show(value: float, unit: Unit = NUMBER, digits: int | None = None) -> str:
         if rounded >= factors[prefix] * (1 - 1e-9):
             best = prefix
     scaled = value / factors[best]
-    if scaled >= 99999.5 or scaled < 0.001:
+    if scaled >= (999.5 if best and best == unit.prefixes[-1] else 99999.5) or scaled < 0.001:
         return f"{sign}{_scientific(value, digits)}{tail}"
     if unit.counted:
         return f"{sign}{_plain(scaled, digits) if not best else _group(significant(scaled, digits))}{best}{tail}"

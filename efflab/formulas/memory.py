@@ -264,14 +264,14 @@ def attention_activation_share(*, sequence_length: Count, hidden_size: Count, qu
 def selective_recomputation_overhead(*, sequence_length: Count, hidden_size: Count) -> Number:
     r"""Operations that selective recomputation adds, relative to the model's own.
 
-    Equation: \frac{s / 6h}{1 + s / 6h}
+    Equation: \frac{s / 18h}{1 + s / 6h}
     Where: s = sequence_length; h = hidden_size
     Source: Korthikanti et al. 2022, arXiv:2205.05198, section 5 and appendix A
-    Assumes: the attention scores are computed once more, a third of their own operations forward and backward; the
-        output layer is not counted.
+    Assumes: the scores and values are computed once more, a third of what they take forward and backward; the output
+        layer is not counted. Korthikanti's eq. 8 adds them three times over, s/6h in place of s/18h.
     """
-    extra = sequence_length / (6 * hidden_size)
-    return extra / (1 + extra)
+    scores = sequence_length / (6 * hidden_size)
+    return scores / 3 / (1 + scores)
 
 
 # Inference
