@@ -22,7 +22,7 @@ from typing import Any
 from efflab import __version__
 from efflab.errors import EfflabError, unknown
 
-NEEDED = {"numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "tqdm": "tqdm", "torch": "torch"}
+NEEDED = {"numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "tqdm": "tqdm", "scipy": "scipy", "torch": "torch"}
 EPILOG = "Messages about bad input go to stderr; the exit status is then 2. 'efflab COMMAND --help' shows each command."
 
 
@@ -237,7 +237,7 @@ def examine() -> list[Finding]:
     """What this machine has for the labs, and the mend for what it lacks. Changes nothing that stays."""
     found = []
     found.append(Finding("ok", "Python", platform.python_version()))
-    for module in ("numpy", "pydantic", "yaml", "tqdm"):
+    for module in ("numpy", "scipy", "pydantic", "yaml", "tqdm"):
         if importlib.util.find_spec(module) is None:
             found.append(Finding("problem", module, "not installed", "run 'pip install -e .' in the checkout"))
     found += _device_findings()
