@@ -41,7 +41,7 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {f"peak-{d}": ("performance", FLOP_PE
 CALIBRATION |= {f"speedup-{d}": ("speedup", NUMBER) for d in DTYPES if d != "fp32"}
 CALIBRATION |= {"block": ("terms", NUMBER)}
 PICTURES = ("precision", "memory", "errors")
-DRAWN = ROLES
+DRAWN = ("product", "error")
 
 # Stored bits of the significand; an fp8 or 16-bit product adds up in fp32, and an fp8 product returns bf16.
 MANTISSA_BITS = {"fp64": 52, "fp32": 23, "tf32": 10, "bf16": 7, "fp16": 10, "fp8": 3}
