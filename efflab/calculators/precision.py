@@ -45,7 +45,7 @@ _CONVENTION = Choice(
         Option("fp32", "16 B: all in FP32", sets={"element": 4}),
     ],
     default="16 bytes",
-    label="Adam's bytes per parameter",
+    label="Bytes per parameter, Adam",
 )
 # The verdict weighs changes: "_flash" with FlashAttention, "_full" with full recomputation, "_one" with a microbatch of
 # one, "_zero" with ZeRO's last stage. A text that a formula is given is a value's name, so options set these texts.
@@ -55,12 +55,7 @@ _RECOMPUTATION = Choice(
     "recomputation",
     [
         Option("none", "None", sets=_TEXTS | dict.fromkeys(_AGAIN, 0)),
-        # as FlashAttention it keeps no scores, so the kind of attention no longer matters
-        Option(
-            "selective",
-            "Selective: attention scores",
-            sets=_TEXTS | dict.fromkeys(_AGAIN, 0) | {"attention": "flash"},
-        ),
+        Option("selective", "Selective: attention scores", sets=_TEXTS | dict.fromkeys(_AGAIN, 0)),
         Option("full", "Full: whole layers", sets=_TEXTS, takes={n: n.replace("again", "layer") for n in _AGAIN}),
     ],
     default="none",
@@ -122,6 +117,11 @@ def _advice() -> list[Case]:
         Case(
             over + "FlashAttention alone makes it fit: {total_flash}, with the same result.",
             [("total_flash", "<=", "capacity")],
+        ),
+        Case(
+            "Over by {over}. Even ZeRO stage 3 with a data-parallel degree of {ranks} leaves {state_zero} of state on "
+            "each accelerator: the {whole_state} of the model take more than {needed} of them, before activations.",
+            [("state_zero", ">", "capacity")],
         ),
         Case(
             over + "ZeRO, recomputation, FlashAttention or a smaller microbatch would not help: split the layers over "
@@ -192,9 +192,9 @@ training_memory = Calculator(
             memory.largest_batch,
             "largest_microbatch",
             "Largest microbatch that fits",
-            given={"memory": "capacity", "weights": "state", "bytes_per_sequence": "kept_one"},
+            given={"memory": "capacity", "weights": "state_here", "bytes_per_sequence": "kept_one"},
         ),
-        Sum("state", _HELD[:3], shown=False),
+        Sum("state_here", _HELD[:3], shown=False),
         Ratio("parameters_per_rank", "parameters", "tensor_parallel", unit=PARAMETER, shown=False),
         _state(memory.weight_bytes_per_rank, "weights", "Weights"),
         _state(memory.gradient_bytes_per_rank, "gradients", "Gradients"),
@@ -206,6 +206,7 @@ training_memory = Calculator(
         *_output_layer(),
         Sum("free", ["capacity"], minus=["total"], shown=False),
         Sum("over", ["total"], minus=["capacity"], shown=False),
+        Ratio("needed", "whole_state", "capacity", shown=False),
         Output(
             memory.training_state_bytes,
             "state_zero",
@@ -218,9 +219,9 @@ training_memory = Calculator(
         *_output_layer("_one", microbatch=1),
         Sum("kept_one", ["layers_kept_one", "again_one", "output_kept_one"], shown=False),
         Sum("total_zero", ["state_zero", "layers_kept", "again", "output_kept"], shown=False),
-        Sum("total_flash", ["state", "layers_kept_flash", "again_flash", "output_kept"], shown=False),
-        Sum("total_full", ["state", "layers_kept_full", "layer", "output_kept"], shown=False),
-        Sum("total_one", ["state", "kept_one"], shown=False),
+        Sum("total_flash", ["state_here", "layers_kept_flash", "again_flash", "output_kept"], shown=False),
+        Sum("total_full", ["state_here", "layers_kept_full", "layer", "output_kept"], shown=False),
+        Sum("total_one", ["state_here", "kept_one"], shown=False),
         *(Ratio(f"left{change}", f"total{change}", "total", shown=False) for change in _CHANGES),
     ],
     stack=Stack(
