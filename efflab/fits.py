@@ -22,11 +22,11 @@ DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.2
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_TERM_FLOOR = 12.0  # a term e^12 times below the smallest loss is no term any more
+_TERM_FLOOR = 7.0  # a term e^7 times below the smallest loss, 0.1% of it, is no term any more
 _SCAN = np.geomspace(EXPONENT.low, 2.0, 18)  # exponents at which the linear constants are solved for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit:
     """A fitted law.
 
@@ -112,7 +112,8 @@ class Fit:
         Raises:
             EfflabError: the fit has no bootstrap samples, or the level is not between 0 and 1.
         """
-        low, high = np.quantile(self.samples, self._tails(level), axis=0) if self._tails(level) else ((), ())
+        tails = self._tails(level)
+        low, high = np.quantile(self.samples, tails, axis=0)
         return {name: (float(a), float(b)) for name, a, b in zip(CONSTANTS, low, high, strict=True)}
 
     def _tails(self, level: float) -> tuple[float, float]:
@@ -188,7 +189,7 @@ def fit_parametric_loss(
     runs = _Runs(n, d, measured, delta)
     best = runs.fit(np.ones(len(n)), runs.scan(np.ones(len(n)), keep=6))
     rng = np.random.default_rng(seed)
-    samples = [runs.constants(runs.refit(_resample(rng, n, d), best)) for _ in range(bootstrap)]
+    samples = [runs.constants(runs.refit(_resample(rng, n, d), best, rng)) for _ in range(bootstrap)]
     table = np.array(samples).reshape(-1, len(CONSTANTS))
     return Fit(
         **dict(zip(CONSTANTS, runs.constants(best).tolist(), strict=True)),
@@ -214,6 +215,8 @@ class _Runs:
         low, high = self.log_loss.min() - _TERM_FLOOR, self.log_loss.max() + 3
         exponent = (EXPONENT.low, EXPONENT.high)
         self.bounds = [(low, high), exponent, (low, high), exponent, (low, self.log_loss.min())]
+        # Exponents that two values cannot determine, as indices into theta.
+        self.flat = [i for i, t in ((1, self.x), (3, self.y)) if len(set(np.round(t, 9))) < 3]
         powers = -np.outer(_SCAN, self.x), -np.outer(_SCAN, self.y)
         # Relative to the loss, so that least squares sees nearly the residuals of the logarithms.
         self.u, self.v, self.one = (np.exp(t - self.log_loss) for t in (*powers, np.zeros(len(n))))
@@ -321,24 +324,34 @@ class _Runs:
         return starts
 
     def fit(self, weights: Array, starts: list[Array]) -> Array:
-        """The best of L-BFGS and Newton runs from all starts."""
+        """The best of Newton runs from all starts, and of L-BFGS and Newton runs from the best three of them."""
         from scipy.optimize import minimize
 
-        low, high = np.array(self.bounds).T
         options = {"maxiter": 300, "ftol": 1e-13, "gtol": 1e-8, "maxcor": 20}
-        ends = []
-        for start in starts:
-            start = np.clip(start, low, high)
+
+        def height(theta: Array) -> float:
+            return self.objective(theta, weights)[0]
+
+        ends = [self.descend(start, weights) for start in starts]
+        inside = [np.clip(start, *np.array(self.bounds).T) for start in starts]
+        for start in sorted(inside, key=height)[:3]:
             run = minimize(
                 self.objective, start, args=(weights,), jac=True, method="L-BFGS-B", bounds=self.bounds, options=options
             )
             # The Huber loss has no second derivative at delta, which can end a line search early: Newton goes on.
-            ends += [self.descend(run.x, weights, (1.0,)), self.descend(start, weights)]
-        return min(ends, key=lambda theta: self.objective(theta, weights)[0])
+            ends.append(self.descend(run.x, weights, (1.0,)))
+        return min(ends, key=height)
 
-    def refit(self, weights: Array, optimum: Array) -> Array:
-        """A fit of a resample: from the optimum of all runs, and from the resample's own best start."""
-        ends = [self.descend(start, weights) for start in (optimum, *self.scan(weights, keep=1, rounds=1)[:1])]
+    def refit(self, weights: Array, optimum: Array, rng: np.random.Generator) -> Array:
+        """A fit of a resample: from the optimum of all runs, and from the resample's own best start.
+
+        Two sizes fit any exponent equally well; then the exponent is drawn, so that the samples show it.
+        """
+        starts = [optimum, *self.scan(weights, keep=1, rounds=1)[:1]]
+        if len(self.flat):
+            starts = [optimum.copy()]
+            starts[0][self.flat] = np.exp(rng.uniform(np.log(EXPONENT.low), np.log(EXPONENT.high), len(self.flat)))
+        ends = [self.descend(start, weights) for start in starts]
         return min(ends, key=lambda theta: self.objective(theta, weights)[0])
 
     def descend(self, theta: Array, weights: Array, widths: tuple[float, ...] = (30.0, 10.0, 3.0, 1.0)) -> Array:
@@ -451,32 +464,45 @@ def _enough(n: Array, d: Array, losses: Array) -> None:
 
 
 def _warnings(runs: _Runs, theta: Array, samples: Array) -> tuple[str, ...]:
-    """What the runs leave open: constants at their bounds, flat directions, wide bootstraps."""
+    """What the runs leave open: constants at their bounds, terms that two values cannot determine, wide intervals."""
     said = []
-    low, high = np.array(runs.bounds).T
     names = ("parameter_coefficient", "parameter_exponent", "token_coefficient", "token_exponent", "irreducible_loss")
-    reading = {
-        "irreducible_loss": "the runs do not show a limit of the loss; larger and longer ones would",
-        "parameter_coefficient": "the runs do not show that size matters; spread the sizes further",
-        "token_coefficient": "the runs do not show that data matters; spread the tokens further",
+    mends = {
+        "irreducible_loss": "the runs are too small and short to show the limit of the loss",
+        "parameter_coefficient": "the runs do not show how size matters; spread the sizes further",
+        "token_coefficient": "the runs do not show how data matters; spread the tokens further",
         "parameter_exponent": "add more sizes, further apart",
-        "token_exponent": "add more numbers of tokens, further apart",
+        "token_exponent": "add runs on more numbers of tokens, further apart",
     }
-    at_bound = set()
-    for name, value, a, b in zip(names, theta, low, high, strict=True):
-        if min(value - a, b - value) < 1e-6 * (b - a):
-            at_bound.add(name)
-            said.append(f"{name} stands at the end of its range: {reading[name]}.")
-    for name, log_values, what in (
-        ("parameter_exponent", runs.log_n, "sizes"),
-        ("token_exponent", runs.log_d, "numbers of tokens"),
-    ):
-        if len(set(np.round(log_values, 9))) < 3:
-            said.append(f"{name} is not determined by two {what}: its term and irreducible_loss can trade places.")
-    if len(samples):
-        for name, values in zip(CONSTANTS, samples.T, strict=True):
-            a, b = np.quantile(values, (0.025, 0.975))
-            wide = b > 3 * a if "coefficient" not in name else False
-            if wide and name not in at_bound:
-                said.append(f"{name} is hardly determined: its 95% interval is {a:.3g} to {b:.3g}; {reading[name]}.")
+    open_ones = set()
+    for name, value, (low, high) in zip(names, theta, runs.bounds, strict=True):
+        if min(value - low, high - value) < 1e-6 * (high - low):
+            open_ones.add(name)
+            said.append(f"{name} stands at the end of the range that is searched: {mends[name]}.")
+    for i in runs.flat:
+        open_ones |= {names[i], "irreducible_loss"}
+        what = "sizes" if i == 1 else "numbers of tokens"
+        said.append(f"{names[i]} cannot be determined from two {what}, nor can irreducible_loss: {mends[names[i]]}.")
+    for name, (low, high) in _uncertainty(runs, theta, samples).items():
+        if high > 3 * low and name not in open_ones:
+            said.append(f"{name} is hardly determined (95% interval {max(low, 0):.2g} to {high:.2g}): {mends[name]}.")
     return tuple(said)
+
+
+def _uncertainty(runs: _Runs, theta: Array, samples: Array) -> dict[str, tuple[float, float]]:
+    """95% intervals of both exponents and the irreducible loss: the bootstrap's, else by the curvature."""
+    wanted = {"parameter_exponent": 1, "token_exponent": 3, "irreducible_loss": 4}
+    if len(samples):
+        low, high = np.quantile(samples, (0.025, 0.975), axis=0)
+        return {name: (low[CONSTANTS.index(name)], high[CONSTANTS.index(name)]) for name in wanted}
+    residuals = runs.residuals(theta)
+    count = len(residuals)
+    if count <= len(CONSTANTS):
+        return {name: (0.0, np.inf) for name in wanted}
+    scatter = 1.4826 * np.median(np.abs(residuals)) * np.sqrt(count / (count - len(CONSTANTS)))
+    everywhere = runs.second_order(theta, np.ones(count), runs.delta)[3] * runs.delta**2
+    size = np.sqrt(np.diag(everywhere)) + 1e-12
+    errors = scatter / size * np.sqrt(np.diag(np.linalg.inv(everywhere / np.outer(size, size) + 1e-12 * np.eye(5))))
+    middle = {name: float(np.exp(theta[i]) if i == 4 else theta[i]) for name, i in wanted.items()}
+    half = {name: 2 * errors[i] * (middle[name] if i == 4 else 1) for name, i in wanted.items()}
+    return {name: (middle[name] - half[name], middle[name] + half[name]) for name in wanted}
