@@ -38,7 +38,17 @@ SIBLINGS = {
 # Files in those folders that belong to no topic.
 SHARED = {
     "tests/experiments": {"runner"},
-    "efflab/calculators": {"__init__", "bundle", "calculator", "checks", "markup", "parts", "picks", "widget"},
+    "efflab/calculators": {
+        "__init__",
+        "binary",
+        "bundle",
+        "calculator",
+        "checks",
+        "markup",
+        "parts",
+        "picks",
+        "widget",
+    },
     "efflab/experiments": {"__init__", "runner"},
     "efflab/reconcile": {"__init__"},
     "efflab/plots": {"__init__"},
