@@ -23,7 +23,7 @@ from efflab.measure import device, timer
 
 KB = 1e3
 PAGES = tuple(f"{page}.html" for page in chapters.pages())
-OWN = ("efflab.js", "efflab.css", "katex.min.css")
+OWN = ("/efflab", "katex.min.css")
 
 
 def line(what: str, value: str, budget: str, kept: bool) -> None:

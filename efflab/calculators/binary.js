@@ -44,17 +44,19 @@ function fields(value, exponentBits, mantissaBits, flavour) { // null where the 
   const bias = 2 ** (exponentBits - 1) - (flavour === "fnuz" ? 0 : 1), ones = 2 ** exponentBits - 1, full = 2 ** mantissaBits;
   const bits = (n, width) => (width ? n.toString(2).padStart(width, "0") : "");
   const made = (sign, exponent, mantissa, meaning) =>
-    ({ sign: String(sign), exponent: bits(exponent, exponentBits), mantissa: bits(mantissa, mantissaBits), meaning });
+    ({ sign: flavour === "scale" ? "" : String(sign), exponent: bits(exponent, exponentBits), mantissa: bits(mantissa, mantissaBits), meaning });
   if (Number.isNaN(value)) {
     if (flavour === "ieee") return made(0, ones, full / 2, "exponent all ones, mantissa not zero: NaN");
-    if (flavour === "fn") return made(0, ones, full - 1, "all ones: NaN");
+    if (flavour === "fn" || flavour === "scale") return made(0, ones, full - 1, "all ones: NaN");
     return flavour === "fnuz" ? made(1, 0, 0, "the place of −0: NaN") : null;
   }
   const sign = value < 0 || Object.is(value, -0) ? 1 : 0, minus = sign ? "−" : "", size = Math.abs(value);
   if (size === Infinity)
     return flavour === "ieee" ? made(sign, ones, 0, `exponent all ones, mantissa zero: ${minus}∞`) : null;
-  if (size === 0) return flavour === "fnuz" ? made(0, 0, 0, "0") : made(sign, 0, 0, `${minus}0`);
+  if (size === 0 && flavour !== "scale") return flavour === "fnuz" ? made(0, 0, 0, "0") : made(sign, 0, 0, `${minus}0`);
+  if (flavour === "scale" && !(value > 0)) return null;
   const lowest = 1 - bias, [whole, power] = parts(size), exponent = whole.toString(2).length - 1 + power;
+  if (flavour === "scale") return whole > 1n || exponent < -bias || exponent >= ones - bias ? null : made(0, exponent + bias, 0, "2" + raised(exponent));
   const subnormal = exponent < lowest, least = Math.max(exponent, lowest), shift = power + mantissaBits - least;
   if (shift < 0) return null;
   const scaled = Number(whole) * 2 ** shift, field = subnormal ? 0 : exponent + bias, mantissa = scaled - (subnormal ? 0 : full);

@@ -77,21 +77,23 @@ def fields(value: float, exponent_bits: int, mantissa_bits: int, flavour: str) -
         value: the number.
         exponent_bits, mantissa_bits: of the format.
         flavour: "ieee" (infinities and NaNs), "fn" (one NaN of each sign, all ones), "fnuz" (one NaN, in the place of
-            −0) or "finite" (neither).
+            −0), "finite" (neither) or "scale" (powers of two without a sign, and one NaN, all ones).
     """
     exponent_bits, mantissa_bits = int(exponent_bits), int(mantissa_bits)
     bias = 2 ** (exponent_bits - 1) - (0 if flavour == "fnuz" else 1)
     ones = 2**exponent_bits - 1
     full = 2**mantissa_bits
 
+    scale = flavour == "scale"
+
     def made(sign: int, exponent: int, mantissa: int, meaning: str) -> Fields:
         low = f"{mantissa:0{mantissa_bits}b}" if mantissa_bits else ""
-        return Fields(str(sign), f"{exponent:0{exponent_bits}b}", low, meaning)
+        return Fields("" if scale else str(sign), f"{exponent:0{exponent_bits}b}", low, meaning)
 
     if math.isnan(value):
         if flavour == "ieee":
             return made(0, ones, full // 2, "exponent all ones, mantissa not zero: NaN")
-        if flavour == "fn":
+        if flavour in ("fn", "scale"):
             return made(0, ones, full - 1, "all ones: NaN")
         return made(1, 0, 0, "the place of −0: NaN") if flavour == "fnuz" else None
     sign = int(math.copysign(1.0, value) < 0)
@@ -99,6 +101,10 @@ def fields(value: float, exponent_bits: int, mantissa_bits: int, flavour: str) -
     if math.isinf(value):
         return made(sign, ones, 0, f"exponent all ones, mantissa zero: {minus}∞") if flavour == "ieee" else None
     lowest = 1 - bias  # the exponent of the smallest normal number
+    if scale:
+        exponent = math.frexp(value)[1] - 1
+        fits = value > 0 and value == math.ldexp(1.0, exponent) and -bias <= exponent < ones - bias
+        return made(0, exponent + bias, 0, f"2{_raised(exponent)}") if fits else None
     if value == 0:
         return made(0 if flavour == "fnuz" else sign, 0, 0, f"{'' if flavour == 'fnuz' else minus}0")
     exponent = math.frexp(value)[1] - 1

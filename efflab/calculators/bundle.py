@@ -1,15 +1,16 @@
-"""What the browser gets: declarations as JSON, traced formulas, one script, one style sheet.
+"""What the browser gets: declarations as JSON, traced formulas, scripts, one style sheet.
 
 The same front end runs in two places. In JupyterLab it is the widget's ES module and carries the formulas of its
-own calculator. On the website it is part of one classic script with the formulas and declarations of all calculators,
-since a browser refuses modules from a file and, under a strict Content-Security-Policy, inline scripts. A page holds
-no more than which calculator starts with which inputs.
+own calculator. On the website it is a classic script, since a browser refuses modules from a file and, under a strict
+Content-Security-Policy, inline scripts; a second one for each topic carries the topic's formulas and declarations, and
+only pages that show a calculator of the topic load it. A page holds no more than which calculator starts with which
+inputs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -17,11 +18,23 @@ from typing import Any
 
 from efflab import units
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Choice, Curve, Formula, Output, Ratio, Slider, Value, read
+from efflab.calculators.parts import (
+    Choice,
+    Curve,
+    Formula,
+    NumberField,
+    Output,
+    Ratio,
+    Slider,
+    Sum,
+    Value,
+    read,
+)
+from efflab.errors import unknown
 from efflab.formulas import reading
 
 FOLDER = Path(__file__).parent
-OTHER_DEVICE = " (another device, with a roof of its own)"  # after a run's label, as the front end writes it
+OTHER_DEVICE = " (another device)"  # after a run's label, as the front end writes it
 
 
 def units_script() -> str:
@@ -30,40 +43,75 @@ def units_script() -> str:
 
 
 def script() -> str:
-    """The site's script: the front end, its host, every calculator's declaration and traced formulas.
+    """The site's script: the front end and its host. A classic script that runs after `units_script()`."""
+    return f'(() => {{\n"use strict";\n{_front()}\n{_source("site.js")}\n}})();\n'
 
-    A classic script that runs after `units_script()`.
+
+def topic_script(topic: str) -> str:
+    """The declarations and traced formulas of a topic's calculators. A classic script that runs after `script()`.
+
+    Raises:
+        EfflabError: no calculator is of this topic; names the nearest.
     """
     from efflab.calculators import every
 
-    used = {name: f for c in every().values() for name, (f, _) in c.readings.items()}
+    found = [c for c in every().values() if c.topic == topic]
+    if not found:
+        raise unknown("calculators of topic", topic, topics())
     inputs: list[Any] = []
-    declared = {c.name: declaration(c) for c in every().values()}
+    declared = {c.name: declaration(c) for c in found}
     for one in declared.values():
         inputs += [i for i in one["inputs"] if i not in inputs]
         one["inputs"] = [inputs.index(i) for i in one["inputs"]]
-    declarations = f"const DECLARATIONS = {literal(declared)};"
-    return f'(() => {{\n"use strict";\n{core(used, inputs)}\n{declarations}\n{_source("site.js")}\n}})();\n'
+    used = _formulas(found)
+    given = f"{_given(used, _binary(found))}, inputs: {literal(inputs)}, declarations: {literal(declared)}"
+    helpers = reading.helpers(used.values())
+    return f'(() => {{\n"use strict";\n{helpers}\nefflabCalculators.add({{{given}}});\n}})();\n'
+
+
+def topics() -> list[str]:
+    """The topics that have calculators."""
+    from efflab.calculators import every
+
+    return list(dict.fromkeys(c.topic for c in every().values()))
 
 
 def module(calculator: Calculator) -> str:
     """The widget's ES module: the front end, its host and this calculator's traced formulas."""
-    used = {name: f for name, (f, _) in calculator.readings.items()}
     return (
-        f"const efflabUnits = {units.javascript()};\n{core(used)}\n{_source('jupyter.js')}\n"
-        "export default { render };\n"
+        f"const efflabUnits = {units.javascript()};\n{core(_formulas([calculator]), _binary([calculator]))}\n"
+        f"{_source('jupyter.js')}\nexport default {{ render }};\n"
     )
 
 
-def core(used: Mapping[str, Formula], inputs: Sequence[Any] = ()) -> str:
+def core(used: Mapping[str, Formula], binary: bool = True) -> str:
     """The front end with these formulas. It touches the document only when a calculator is mounted.
 
-    It needs `efflabUnits` before it. `inputs`: what declarations give by their index in it.
+    It needs `efflabUnits` before it. `binary`: with what writes numbers of binary formats.
     """
-    lines = ",\n".join(f"  {json.dumps(n)}: [{json.dumps(list(read(f).where))}, {_traced(f)}]" for n, f in used.items())
-    constants = {"INPUTS": literal(inputs), "OTHER_DEVICE": as_json(OTHER_DEVICE)}
-    known = "\n".join(f"const {n} = {v};" for n, v in constants.items())
-    return f"const FORMULAS = {{\n{lines}\n}};\n{known}\n{_source('frontend.js')}"
+    return f"{reading.helpers(used.values())}\n{_front()}\nadd({{{_given(used, binary)}}});"
+
+
+def _front() -> str:
+    return f"const OTHER_DEVICE = {as_json(OTHER_DEVICE)};\n{_source('frontend.js')}"
+
+
+def _formulas(calculators: Iterable[Calculator]) -> dict[str, Formula]:
+    return {name: f for c in calculators for name, (f, _) in c.readings.items()}
+
+
+def _binary(calculators: Iterable[Calculator]) -> bool:
+    """Whether any of them writes numbers of binary formats."""
+    return any(c.bits or any(getattr(o, "exact", False) for o in c.outputs) for c in calculators)
+
+
+def _given(used: Mapping[str, Formula], binary: bool) -> str:
+    """What the front end is given: formulas, and code that only some calculators need."""
+    lines = [f"{json.dumps(n)}: [{json.dumps(list(read(f).where))}, {reading.javascript(f)}]" for n, f in used.items()]
+    given = "formulas: {\n" + ",\n".join(lines) + "\n}"
+    return given + (
+        f",\nbinary: (() => {{\n{_source('binary.js')}\nreturn {{ exact, fields }};\n}})()" if binary else ""
+    )
 
 
 def style() -> str:
@@ -72,21 +120,25 @@ def style() -> str:
 
 
 def declaration(calculator: Calculator) -> dict[str, Any]:
-    """The calculator as JSON values, in the shape that the front end reads."""
-    return {
+    """The calculator as JSON values, in the shape that the front end reads. What is empty or false is left out."""
+    found = {
         "name": calculator.name,
         "title": calculator.title,
         "topic": calculator.topic,
         "intro": calculator.intro,
         "note": calculator.note,
-        "inputs": [(_choice if isinstance(i, Choice) else _slider)(i, calculator) for i in calculator.inputs],
+        "inputs": [_input(i, calculator) for i in calculator.inputs],
         "outputs": [_output(o) for o in calculator.outputs],
         "drawn": calculator._drawn(),
         "names": calculator._names(),
         "units": {n: u.symbol for n, u in calculator.units.items()},
         "verdict": [{"text": c.text, "when": [list(w) for w in c.when]} for c in calculator.verdict],
         "curve": _curve(calculator.curve) if calculator.curve else None,
+        "stack": _stack(calculator) if calculator.stack else None,
+        "bits": vars(calculator.bits) if calculator.bits else None,
+        "compare": _compare(calculator) if calculator.compare else None,
     }
+    return {n: v for n, v in found.items() if n in ("inputs", "outputs") or not _empty(v)}
 
 
 def as_json(value: Any) -> str:
@@ -115,17 +167,33 @@ def _source(name: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-@cache
-def _traced(formula: Formula) -> str:
-    return reading.javascript(formula)
+def _input(given: Slider | Choice | NumberField, calculator: Calculator) -> dict[str, Any]:
+    common = {"name": given.name, "label": given.label, "help": given.help, "group": given.group}
+    if isinstance(given, Choice):
+        found = {
+            "kind": "choice", "by": dict(given.by), "missing": dict(given.missing), "shared": given.shared,
+            "default": given.default, "options": _options(given, calculator),
+        }  # fmt: skip
+    elif isinstance(given, NumberField):
+        found = {"kind": "number", "default": given.default}
+    else:
+        found = {
+            "kind": "slider", "low": given.low, "high": given.high, "zero": given.zero, "integer": given.integer,
+            "scale": given.scale, "steps": given.steps if given.scale == "linear" else None,
+            "per": given.per if given.per != 1 else None,
+        }  # fmt: skip
+        kept = {"unit": calculator.units[given.name].symbol, "default": given.default}
+        return _full(common | found) | kept
+    return _full(common | found)
 
 
-def _slider(slider: Slider, calculator: Calculator) -> dict[str, Any]:
-    return {
-        "kind": "slider", "name": slider.name, "label": slider.label, "help": slider.help,
-        "unit": calculator.units[slider.name].symbol, "low": slider.low, "high": slider.high,
-        "zero": slider.zero, "integer": slider.integer, "default": slider.default, "stops": _plain(slider.stops()),
-    }  # fmt: skip
+def _full(found: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty or false, which the front end supposes."""
+    return {n: v for n, v in found.items() if not _empty(v)}
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value is False or (not isinstance(value, int | float) and not value)
 
 
 def _options(choice: Choice, calculator: Calculator) -> list[dict[str, Any]]:
@@ -152,39 +220,52 @@ def _table(value: Any, by: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _choice(choice: Choice, calculator: Calculator) -> dict[str, Any]:
-    return {
-        "kind": "choice", "name": choice.name, "label": choice.label, "help": choice.help, "by": dict(choice.by),
-        "missing": dict(choice.missing), "shared": choice.shared, "default": choice.default,
-        "options": _options(choice, calculator),
-    }  # fmt: skip
-
-
-def _output(output: Output | Ratio | Value) -> dict[str, Any]:
-    common = {"name": output.name, "label": output.label, "shown": output.shown}
-    if isinstance(output, Value):
-        return common
+def _output(output: Output | Ratio | Sum | Value) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": output.name, "label": output.label, "shown": output.shown}
     if isinstance(output, Ratio):
-        return common | {"over": output.over, "under": output.under, "percent": output.percent}
-    return common | {"formula": read(output.formula).name, "given": dict(output.given)}
+        found |= {"over": output.over, "under": output.under, "percent": output.percent}
+    elif isinstance(output, Sum):
+        found |= {"of": list(output.of), "minus": list(output.minus), "exact": output.exact}
+    elif isinstance(output, Output):
+        found |= {"formula": read(output.formula).name, "given": dict(output.given), "exact": output.exact}
+        found |= {"words": list(output.words)}
+    return _full(found)
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
-    return {
+    marks = [{"x": m.x, "y": m.y, "label": m.label, "dot": m.dot} for m in curve.marks]
+    runs = [
+        {
+            "label": r.label, "option": r.option and list(r.option),
+            "points": [[_short(x), _short(y), title] for x, y, title in r.points],
+        }
+        for r in (curve.runs() if curve.runs else ())
+    ]  # fmt: skip
+    return _full({
         "x": curve.x, "low": curve.low, "high": curve.high, "scale": curve.scale.split("-"),
-        "lines": [{"y": line.y, "label": line.label, "faint": line.faint} for line in curve.lines],
-        "at": [list(pair) for pair in curve.at], "at_label": curve.at_label,
-        "marks": [{"x": m.x, "y": m.y, "label": m.label} for m in curve.marks],
+        "lines": [_full({"y": line.y, "label": line.label, "faint": line.faint}) for line in curve.lines],
+        "at": [list(pair) for pair in curve.at], "at_label": curve.at_label, "marks": [_full(m) for m in marks],
         "vary": curve.vary, "slope_label": curve.slope_label, "x_label": curve.x_label, "y_label": curve.y_label,
-        "describe": curve.describe,
-        "runs": [
-            {
-                "label": r.label, "option": r.option and list(r.option),
-                "points": [[_short(x), _short(y), title] for x, y, title in r.points],
-            }
-            for r in (curve.runs() if curve.runs else ())
-        ],
-    }  # fmt: skip
+        "describe": curve.describe, "above_zero": not curve.from_zero, "y_high": curve.y_high,
+        "runs": [_full(r) for r in runs],
+    })  # fmt: skip
+
+
+def _stack(calculator: Calculator) -> dict[str, Any]:
+    stack = calculator.stack
+    assert stack is not None
+    capacity = {"name": stack.capacity, "label": stack.capacity_label or calculator.label(stack.capacity)}
+    return _full({
+        "parts": [{"name": n, "label": calculator.label(n)} for n in stack.parts], "label": stack.label,
+        "describe": stack.describe, "vary": stack.vary, "capacity": capacity if stack.capacity else None,
+    })  # fmt: skip
+
+
+def _compare(calculator: Calculator) -> dict[str, Any]:
+    table = calculator.compare
+    assert table is not None
+    columns = [{"name": n, "label": calculator.label(n)} for n in table.columns]
+    return {"vary": table.vary, "label": table.label, "columns": columns}
 
 
 def _short(value: float) -> float:

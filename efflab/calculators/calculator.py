@@ -114,6 +114,32 @@ class Result:
         assert stack is not None
         return self._each(stack.vary, [*stack.parts, *([stack.capacity] if stack.capacity else [])])
 
+    def listed(self) -> list[tuple[str, str, str, str]]:
+        """What stands under the stack, row by row: its kind, what it is called, the amount, the share of the whole."""
+        calculator, stack = self.calculator, self.calculator.stack
+        assert stack is not None
+        bar = self.bars()[str(self.state[stack.vary]) if stack.vary else ""]
+        unit = calculator.units[stack.parts[0]]
+        there = [v for n in stack.parts if (v := bar[n]) is not None]
+        total, capacity = (sum(there[1:], there[0]) if there else None), bar.get(stack.capacity)
+        whole = total if capacity is None else capacity
+
+        def amount(value: float | None) -> str:
+            return "—" if value is None else show(value, unit)
+
+        def share(value: float | None) -> str:
+            return "" if value is None or not whole else show(100 * value / whole) + "%"
+
+        rows = [("part", calculator.label(n), amount(bar[n]), share(bar[n])) for n in stack.parts]
+        rows.append(("total", "Together", amount(total), "" if capacity is None else share(total)))
+        if not stack.capacity:
+            return rows
+        rows.append(("capacity", stack.capacity_label or calculator.label(stack.capacity), amount(capacity), ""))
+        if total is not None and capacity is not None:
+            kind, label = ("over", "Too much by") if total > capacity else ("free", "Free")
+            rows.append((kind, label, amount(abs(capacity - total)), share(abs(capacity - total))))
+        return rows
+
     def rows(self) -> dict[str, dict[str, float | None]]:
         """The table's values by column, for each option of its choice."""
         table = self.calculator.compare

@@ -1,15 +1,22 @@
 // The front end of every calculator: it reads a declaration, computes with the traced FORMULAS and draws.
-// Functions above `mount` touch no document, so that tests run them against Python. FORMULAS, INPUTS and OTHER_DEVICE come before
-// this text, and efflabUnits: see efflab/units.js.
+// Functions above `mount` touch no document, so that tests run them against Python. OTHER_DEVICE comes before this
+// text, and efflabUnits: see efflab/units.js. Formulas are added after it.
 
-const { UNITS, FACTORS, show, significant, group, raised } = efflabUnits;
+const { UNITS, show, significant, group, raised } = efflabUnits;
+const FORMULAS = {}, BINARY = {}; // BINARY is binary.js, where a calculator needs it
 
-function parse(text, symbol, name) { // throws an Error whose message is for the reader
-  const { value, problem } = efflabUnits.parse(text, symbol);
+function add({ formulas, binary }) {
+  Object.assign(FORMULAS, formulas);
+  Object.assign(BINARY, binary);
+}
+
+function checked({ value, problem }, name) { // throws an Error whose message is for the reader
   if (problem) throw new Error(`${name}: ${problem}`);
   return value;
 }
 
+const parse = (text, symbol, name) => checked(efflabUnits.parse(text, symbol), name);
+const real = (text, name) => checked(efflabUnits.real(text), name);
 const rounded = (value, digits) => Number(value.toPrecision(digits));
 
 function accept(spec, input, value, what) { // a number or a text, as the input keeps it; throws
@@ -17,6 +24,10 @@ function accept(spec, input, value, what) { // a number or a text, as the input 
     if (!input.options.some((o) => o.name === value))
       throw new Error(`${what}: '${value}' is not known. Known: ${input.options.map((o) => o.name).join(", ")}.`);
     return value;
+  }
+  if (input.kind === "number") {
+    real(String(value), what);
+    return String(value).trim();
   }
   const symbol = input.unit, text = typeof value === "string";
   // 10 × 1e-6 is 9.999999999999999e-6: keep the digits that were typed
@@ -32,16 +43,36 @@ function accept(spec, input, value, what) { // a number or a text, as the input 
 
 // ---- computing: as efflab.calculators.calculator does ----------------------------------------------------------
 
-function compile(spec) {
-  const inputs = spec.inputs.map((i) => INPUTS[i] ?? i), setters = new Map(); // the site's script gives them by number
-  for (const choice of inputs.filter((i) => i.kind === "choice")) {
-    choice.options = choice.options.map((o) => ({ label: o.name, sets: {}, takes: {}, formulas: {}, ...o }));
-    choice.table = new Map(choice.options.map((o) => [o.name, o]));
+const DECADE = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8];
+
+function stops({ low, high, default: first, scale, integer, zero, steps, per = 1 }) { // as Slider.stops() does
+  const [from, to] = [low / per, high / per], found = [];
+  if (scale === "linear") for (let i = 0; i <= steps; i++) found.push(from + ((to - from) * i) / steps);
+  else {
+    const log = scale === "log" ? Math.log10 : Math.log2, start = Math.floor(log(from)), end = Math.ceil(log(to));
+    const ladder = scale === "log2" ? [1, 1.5] : end - start < 11 ? DECADE : [1, 2, 5];
+    for (let e = start; e <= end; e++) for (const m of ladder) found.push(scale === "log" ? Number(`${m}e${e}`) : m * 2 ** e);
+  }
+  const kept = integer ? found.filter((v) => scale === "linear" || Number.isInteger(v)).map((v) => Math.floor(v + 0.5)) : found;
+  const ends = [low, high, first, ...(zero ? [0] : [])], near = (v, e) => Math.abs(v - e) <= 1e-9 * Math.max(Math.abs(v), Math.abs(e));
+  const within = kept.filter((v) => from < v && v < to).map((v) => v * per).filter((v) => !ends.some((e) => near(v, e)));
+  return [...new Set([...ends, ...within])].sort((a, b) => a - b);
+}
+
+function compile(spec) { // a declaration leaves out what is empty or false
+  const setters = new Map(), byName = (items) => new Map(items.map((i) => [i.name, i]));
+  const inputs = spec.inputs.map((i) => {
+    if (i.kind !== "choice") return i.kind === "slider" ? { ...i, stops: stops(i) } : i;
+    const options = i.options.map((o) => ({ label: o.name, sets: {}, takes: {}, formulas: {}, ...o }));
+    return { by: {}, missing: {}, ...i, options, table: byName(options) };
+  });
+  for (const choice of inputs.filter((i) => i.kind === "choice"))
     for (const name of new Set(choice.options.flatMap((o) => Object.keys({ ...o.sets, ...o.formulas, ...o.takes }))))
       setters.set(name, [...(setters.get(name) ?? []), choice]);
-  }
-  const byName = (items) => new Map(items.map((i) => [i.name, i]));
-  return { ...spec, inputs, setters, table: byName(inputs), computed: byName(spec.outputs.filter((o) => o.formula || o.over)) };
+  const outputs = spec.outputs.map((o) => ({ given: {}, minus: [], ...o })), shown = outputs.filter((o) => o.shown);
+  const curve = spec.curve && { at: [], marks: [], runs: [], describe: "", ...spec.curve, lines: spec.curve.lines.map((l) => ({ label: "", ...l })) };
+  const computed = byName(outputs.filter((o) => o.formula || o.over || o.of));
+  return { drawn: [], names: [], intro: "", note: "", ...spec, inputs, outputs, shown, curve, setters, table: byName(inputs), computed };
 }
 
 const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
@@ -58,6 +89,10 @@ function scope(c, state, overrides) { // the values of one state, computed when 
     if (source.ratio) {
       const [over, under] = source.ratio.map(value);
       return over === null || under === null ? null : over / under;
+    }
+    if (source.sum) {
+      const { of, minus } = source.sum, parts = [...of, ...minus].map(value);
+      return parts.includes(null) ? null : parts.reduce((total, part, i) => (i < of.length ? total + part : total - part));
     }
     if (source.formula) {
       const [parameters, run] = FORMULAS[source.formula], values = {};
@@ -78,7 +113,8 @@ function scope(c, state, overrides) { // the values of one state, computed when 
 
 function origin(c, state, name) { // where a value comes from: a ratio, a formula with what it is given, or a number
   const output = c.computed.get(name), touched = [];
-  if (output) return output.over ? { ratio: [output.over, output.under], touched } : { ...output, touched };
+  if (output?.over) return { ratio: [output.over, output.under], touched };
+  if (output) return output.of ? { sum: output, touched } : { ...output, touched };
   for (const choice of c.setters.get(name) ?? []) {
     touched.push(choice.name);
     const option = choice.table.get(state[choice.name]);
@@ -103,14 +139,20 @@ function origin(c, state, name) { // where a value comes from: a ratio, a formul
     return { value: null, touched, problem: filled(choice.missing[name], (n) => texts[n]), offer };
   }
   touched.push(name);
-  return { value: state[name], touched };
+  const typed = c.table.get(name)?.kind === "number";
+  return { value: typed ? real(state[name], name) : state[name], typed: typed && state[name], touched };
 }
 
-function textOf(c, state, name, value) {
-  const input = c.table.get(name);
+const percent = (share) => show(100 * share, "") + (Number.isFinite(share) ? "%" : "");
+
+function textOf(c, state, name, value, brief) {
+  const input = c.table.get(name), output = c.computed.get(name);
   if (input?.kind === "choice") return input.table.get(state[name]).label;
+  if (input?.kind === "number") return state[name];
   if (value === null || value === undefined) return "—";
-  return c.computed.get(name)?.percent ? show(100 * value, "") + "%" : show(value, c.units[name]);
+  if (output?.percent) return percent(value);
+  if (output?.words) return output.words[value];
+  return output?.exact ? BINARY.exact(value, brief) : show(value, c.units[name]);
 }
 
 const RELATIONS = {
@@ -134,12 +176,51 @@ function evaluate(c, state) {
   return { state, values, relevant, verdict, problem: s.problem, offer: s.offer, text };
 }
 
+function each(c, state, vary, names) { // values for each option of a choice, or for the state alone
+  return (vary ? c.table.get(vary).options : [{ name: "", label: "" }]).map((option) => {
+    const all = vary ? { ...state, [vary]: option.name } : state, s = scope(c, all);
+    return { option, chosen: !vary || state[vary] === option.name, values: names.map(s.value), state: all };
+  });
+}
+
+function bits(c, state) {
+  const s = scope(c, state), { value, exponent_bits, mantissa_bits, flavour } = c.bits;
+  const given = [value, exponent_bits, mantissa_bits, flavour].map(s.value);
+  return given.includes(null) ? null : BINARY.fields(...given);
+}
+
+const bars = (c, state) => each(c, state, c.stack.vary, [...c.stack.parts.map((p) => p.name), ...(c.stack.capacity ? [c.stack.capacity.name] : [])])
+  .map(({ option, chosen, values }) => {
+    const parts = values.slice(0, c.stack.parts.length), there = parts.filter((v) => v !== null);
+    return { option, chosen, parts, total: there.length ? there.reduce((a, b) => a + b) : null, capacity: c.stack.capacity ? values.at(-1) : null };
+  });
+
+function listed(c, state) { // the rows under a stack: kind, label, amount, share
+  const { parts, total, capacity } = bars(c, state).find((b) => b.chosen), unit = c.units[c.stack.parts[0].name];
+  const text = (v) => (v === null ? "—" : show(v, unit)), whole = capacity ?? total;
+  const share = (v) => (v === null || !whole ? "" : percent(v / whole));
+  const rows = c.stack.parts.map((p, i) => ["part", p.label, text(parts[i]), share(parts[i])]);
+  rows.push(["total", "Together", text(total), capacity === null ? "" : share(total)]);
+  if (!c.stack.capacity) return rows;
+  rows.push(["capacity", c.stack.capacity.label, text(capacity), ""]);
+  if (total === null || capacity === null) return rows;
+  const over = total > capacity, rest = Math.abs(capacity - total);
+  return [...rows, [over ? "over" : "free", over ? "Too much by" : "Free", text(rest), share(rest)]];
+}
+
 // ---- what a reader takes away ----------------------------------------------------------------------------------
 
 const literal = (v) =>
   typeof v === "boolean" ? (v ? "True" : "False")
   : typeof v === "string" ? JSON.stringify(v)
   : (v = rounded(v, 12)) !== 0 && (Math.abs(v) >= 1e6 || Math.abs(v) < 1e-3) ? v.toExponential().replace("e+", "e") : String(v);
+const float = (v) => // every digit of a number that was typed
+  !Number.isFinite(v) ? `float("${String(v).replace("Infinity", "inf").toLowerCase()}")`
+  : Object.is(v, -0) ? "-0.0" : String(v).replace("e+", "e");
+const fitted = (start, parts, end) => {
+  const line = start + parts.join(", ") + end;
+  return line.length <= 100 ? line : `${start}\n    ${parts.join(",\n    ")},\n${end}`;
+};
 
 function python(c, result) { // the calls of the formulas that give the numbers on show
   const { state, values } = result, modules = new Set(), done = new Set(), inputs = [], calls = [];
@@ -150,16 +231,21 @@ function python(c, result) { // the calls of the formulas that give the numbers 
     if (source.ratio) {
       const [over, under] = source.ratio.map(emit);
       calls.push(`${name} = ${over} / ${under}`);
+    } else if (source.sum) {
+      const { of, minus } = source.sum, [added, taken] = [of.map(emit), minus.map(emit)];
+      calls.push(`${name} = ${[added.join(" + "), ...taken].join(" - ")}`);
     } else if (source.formula) {
       const parts = FORMULAS[source.formula][0].map((p) => {
         const from = source.given[p] ?? p;
         return `${p}=${typeof from === "string" ? emit(from) : literal(from)}`;
       });
       modules.add(source.formula.split(".")[0]);
-      const line = `${name} = ${source.formula}(${parts.join(", ")})`;
-      calls.push(line.length <= 100 ? line : `${name} = ${source.formula}(\n    ${parts.join(",\n    ")},\n)`);
+      calls.push(fitted(`${name} = ${source.formula}(`, parts, ")"));
     } else if (source.taken) {
       calls.push(`${name} = ${emit(source.taken)}`);
+    } else if (source.typed) {
+      const number = float(source.value);
+      inputs.push(`${name} = ${number}` + (number === source.typed ? "" : `  # ${source.typed}`));
     } else {
       const v = source.value, why = source.choice ? source.touched.map((n) => textOf(c, state, n)).join(", ") : "";
       const notes = [typeof v === "number" && c.units[name] ? show(v, c.units[name]) : "", why].filter(Boolean).join(": ");
@@ -167,21 +253,25 @@ function python(c, result) { // the calls of the formulas that give the numbers 
     }
     return name;
   }
-  const prints = c.outputs.filter((o) => o.shown && values[o.name] !== null).map((o) => {
+  const shown = c.shown.filter((o) => values[o.name] !== null);
+  const prints = shown.flatMap((o) => {
     emit(o.name);
     const label = JSON.stringify(o.label + ":");
-    return `print(${label}, ${o.percent ? `show(100 * ${o.name}) + "%"` : `show(${o.name}, UNITS["${c.units[o.name]}"])`})`;
+    if (o.words) return [fitted(`${o.name}_words = (`, o.words.map((w) => JSON.stringify(w)), ")"), `print(${label}, ${o.name}_words[int(${o.name})])`];
+    const text = o.percent ? `show(100 * ${o.name}) + "%"` : o.exact ? `exact(${o.name})` : `show(${o.name}, UNITS["${c.units[o.name]}"])`;
+    return [`print(${label}, ${text})`];
   });
-  const imports = prints.length ? [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", ""] : [];
+  const imports = [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", ""];
+  if (shown.some((o) => o.exact)) imports.unshift("from efflab.calculators.binary import exact");
   const told = [`# ${c.title}`, ...(result.problem ? [`# ${result.problem}`] : [])];
-  return [...imports, ...told, ...inputs, "", ...calls, "", ...prints, ""].join("\n");
+  return [...(prints.length ? imports : []), ...told, ...inputs, "", ...calls, "", ...prints, ""].join("\n");
 }
 
 function prediction(c, result, source, now, random) {
   const created = now.toISOString().replace(/\.\d+Z$/, "Z"), inputs = {}, outputs = {};
   for (const name of result.relevant) inputs[name] = result.state[name];
-  for (const o of c.outputs)
-    if (o.shown && result.values[o.name] !== null) outputs[o.name] = { value: result.values[o.name], unit: c.units[o.name] };
+  for (const o of c.shown)
+    if (Number.isFinite(result.values[o.name])) outputs[o.name] = { value: result.values[o.name], unit: c.units[o.name] };
   const id = `${c.topic}-${c.name}-${created.replace(/[-:]/g, "")}-${random}`;
   return { schema: "efflab-prediction/1", id, topic: c.topic, created, source, calculator: c.name, inputs, outputs, note: "" };
 }
@@ -235,14 +325,16 @@ function axis(kind, low, high, length, gap, symbol) {
     const step = decade * [1, 2, 2.5, 5, 10].find((m) => m * decade >= raw * (1 - 1e-9));
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) ticks.push(i * step);
   }
-  const prefixes = UNITS[symbol].prefixes, middle = log ? Math.sqrt(low * high) : high / 2;
-  const prefix = prefixes.length > 1 ? prefixes.filter((p) => FACTORS[p] <= middle).pop() ?? prefixes[0] : "";
+  const { prefixes, counted, accepted, shown: [name] } = UNITS[symbol], middle = log ? Math.sqrt(low * high) : high / 2;
+  const factor = (p) => accepted[p + name], each = log && counted; // 1M, 10M, 100M, 1B: each tick with its own prefix
+  const prefix = prefixes.length > 1 && !each ? prefixes.filter((p) => factor(p) <= middle).pop() ?? prefixes[0] : "";
   const place = log ? (v) => (Math.log(v / low) / Math.log(high / low)) * length : (v) => ((v - low) / (high - low)) * length;
   // one notation for the whole axis
-  const sizes = ticks.map((v) => v / FACTORS[prefix]).filter((n) => n);
-  const powers = log && decades(ticks) && sizes.some((n) => n < 0.000999 || n > 99999.5);
-  const text = (v) => (powers ? "10" + raised(Math.round(Math.log10(v / FACTORS[prefix]))) : group(significant(v / FACTORS[prefix])));
-  return { log, low, high, ticks, minor, place, text, unit: symbol && ` (${prefix}${symbol})` };
+  const scaled = (v) => v / factor(prefix), sizes = ticks.map(scaled).filter((n) => n);
+  const powers = log && !each && decades(sizes) && sizes.some((n) => n < 0.000999 || n > 99999.5);
+  const plain = (v) => (v < 0 ? "−" : "") + group(significant(Math.abs(v)));
+  const text = (v) => each ? show(v, symbol).replace(` ${name}`, "") : powers ? "10" + raised(Math.round(Math.log10(scaled(v)))) : plain(scaled(v));
+  return { log, low, high, ticks, minor, place, text, unit: name && ` (${prefix}${counted && prefix ? " " : ""}${name})` };
 }
 
 const WIDE = 6.8; // of a character, in px at the drawing's text size
@@ -251,10 +343,14 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
   const height = Math.round(Math.min(400, Math.max(250, width * 0.88)));
   const box = { left: 46, top: 26, width: width - 46 - 16, height: height - 26 - 42 };
-  const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(([x, y]) => x !== null && y !== null);
-  const dots = [...points, ...runs.flatMap((r) => r.points)].filter(([x, y]) => (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0));
+  const there = ([x, y]) => x !== null && y !== null && (xKind !== "log" || x > 0) && (yKind !== "log" || y > 0);
+  const points = curve.at.map(([x, y]) => [values[x], values[y]]).filter(there);
+  const rings = curve.marks.filter((m) => m.dot).map((m) => [values[m.x], values[m.y]]).filter(there);
+  const dots = [...points, ...rings, ...runs.flatMap((r) => r.points)].filter(there);
   // the swept range, grown to hold every dot
-  let low = curve.low ?? swept.low, high = curve.high ?? swept.high;
+  const end = (given, own) => (typeof given === "string" ? values[given] : given ?? own);
+  let low = end(curve.low, swept?.low), high = end(curve.high, swept?.high);
+  if (!(low < high)) return { svg: "", height };
   for (const [x] of dots) [low, high] = [Math.min(low, x), Math.max(high, x)];
   if (xKind === "log") [low, high] = [10 ** Math.floor(Math.log10(low) + 1e-9), roundOut(high, true)];
   const marks = curve.marks.filter((m) => values[m.x] !== null);
@@ -287,11 +383,16 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])];
   if (!ys.length) return { svg: "", height };
   // faint lines may raise the drawing, not lower it
-  const top = Math.max(...ys), firm = [...lines.filter((l) => !l.faint).flatMap((l) => l.points), ...dots].map((p) => p[1]);
-  const bottom = Math.min(...(firm.length ? firm : ys)) * 0.7;
+  const highest = Math.max(...ys), limit = Math.max(curve.y_high ?? Infinity, ...dots.map((p) => p[1]));
+  const top = Math.min(highest, limit), firm = [...lines.filter((l) => !l.faint).flatMap((l) => l.points), ...dots].map((p) => p[1]);
+  const bottom = Math.min(...(firm.length ? firm : ys)), room = 0.08 * (top - bottom || top);
+  const from = curve.above_zero ? bottom - room : Math.min(0, bottom * 1.08);
+  const [yLow, yHigh] = yKind === "log" ? [roundOut(bottom * 0.7, false), roundOut(top * 1.5, true)]
+    : [from, highest > limit ? top : curve.above_zero ? top + room : top * 1.08];
+  const yAxis = axis(yKind, yLow, yHigh, box.height, 30, c.units[curve.lines[0].y]);
+  box.left = Math.max(46, Math.ceil(Math.max(...yAxis.ticks.map((t) => yAxis.text(t).length)) * WIDE) + 9);
+  box.width = width - box.left - 16;
   const xAxis = axis(xKind, low, high, box.width, 44, c.units[curve.x]);
-  const yAxis = axis(yKind, yKind === "log" ? roundOut(bottom, false) : 0, yKind === "log" ? roundOut(top * 1.5, true) : top * 1.08,
-    box.height, 30, c.units[curve.lines[0].y]);
   const X = (v) => Math.round((box.left + xAxis.place(v)) * 10) / 10;
   const Y = (v) => Math.round((box.top + box.height - yAxis.place(v)) * 10) / 10;
   for (const l of lines) l.px = l.points.map(([x, y]) => [X(x), Y(y)]);
@@ -329,7 +430,7 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   }
   const path = (l) => "M" + l.px.map((p) => p.join()).join("L");
   let plainLines = 0;
-  for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 3}`;
+  for (const l of lines) l.cls = l.faint ? "faint" : `line line-${plainLines++ % 4}`;
   const strokes = (some) => {
     const paths = some.filter((l) => l.points.length).map((l) => `<path d="${path(l)}" class="${l.cls}"/>`);
     out.push(`<g clip-path="url(#${id}-clip)">`, ...paths, "</g>");
@@ -348,7 +449,7 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
       spots.push({ x, y: Math.round(high) - 5, wide, level }, ...(level ? [{ x, y: Math.round(high) + 13, wide, level }] : []));
     }
     const struck = (s) => lines.some((o) => o !== l && !o.faint && o.px.some(([a, b]) => a > s.x - wide - 4 && a < s.x + 4 && Math.abs(b - s.y + 4) < 9));
-    const free = spots.filter((s) => s.y > box.top - 3 && !struck(s) && !placed.some((p) => Math.abs(p.y - s.y) < 13 && s.x > p.x - p.wide - 6 && s.x - wide < p.x + 6));
+    const free = spots.filter((s) => s.y > box.top - 3 && s.y < base && !struck(s) && !placed.some((p) => Math.abs(p.y - s.y) < 13 && s.x > p.x - p.wide - 6 && s.x - wide < p.x + 6));
     const clear = free.filter((s) => !near(s.x - wide / 2, s.y - 4, wide / 2 + 8, 11));
     const spot = clear.find((s) => s.level) ?? (l.faint ? null : clear[0]) ?? free.find((s) => s.level) ?? free[0];
     if (!spot) continue;
@@ -371,9 +472,49 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
     for (const [x, y, title] of run.points)
       out.push(`<circle cx="${X(x)}" cy="${Y(y)}" r="4.5" class="run run-${run.index % 3}"><title>${escaped(`${title}: ${show(x, c.units[curve.x])}, ${show(y, c.units[curve.lines[0].y])} (${run.label})`)}</title></circle>`);
   });
+  for (const [x, y] of rings) out.push(`<circle cx="${X(x)}" cy="${Y(y)}" r="6" class="ring"/>`);
   for (const [x, y] of points) {
     line(X(x), Y(y), X(x), base, "drop");
     out.push(`<circle cx="${X(x)}" cy="${Y(y)}" r="6" class="here"/>`);
+  }
+  return { svg: `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" aria-hidden="true" focusable="false">${out.join("")}</svg>`, height };
+}
+
+const BAR = { top: 20, text: 17, high: 24, gap: 11 }; // of a stack, in px; markup.py reserves the same height
+
+function drawStack(c, result, width, id) {
+  const all = bars(c, result.state), named = all.length > 1, same = all.every((b) => b.capacity === all[0].capacity), unit = c.units[c.stack.parts[0].name], out = [];
+  const block = BAR.high + BAR.gap + (named ? BAR.text : 0), height = BAR.top + all.length * block;
+  const most = Math.max(...all.flatMap((b) => [b.total, b.capacity]).filter((v) => v !== null && Number.isFinite(v)), 0);
+  const X = (v) => Math.round(Math.min(v / (most || 1), 1) * (width - 2) * 10) / 10;
+  const write = (x, y, anchor, text, cls) => out.push(`<text x="${x}" y="${y}" text-anchor="${anchor}" class="${cls}">${escaped(text)}</text>`);
+  const rect = (x, y, wide, cls, inner = "") => out.push(`<rect x="${x}" y="${y}" width="${wide}" height="${BAR.high}" class="${cls}">${inner}</rect>`);
+  out.push(`<pattern id="${id}-over" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="7" class="hatch"/></pattern>`);
+  all.forEach(({ option, chosen, parts, total, capacity }, row) => {
+    const y = BAR.top + row * block + (named ? BAR.text : 0);
+    if (named) {
+      write(0, y - 5, "start", (chosen ? "▸ " : "") + option.label, chosen ? "title strong" : "title");
+      const of = same || capacity === null ? "" : ` of ${show(capacity, unit)}`;
+      write(width, y - 5, "end", total === null ? "—" : show(total, unit) + of, chosen ? "title strong" : "title");
+    }
+    let sum = 0;
+    parts.forEach((part, i) => {
+      if (!(part > 0) || !(most > 0)) return;
+      const from = X(sum), wide = Math.max(X((sum += part)) - from, 0.5), { label } = c.stack.parts[i];
+      rect(from, y, wide, `part part-${i % 6}${chosen ? "" : " faded"}`, `<title>${escaped(`${label}: ${show(part, unit)}`)}</title>`);
+      if (label.length * WIDE + 10 < wide) write((from + wide / 2).toFixed(1), y + BAR.high / 2 + 4, "middle", label, "in");
+    });
+    if (capacity === null) return;
+    const x = X(capacity);
+    if (total > capacity) out.push(`<rect x="${x}" y="${y}" width="${X(total) - x}" height="${BAR.high}" class="over" fill="url(#${id}-over)"/>`);
+    else out.push(`<rect x="0.5" y="${y + 0.5}" width="${Math.max(x - 0.5, 0)}" height="${BAR.high - 1}" class="room"/>`);
+    out.push(`<line x1="${x}" y1="${y - 4}" x2="${x}" y2="${y + BAR.high + 4}" class="limit"/>`);
+  });
+  const { capacity } = all[0];
+  if (same && capacity !== null) {
+    const text = `${c.stack.capacity.label}: ${show(capacity, unit)}`, half = (text.length * WIDE) / 2, x = X(capacity);
+    if (x + half > width) write(width, 12, "end", text, "title");
+    else write(Math.max(x, half), 12, "middle", text, "title");
   }
   return { svg: `<svg viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" aria-hidden="true" focusable="false">${out.join("")}</svg>`, height };
 }
@@ -395,7 +536,7 @@ function element(tag, attributes = {}, ...children) {
 // a sentence, source, and link(fragment) -> address or null where links make no sense. Returns {set, state, destroy}.
 function mount(root, spec, host) {
   const c = compile(spec), id = root.id, defaults = Object.fromEntries(c.inputs.map((i) => [i.name, i.default]));
-  const initial = { ...defaults, ...host.state }, rows = new Map(), outputs = new Map(), shared = c.inputs.filter((i) => i.shared);
+  const initial = { ...defaults, ...host.state }, rows = new Map(), outputs = new Map(), headings = new Map(), shared = c.inputs.filter((i) => i.shared);
   let state = { ...initial }, result, quiet;
   const runs = (c.curve?.runs ?? []).map((run, index) => ({ ...run, index, on: run.option ? state[run.option[0]] === run.option[1] : false }));
 
@@ -417,10 +558,19 @@ function mount(root, spec, host) {
   }
 
   function row(input) {
-    const key = `${id}-${input.name}`, error = element("p", { class: "calc-error", id: `${key}-error`, hidden: true });
+    const key = `${id}-${input.name}`, error = element("p", { class: "calc-error", id: `${key}-error`, role: "alert", hidden: true });
     const label = element("label", { for: key }, input.label);
     if (input.help) label.append(" ", element("small", {}, input.help));
     const node = element("div", { class: "calc-row" }, label);
+    if (input.kind === "number") {
+      const field = element("input", { type: "text", id: key, class: "calc-typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
+        oninput: () => take(input, field, error, true), onchange: () => take(input, field, error) });
+      node.append(field, error);
+      rows.set(input.name, { node, mend: () => mend(input, field, error), show: () => {
+        if (document.activeElement !== field && !field.hasAttribute("aria-invalid")) field.value = state[input.name];
+      } });
+      return node;
+    }
     if (input.kind === "choice") {
       const select = element("select", { id: key, onchange: () => change(input.name, select.value) });
       const groups = new Map();
@@ -437,28 +587,9 @@ function mount(root, spec, host) {
     }
     const stops = input.stops;
     const range = element("input", { type: "range", id: key, min: 0, max: stops.length - 1, step: 1,
-      oninput: () => { mend(); change(input.name, stops[range.value]); } });
+      oninput: () => { mend(input, field, error); change(input.name, stops[range.value]); } });
     const field = element("input", { type: "text", class: "calc-value", inputmode: "text", autocomplete: "off", spellcheck: "false",
-      "aria-label": `${input.label}, exact value`, onchange: () => {
-        try {
-          const number = accept(c, input, field.value, input.label);
-          mend();
-          change(input.name, number);
-          display();
-        } catch (problem) {
-          error.textContent = problem.message;
-          error.hidden = false;
-          field.setAttribute("aria-invalid", "true");
-          field.setAttribute("aria-describedby", error.id);
-        }
-      } });
-    error.setAttribute("role", "alert");
-    function mend() {
-      rows.get(input.name).last = undefined;
-      error.hidden = true;
-      field.removeAttribute("aria-invalid");
-      field.removeAttribute("aria-describedby");
-    }
+      "aria-label": `${input.label}, exact value`, onchange: () => { if (take(input, field, error)) display(); } });
     function display() {
       const value = state[input.name];
       const text = input.integer && value < 1e15 ? group(String(value)) : show(value, input.unit);
@@ -469,8 +600,35 @@ function mount(root, spec, host) {
       if (!field.hasAttribute("aria-invalid")) field.value = text;
     }
     node.append(field, range, error);
-    rows.set(input.name, { node, show: display, mend });
+    rows.set(input.name, { node, show: display, mend: () => mend(input, field, error) });
     return node;
+  }
+  function mend(input, field, error) {
+    rows.get(input.name).last = undefined;
+    error.hidden = true;
+    field.removeAttribute("aria-invalid");
+    field.removeAttribute("aria-describedby");
+  }
+  function take(input, field, error, quietly) { // what was typed; quietly: while it is typed, when it may be unfinished
+    try {
+      const value = accept(c, input, field.value, input.label);
+      mend(input, field, error);
+      change(input.name, value);
+      return true;
+    } catch (problem) {
+      if (quietly) return false;
+      error.textContent = problem.message;
+      error.hidden = false;
+      field.setAttribute("aria-invalid", "true");
+      field.setAttribute("aria-describedby", error.id);
+      return false;
+    }
+  }
+  function heading(input) { // over the first input of a group
+    if (!input.group || headings.has(input.group)) return [];
+    const node = element("p", { class: "calc-group" }, input.group);
+    headings.set(input.group, { node, names: c.inputs.filter((i) => i.group === input.group).map((i) => i.name) });
+    return [node];
   }
 
   const verdict = element("p", { class: "calc-verdict", "aria-atomic": "true" });
@@ -480,10 +638,27 @@ function mount(root, spec, host) {
     rows.get(name).node.querySelector("select").focus();
   } });
   const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict);
-  for (const o of c.outputs.filter((o) => o.shown)) {
+  for (const o of c.shown) {
     const dd = element("dd");
     outputs.set(o.name, dd);
     list.append(element("div", { "aria-atomic": "true" }, element("dt", {}, o.label), dd));
+  }
+  const bitsBox = element("div", { class: "calc-bits", role: "img" });
+  const stackPlot = element("div", { class: "calc-plot", role: "img" }), amounts = element("tbody");
+  const stack = element("div", { class: "calc-stack" }, stackPlot,
+    element("table", {}, ...(c.stack?.label ? [element("caption", {}, c.stack.label)] : []), amounts));
+  const compare = element("div", { class: "calc-compare", role: "region", tabindex: 0, "aria-label": c.compare?.label ?? "" });
+  const cells = new Map();
+  if (c.compare) {
+    const choice = c.table.get(c.compare.vary), body = element("tbody");
+    const head = element("tr", {}, ...[choice.label, ...c.compare.columns.map((o) => o.label)].map((t) => element("th", { scope: "col" }, t)));
+    for (const o of choice.options) {
+      const pick = element("button", { type: "button", class: "calc-pick", onclick: () => change(choice.name, o.name) }, o.label);
+      const tds = c.compare.columns.map(() => element("td")), tr = element("tr", {}, element("th", { scope: "row" }, pick), ...tds);
+      cells.set(o.name, { tr, pick, tds });
+      body.append(tr);
+    }
+    compare.append(element("table", {}, element("caption", {}, c.compare.label), element("thead", {}, head), body));
   }
   const plot = element("div", { class: "calc-plot", role: "img" });
   const legend = element("ul", { class: "calc-legend" });
@@ -549,8 +724,10 @@ function mount(root, spec, host) {
 
   const title = element("p", { class: "calc-title", id: `${id}-title` }, c.title);
   const parts = [title, element("p", { class: "calc-intro" }, c.intro),
-    element("div", { class: c.curve ? "calc-body calc-wide" : "calc-body" }, element("div", { class: "calc-inputs" }, ...c.inputs.map(row)),
-      element("div", { class: "calc-main" }, ...(c.curve ? [element("div", { class: "calc-figure" }, plot, legend)] : []), live)),
+    element("div", { class: c.curve || c.stack ? "calc-body calc-wide" : "calc-body" },
+      element("div", { class: "calc-inputs" }, ...c.inputs.flatMap((i) => [...heading(i), row(i)])),
+      element("div", { class: "calc-main" }, ...(c.bits ? [bitsBox] : []), ...(c.stack ? [stack] : []),
+        ...(c.curve ? [element("div", { class: "calc-figure" }, plot, legend)] : []), live, ...(c.compare ? [compare] : []))),
     actions, status, manual, element("p", { class: "calc-note" }, c.note)];
   root.setAttribute("role", "group");
   root.setAttribute("aria-labelledby", `${id}-title`);
@@ -560,10 +737,36 @@ function mount(root, spec, host) {
 
   const memo = new Map();
   function redraw() {
-    const width = Math.floor(plot.clientWidth);
-    if (!c.curve || width < 100) return;
-    plot.innerHTML = draw(c, result, width, runs.filter((r) => r.on), id, memo).svg;
+    const width = Math.floor((c.curve ? plot : stackPlot).clientWidth);
+    if (width < 100) return;
+    if (c.curve) plot.innerHTML = draw(c, result, width, runs.filter((r) => r.on), id, memo).svg;
+    if (c.stack) stackPlot.innerHTML = drawStack(c, result, width, id).svg;
   }
+  function redrawStack() {
+    const rows = listed(c, state), part = rows.filter(([kind]) => kind === "part").length;
+    amounts.replaceChildren(...rows.map(([kind, label, amount, share], i) => element("tr", { class: `calc-${kind}` },
+      element("th", { scope: "row" }, element("span", { class: i < part ? `calc-key part-${i % 6}` : "calc-key none" }), label),
+      element("td", {}, amount), element("td", {}, share))));
+    stackPlot.setAttribute("aria-label", result.problem ?? filled(c.stack.describe, result.text));
+  }
+  function redrawBits() {
+    const found = bits(c, state), names = ["sign", "exponent", "mantissa"];
+    const text = found ? `${names.map((n) => found[n] && `${n} ${found[n]}`).filter(Boolean).join(", ")}: ${found.meaning}` : "";
+    if (bitsBox.getAttribute("aria-label") === text) return;
+    bitsBox.setAttribute("aria-label", text || "No bits.");
+    bitsBox.replaceChildren(element("p", { class: "calc-bits-title" }, c.bits.label), ...names.filter((n) => found?.[n]).map((n) =>
+      element("span", { class: `calc-field ${n}` }, element("span", { class: "calc-cells" }, ...Array.from(found[n], (b) => element("b", {}, b))), element("small", {}, n))),
+      element("p", { class: "calc-meaning" }, found?.meaning ?? "The format has no such number."));
+  }
+  function redrawTable() {
+    for (const { option, chosen, values, state: all } of each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name))) {
+      const { tr, pick, tds } = cells.get(option.name);
+      tr.classList.toggle("calc-chosen-row", chosen);
+      pick.setAttribute("aria-pressed", chosen);
+      tds.forEach((td, i) => put(td, textOf(c, all, c.compare.columns[i].name, values[i], true)));
+    }
+  }
+  const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
   function update() {
     result = evaluate(c, state);
     for (const [name, r] of rows) {
@@ -577,7 +780,7 @@ function mount(root, spec, host) {
     live.setAttribute("aria-busy", "true");
     clearTimeout(quiet);
     quiet = setTimeout(() => live.setAttribute("aria-busy", "false"), 400);
-    const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+    for (const { node, names } of headings.values()) node.hidden = !names.some((n) => result.relevant.includes(n));
     for (const [name, dd] of outputs) put(dd, result.text(name));
     put(verdict, result.verdict);
     verdict.classList.toggle("calc-bad", !!result.problem);
@@ -592,12 +795,15 @@ function mount(root, spec, host) {
       const on = runs.filter((r) => r.on).map((r) => r.label);
       const also = on.length ? ` Measured points shown: ${on.join("; ")}.` : "";
       plot.setAttribute("aria-label", (result.problem ?? filled(c.curve.describe, result.text)) + also);
-      redraw();
     }
+    if (c.stack) redrawStack();
+    if (c.bits) redrawBits();
+    if (c.compare) redrawTable();
+    if (c.curve || c.stack) redraw();
   }
   update();
-  const watch = c.curve && new ResizeObserver(redraw);
-  watch?.observe(plot);
+  const watch = (c.curve || c.stack) && new ResizeObserver(redraw);
+  watch?.observe(c.curve ? plot : stackPlot);
   document.dispatchEvent(new CustomEvent("efflab-mounted"));
   root.dataset.ready = "true";
 

@@ -67,7 +67,7 @@ class Slider:
             octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
             found = [m * 2.0**e for e in octaves for m in (1.0, 1.5)]
         if self.integer:
-            found = [float(round(v)) for v in found if self.scale == "linear" or v == round(v)]
+            found = [float(math.floor(v + 0.5)) for v in found if self.scale == "linear" or v == round(v)]
         ends = {float(self.low), float(self.high), float(self.default)} | ({0.0} if self.zero else set())
         within = (v * self.per for v in found if low < v < high)
         return sorted(ends | {v for v in within if not any(math.isclose(v, e) for e in ends)})

@@ -18,21 +18,31 @@ function link(part) {
   return location.href;
 }
 
-function start() {
-  const mounted = new Map();
-  for (const root of document.querySelectorAll(".efflab-calculator:not([data-ready])")) {
-    const { name, state } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-    mounted.set(root.id, mount(root, DECLARATIONS[name], { state, link, save: download, changed: () => {} }));
-  }
-  const follow = () => {
-    const [, id, query] = /^#([^?]*)\?(.*)$/.exec(location.hash) ?? [];
-    if (!mounted.has(id)) return;
-    mounted.get(id).restore(query);
-    document.getElementById(id).scrollIntoView();
-  };
-  window.addEventListener("hashchange", follow);
-  follow();
+const declared = {}, mounted = new Map();
+
+function follow(only) { // the state that the address asks for
+  const [, id, query] = /^#([^?]*)\?(.*)$/.exec(location.hash) ?? [];
+  if (!mounted.has(id) || !(only?.includes(id) ?? true)) return;
+  mounted.get(id).restore(query);
+  document.getElementById(id).scrollIntoView();
 }
 
-if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-else start();
+function start() { // mounts what is declared by now
+  const fresh = [];
+  for (const root of document.querySelectorAll(".efflab-calculator:not([data-ready])")) {
+    const { name, state } = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+    if (!declared[name]) continue;
+    mounted.set(root.id, mount(root, declared[name], { state, link, save: download, changed: () => {} }));
+    fresh.push(root.id);
+  }
+  follow(fresh);
+}
+
+// Each topic's script adds its calculators; see bundle.py.
+globalThis.efflabCalculators = { add({ inputs, declarations, ...given }) {
+  add(given);
+  for (const [name, one] of Object.entries(declarations)) declared[name] = { ...one, inputs: one.inputs.map((i) => inputs[i]) };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start, { once: true });
+  else start();
+} };
+window.addEventListener("hashchange", () => follow());

