@@ -62,6 +62,14 @@ def test_korthikantis_activations(recomputation, kept):
     assert here["output_kept"] == pytest.approx(2048 * 4 * (2 * 6144 * 2 + 4 * 51200) / 8)
 
 
+def test_activations_in_fp32_take_twice_the_bytes():
+    fits = calculators.get("training-memory")
+    narrow, wide = fits.evaluate(microbatch=3), fits.evaluate(microbatch=3, convention="fp32")
+    assert wide["layers_kept"] == pytest.approx(2 * narrow["layers_kept"])
+    # two inputs of the width of the model, in 4 bytes, and FP32 log-probabilities: Llama 3.1 8B at 4096
+    assert wide["output_kept"] == pytest.approx(3 * 4096 * (2 * 4096 * 4 + 4 * 128256))
+
+
 def test_what_one_choice_makes_irrelevant_is_hidden():
     fits = calculators.get("training-memory")
     assert "sequence" not in fits.evaluate().relevant and "sequence" in fits.evaluate(tensor="2").relevant
