@@ -22,7 +22,14 @@ from typing import Any
 from efflab import __version__
 from efflab.errors import EfflabError, unknown
 
-NEEDED = {"numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "tqdm": "tqdm", "scipy": "scipy", "torch": "torch"}
+NEEDED = {
+    "numpy": "numpy",
+    "pydantic": "pydantic",
+    "yaml": "pyyaml",
+    "tqdm": "tqdm",
+    "scipy": "scipy",
+    "torch": "torch",
+}
 EPILOG = "Messages about bad input go to stderr; the exit status is then 2. 'efflab COMMAND --help' shows each command."
 
 

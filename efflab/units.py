@@ -443,6 +443,7 @@ def javascript() -> str:
         }
         for u in UNITS.values()
     }
+
     def compact(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
