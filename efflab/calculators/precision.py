@@ -249,7 +249,7 @@ training_memory = Calculator(
         *_advice(),
     ],
     note="Modelled, not measured. Activations are those of Korthikanti et al. 2022 for a GPT layer: dropout, a plain "
-    "MLP four times as wide as the model, no pipeline; a gated MLP differs. In FP32 they are doubled, which is up to 11% "
+    "MLP four times as wide as the model, no pipeline; a gated MLP differs. In FP32 they are doubled, up to 11% "
     "too much. Tensor parallelism splits the vocabulary too. Framework, workspaces, communication buffers and "
     "fragmentation come on top.",
 )
