@@ -39,6 +39,7 @@ DTYPES = {
 }  # fmt: skip
 SEED = 0
 TINY = 32  # rows of the product that stands for the overhead; every dtype's library takes this size
+LARGE = 1024  # rows from which several threads are faster than one, unless something else runs on their cores
 DROPOUT = 0.1
 LONGEST = 2.0  # s; a product that would take longer than this is left out
 
@@ -421,6 +422,10 @@ class Session:
             yield Sample(
                 point=point, metric="time_one_thread", unit="s", values=alone.values, status="ok", timing=alone.timing
             )
+            if n >= LARGE and median(alone.values) < 0.9 * median(timed.values):
+                self.warnings.append(
+                    f"{point['case']}: disturbed: one thread is faster than {threads}, so something else used the cores"
+                )
 
     def error(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The relative error of a product, and the largest magnitudes of its inputs."""

@@ -43,8 +43,8 @@ CALIBRATION |= {"block": ("terms", NUMBER)}
 PICTURES = ("precision", "memory", "errors")
 DRAWN = ("product", "error")
 
-# Stored bits of the significand; an fp8 or 16-bit product adds up in fp32, and an fp8 product returns bf16.
-MANTISSA_BITS = {"fp64": 52, "fp32": 23, "tf32": 10, "bf16": 7, "fp16": 10, "fp8": 3}
+# The formats of the catalog. An fp8 or 16-bit product adds up in fp32, and an fp8 product returns bf16.
+FORMATS = {"fp64": "FP64", "fp32": "FP32", "tf32": "TF32", "bf16": "BF16", "fp16": "FP16", "fp8": "FP8 E4M3FN"}
 RESULT = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16"}
 LEVELS = 127  # of symmetric int8
 # Bytes a parameter takes as weight, gradient and in AdamW's two moments; torch keeps them in the parameter's dtype.
@@ -251,9 +251,10 @@ def calibration_text(record: Record) -> str:
     if block := block_size(record):
         terms, measured, k = block
         single = expected_error("fp32", terms, terms, terms)
+        how = "one running sum" if k > 0.9 * terms else f"sums in blocks of about {show(k, digits=2)} terms"
         lines.append(
             f"Sums: the fp32 product of size {terms:,} has an error of {show(measured)}; one running sum of {terms:,} "
-            f"terms would give {show(single)}. Consistent with sums in blocks of about {show(k, digits=2)} terms."
+            f"terms would give {show(single)}. Consistent with {how}."
         )
     if not entry:
         lines.append("Data sheet: the catalog has no entry for this device.")
@@ -316,18 +317,20 @@ def expected_error(dtype: str, terms: int, rows: int, block: float) -> float:
         step = formulas.integer_rounding_error(largest_magnitude=normal_largest(rows * terms), rms=1, levels=LEVELS)
         return math.sqrt(2) * float(step)
 
-    def epsilon(name: str) -> float:
-        return float(formulas.machine_epsilon(mantissa_bits=MANTISSA_BITS[name]))
-
     return float(
         formulas.dot_product_error(
             terms=terms,
-            input_epsilon=epsilon(dtype),
-            accumulator_epsilon=epsilon("fp64" if dtype == "fp64" else "fp32"),
-            output_epsilon=epsilon(RESULT[dtype]) if dtype in RESULT else 0.0,
+            input_epsilon=_epsilon(dtype),
+            accumulator_epsilon=_epsilon("fp64" if dtype == "fp64" else "fp32"),
+            output_epsilon=_epsilon(RESULT[dtype]) if dtype in RESULT else 0.0,
             block_size=min(block, terms),
         )
     )
+
+
+def _epsilon(dtype: str) -> float:
+    bits = catalog.number_format(FORMATS[dtype]).mantissa_bits
+    return float(formulas.machine_epsilon(mantissa_bits=bits))
 
 
 def normal_largest(count: float) -> float:
@@ -890,7 +893,7 @@ def _error_parts(record: Record, dtype: str, terms: int, rows: float) -> list[st
         "sums": float(
             formulas.accumulation_error(
                 terms=terms, block_size=min(block[2], terms),
-                epsilon=float(formulas.machine_epsilon(mantissa_bits=MANTISSA_BITS["fp32"])),
+                epsilon=_epsilon("fp32"),
             )
         ),
         "result": _rounding(RESULT[dtype]) if dtype in RESULT else 0.0,
@@ -899,8 +902,7 @@ def _error_parts(record: Record, dtype: str, terms: int, rows: float) -> list[st
 
 
 def _rounding(dtype: str) -> float:
-    epsilon = float(formulas.machine_epsilon(mantissa_bits=MANTISSA_BITS[dtype]))
-    return float(formulas.rms_rounding_error(epsilon=epsilon))
+    return float(formulas.rms_rounding_error(epsilon=_epsilon(dtype)))
 
 
 # Predictions that were saved from a calculator
