@@ -305,8 +305,20 @@ def relative_error(
     Assumes: zero is exact. An overflow to infinity has an infinite error, one to NaN has none to compute: NaN.
     """
     rounded = round_to_format(value=value, exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
+    return deviation(value=value, stored=rounded)
+
+
+@formula
+def deviation(*, value: Real, stored: Real) -> Number:
+    r"""Relative error of what was stored in place of a value.
+
+    Equation: \frac{|y - x|}{|x|}
+    Where: x = value; y = stored
+    Source: Definition
+    Assumes: as for the relative error: zero stored as zero is exact.
+    """
     size = magnitude(value)
-    return magnitude(rounded - value) / if_above(size, 0, size, 1)
+    return magnitude(stored - value) / if_above(size, 0, size, 1)
 
 
 def _neighbour(value, direction, exponent_bits, mantissa_bits, flavour):
