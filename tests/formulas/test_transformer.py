@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -199,7 +199,7 @@ def test_real_models_built_without_memory_have_their_published_size(name):
         assert count == model.parameters  # printed to the last digit
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=20, phases=[Phase.generate])
 @given(architectures(), st.integers(1, 24))
 def test_forward_and_backward_flops_by_pytorch(a, sequence_length):
     shape = chosen(a, *SHAPE)
@@ -236,7 +236,7 @@ def gpt(layers: int, head_dim: int, vocabulary: int) -> dict:
     return GPT | dict(layers=layers, hidden_size=h, intermediate_size=4 * h, head_dim=head_dim, vocabulary=vocabulary)
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=5, phases=[Phase.generate])
 @given(st.integers(1, 3), st.integers(1, 8), st.integers(2, 40), st.integers(1, 24), st.integers(1, 3))
 def test_recomputation_by_checkpointing_a_real_model(layers, head_dim, vocabulary, sequence_length, batch):
     a = gpt(layers, head_dim, vocabulary)
@@ -272,7 +272,7 @@ def test_kaplan_and_megatron_count_parts_of_a_real_model(layers, head_dim, vocab
     assert megatron == parameters(model) - parameters(model.norms)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=8, phases=[Phase.generate])
 @given(st.integers(1, 3), st.integers(1, 8), st.integers(2, 40), st.integers(1, 24))
 def test_palms_formula_is_exact_where_every_parameter_multiplies(layers, head_dim, vocabulary, sequence_length):
     """A tied GPT without biases, norms and learned positions: 6N and the attention are all there is."""
@@ -292,7 +292,7 @@ def test_palms_formula_is_exact_where_every_parameter_multiplies(layers, head_di
     assert ratio > 1 and math.isclose(scores, 1 - 1 / ratio, rel_tol=1e-9)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=12, phases=[Phase.generate])
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 16), st.integers(0, 50), st.integers(1, 30))
 def test_hoffmanns_count_by_pytorch_and_his_additions(layers, heads, head_dim, vocabulary, sequence_length):
     """Without its embedding product and its softmax, Hoffmann's count is that of the matrix products."""
