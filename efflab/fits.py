@@ -327,7 +327,7 @@ class _Runs:
         """The best of Newton runs from all starts, and of L-BFGS and Newton runs from the best three of them."""
         from scipy.optimize import minimize
 
-        options = {"maxiter": 300, "ftol": 1e-13, "gtol": 1e-8, "maxcor": 20}
+        options = {"maxiter": 200, "ftol": 1e-13, "gtol": 1e-8}
 
         def height(theta: Array) -> float:
             return self.objective(theta, weights)[0]
