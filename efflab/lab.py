@@ -319,13 +319,15 @@ class Lab:
         """Print every case of the run: predicted, measured, and why they part."""
         print(self._topic.text(self.record()))
 
-    def regimes(self, *names: str) -> None:
-        """Print what limits the named cases by three methods, each with its numbers.
+    def evidence(self, *names: str) -> None:
+        """Print the numbers behind the named cases: on the roofline what limits them, by three methods.
 
         Raises:
             EfflabError: nothing is measured yet, or an unknown case.
         """
         print("\n".join(self._topic.evidence(self.record(), name) for name in names))
+
+    regimes = evidence  # the roofline lab's word
 
     def sweep(self, series: str) -> None:
         """Print the cases that differ in one size only, from the least work to the most.
