@@ -66,6 +66,7 @@ class Declaration:
         self._check_compare()
         self._check_bits()
         self._check_spoken()
+        self._check_modules()
         self._check_wiring()
 
     def _name_outputs(self) -> None:
@@ -94,6 +95,12 @@ class Declaration:
         for name in (o.name for o in self.calculator.outputs):
             if name in self.calculator.table:
                 raise self.fail(f"{name!r} is both an input and an output. Rename one.")
+
+    def _check_modules(self) -> None:
+        """The Python that a reader copies imports modules of formulas; no value may take their names."""
+        modules = {name.partition(".")[0] for name in self.calculator.readings}
+        for name in sorted(self._known() & modules):
+            raise self.fail(f"{name!r} is a value here and a module of formulas. Rename the value.")
 
     def _check_slider(self, slider: Slider) -> None:
         label = f"slider {slider.name}"
@@ -197,7 +204,10 @@ class Declaration:
             for option in (choice.table.values() if isinstance(choice, Choice) else ())
             for name, source in option.takes.items()
         ]
-        spoken = calculator._names()
+        spoken = {*calculator._names(), *self._taken()}
+        for given in calculator.inputs:
+            if isinstance(given, Slider) and given.unit is not None and given.name in {t[2] for t in takes}:
+                units.setdefault(given.name, given.unit)
         while takes:  # a value may be taken from one that is taken itself
             told = [t for t in takes if t[1] in units or (t[2] in units and t[1] in spoken)]
             if not told:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
+from efflab.calculators.number_format import explorer
 from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Stack, Sum, Value
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_model
 from efflab.formulas import memory
@@ -30,7 +31,7 @@ _ZERO = Choice(
     "zero",
     [
         Option("0", "0: nothing split", sets={"zero_stage": 0}),
-        Option("1", "1: optimizer", sets={"zero_stage": 1}),
+        Option("1", "1: optimizer split", sets={"zero_stage": 1}),
         Option("2", "2: and gradients", sets={"zero_stage": 2}),
         Option("3", "3: and weights (FSDP)", sets={"zero_stage": 3}),
     ],
@@ -156,7 +157,7 @@ training_memory = Calculator(
     "shape of the model and of the batch. One bar for each ZeRO stage.",
     inputs=[
         *_grouped(
-            "Model",
+            "",
             pick_model(
                 "Llama 3.1 8B",
                 sets={n: n for n in ("parameters", "layers", "hidden_size", "query_heads", "vocabulary")},
@@ -165,7 +166,7 @@ training_memory = Calculator(
             _CONVENTION,
         ),
         *_grouped(
-            "Accelerators",
+            "Hardware",
             pick_accelerator("H100 SXM", peaks={}, sets={"capacity": "memory"}),
             *custom_accelerator("memory"),
             _ZERO,
@@ -182,9 +183,9 @@ training_memory = Calculator(
         ),
     ],
     outputs=[
-        Sum("total", _HELD, label="Together"),
-        Value("capacity", "Memory of the accelerator"),
-        Ratio("share", "total", "capacity", label="Share of it", percent=True),
+        Sum("total", _HELD, label="On one accelerator"),
+        Value("capacity", "Memory of the accelerator", shown=False),
+        Ratio("share", "total", "capacity", shown=False),
         Output(
             memory.training_state_bytes,
             "whole_state",
@@ -268,7 +269,7 @@ kv_cache = Calculator(
     "the weights do not.",
     inputs=[
         *_grouped(
-            "Model",
+            "",
             pick_model("Llama 2 7B", sets={n: n for n in ("parameters", "layers", "kv_heads", "head_dim")}),
             *custom_model("parameters", "layers", "kv_heads", "head_dim"),
             _bits(
@@ -280,7 +281,7 @@ kv_cache = Calculator(
             _bits("cache_bits", "bytes_per_element", "Cache in"),
         ),
         *_grouped(
-            "Accelerators",
+            "Hardware",
             pick_accelerator("H200 SXM", peaks={}, sets={"capacity": "memory"}),
             *custom_accelerator("memory"),
             _split("Model split over", alone={}),
@@ -296,7 +297,7 @@ kv_cache = Calculator(
         Output(memory.kv_cache_bytes, "whole_cache", "Cache of the batch"),
         Output(memory.weight_bytes, "whole_weights", "Weights"),
         Sum("total", ["weights", "cache"], label="On one accelerator"),
-        Value("capacity", "Memory of the accelerator"),
+        Value("capacity", "Memory of the accelerator", shown=False),
         Output(
             memory.largest_batch,
             label="Largest batch at this context",
@@ -327,6 +328,7 @@ kv_cache = Calculator(
     ),
     curve=Curve(
         x="context_length",
+        low=128,
         lines=[
             Line("total", "weights and cache"),
             Line("capacity", "memory", faint=True),
@@ -371,3 +373,5 @@ kv_cache = Calculator(
     "framework and fragmentation come on top. Scales of 8-bit and 4-bit formats are left out. Split over more "
     "accelerators than KV heads, each head is held several times. 1 GiB is 1.074 GB.",
 )
+
+number_format = explorer

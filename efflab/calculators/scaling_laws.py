@@ -8,7 +8,7 @@ from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Table, Value
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_dtype, pick_model
 from efflab.catalog import laws
-from efflab.formulas import scaling_laws
+from efflab.formulas import memory, scaling_laws
 from efflab.units import COUNT, PARAMETER
 
 DAY, HOUR = 86400.0, 3600.0
@@ -38,17 +38,26 @@ def _sizes_drawn(flops: str) -> list[Output]:
     ]
 
 
-def _on_devices(default: int, mfu: float) -> list[Slider | Choice]:
+def _on_devices(default: int, mfu: float, sets: dict[str, str]) -> list[Slider | Choice]:
     """What turns operations into time and money."""
     return [
-        replace(given, group="Devices")
+        replace(given, group="Hardware")
         for given in (
-            pick_accelerator("H100 SXM", sets={}),
-            *custom_accelerator("peak_performance"),
+            pick_accelerator("H100 SXM", sets=sets),
+            *custom_accelerator("peak_performance", *sets.values()),
             pick_dtype(sets=()),
-            Slider("devices", 1, 2**20, default=default, scale="log2", integer=True, label="Number"),
-            Slider("mfu", 0.01, 1, default=mfu, steps=99, label="MFU", help="0.4 is 40% of the peak"),
-            Slider("price", 0.1 / HOUR, 100 / HOUR, default=2 / HOUR, scale="log", per=1 / HOUR, label="Price of one"),
+            Slider("devices", 1, 2**20, default=default, scale="log2", integer=True, label="Devices"),
+            Slider("mfu", 0.01, 1, default=mfu, steps=99, label="MFU", help="0.4: 40% of the peak"),
+            Slider(
+                "price",
+                0.1 / HOUR,
+                100 / HOUR,
+                default=2 / HOUR,
+                scale="log",
+                per=1 / HOUR,
+                label="Price",
+                help="of one device",
+            ),
         )
     ]
 
@@ -67,8 +76,8 @@ loss_surface = Calculator(
     outputs=[
         Output(scaling_laws.parametric_loss, "loss", "Loss"),
         Value("irreducible_loss", "Irreducible"),
-        Output(scaling_laws.model_term, label="Left by the model size"),
-        Output(scaling_laws.data_term, label="Left by the data"),
+        Output(scaling_laws.model_term, label="Reducible by size"),
+        Output(scaling_laws.data_term, label="Reducible by data"),
         Output(scaling_laws.training_flops, label="Training operations"),
         Output(scaling_laws.tokens_per_parameter),
         Output(
@@ -203,9 +212,16 @@ compute_optimal = Calculator(
         *_BUDGET,
         _pick_law(),
         Slider(
-            "smaller", 1, 100, default=4, scale="log", label="Times smaller", help="to serve it for less", unit=COUNT
+            "smaller",
+            1,
+            100,
+            default=4,
+            scale="log",
+            label="Times smaller",
+            help="than optimal, to serve it",
+            unit=COUNT,
         ),
-        *_on_devices(1024, 0.4),
+        *_on_devices(1024, 0.4, sets={}),
     ],
     outputs=[
         Value("flops", "Operations"),
@@ -318,8 +334,8 @@ training_time = Calculator(
             label="Tokens",
         ),
         *custom_model("tokens"),
-        *_on_devices(16384, 0.41),
-        Slider("deadline", DAY, 365 * DAY, default=60 * DAY, scale="log", per=DAY, label="Deadline", group="Devices"),
+        *_on_devices(16384, 0.41, sets={"capacity": "memory"}),
+        Slider("deadline", DAY, 365 * DAY, default=60 * DAY, scale="log", per=DAY, label="Deadline", group="Hardware"),
     ],
     outputs=[
         Output(scaling_laws.training_time, "time", "Time"),
@@ -333,6 +349,8 @@ training_time = Calculator(
             "Devices for the deadline",
             given={"device_time": "run_device_time", "time": "deadline"},
         ),
+        Output(memory.weight_bytes, "state_bytes", given={"bytes_per_parameter": 16}, shown=False),
+        Ratio("devices_to_hold", "state_bytes", "capacity", shown=False),
     ],
     curve=Curve(
         x="devices",
@@ -346,6 +364,11 @@ training_time = Calculator(
         "devices, half the time. {devices} devices: {time}. The deadline of {deadline} needs {devices_needed}.",
     ),
     verdict=[
+        Case(
+            "Not on {devices} of these: weights, gradients and optimizer take {state_bytes} at 16 bytes per parameter, "
+            "which needs at least {devices_to_hold} of them. If they fitted, it would take {time}.",
+            [("devices_to_hold", ">", "devices")],
+        ),
         Case(
             "In time: {time} for {flops}. One device would do.",
             [("devices_needed", "<=", 1)],

@@ -128,7 +128,11 @@ def test_gpt3_on_one_h200_takes_ten_years_at_its_peak():
     assert claim["flops"] == pytest.approx(6 * 175e9 * 300e9)
     assert claim["time"] / (365.25 * 86400) == pytest.approx(10.1, abs=0.05)
     assert plan.evaluate(model="GPT-3 175B", accelerator="H200 SXM", devices=1, mfu=0.4).text("time") == "25.2 years"
-    assert claim.verdict.startswith("Too late: 10.1 years")
+    # 16 × 175e9 bytes over 141e9: 19.9 accelerators
+    assert claim.verdict.startswith("Not on 1 of these") and "2.8 TB" in claim.verdict and "19.9" in claim.verdict
+    assert plan.evaluate(model="GPT-3 175B", accelerator="H200 SXM", devices=20).verdict.startswith("Too late")
+    own = plan.evaluate(model="GPT-3 175B", accelerator=CUSTOM, own_memory="3 TB", devices=1)
+    assert own.verdict.startswith("Too late")
 
 
 def test_llama_405b_on_16384_h100():
