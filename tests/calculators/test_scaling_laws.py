@@ -136,12 +136,12 @@ def test_gpt3_on_one_h200_takes_ten_years_at_its_peak():
 
 
 def test_llama_405b_on_16384_h100():
-    """3.8e25 FLOP (the paper's figure) at 400 TFLOP/s per GPU, its Table 4: 67 days; here at 41% of 989.4."""
+    """3.8e25 FLOP (the paper's figure) at 400 TFLOP/s per GPU (its table 4): 67 days, 26.4 million GPU-hours."""
     here = calculators.get("training-time").evaluate()
     assert here["flops"] == pytest.approx(3.8e25, rel=0.01)
-    assert here["time"] / 86400 == pytest.approx(3.8e25 / (16384 * 400e12) / 86400, rel=0.02)
-    assert here["run_device_time"] / 3600 == pytest.approx(26e6, rel=0.01)
-    assert here["cost"] == pytest.approx(2 * here["run_device_time"] / 3600)
+    assert here["time"] / 86400 == pytest.approx(3.8e25 / (16384 * 400e12) / 86400, rel=0.005)
+    assert here["run_device_time"] / 3600 == pytest.approx(26.4e6, rel=0.005)
+    assert here["cost"] == pytest.approx(2.5 * here["run_device_time"] / 3600)
 
 
 def test_the_devices_for_a_deadline_meet_it():
@@ -149,7 +149,7 @@ def test_the_devices_for_a_deadline_meet_it():
     needed = plan.evaluate()["devices_needed"]
     assert plan.evaluate(devices=math.ceil(needed)).verdict.startswith("In time")
     assert plan.evaluate(devices=math.floor(needed)).verdict.startswith("Too late")
-    assert plan.evaluate(devices=math.ceil(needed))["time"] == pytest.approx(60 * 86400, rel=1e-3)
+    assert plan.evaluate(devices=math.ceil(needed))["time"] == pytest.approx(90 * 86400, rel=1e-3)
     small = plan.evaluate(model=CUSTOM, data="own", own_parameters="124M", own_tokens="1B")
     assert small.verdict.endswith("One device would do.")
 
