@@ -45,6 +45,7 @@ SHARED = {
         "calculator",
         "checks",
         "markup",
+        "number_format",
         "parts",
         "picks",
         "widget",

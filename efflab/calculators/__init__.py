@@ -14,7 +14,7 @@ from efflab.errors import EfflabError, unknown
 
 __all__ = ["Calculator", "every", "get"]
 
-_MACHINERY = {"binary", "bundle", "calculator", "checks", "markup", "parts", "picks", "widget"}
+_MACHINERY = {"binary", "bundle", "calculator", "checks", "markup", "number_format", "parts", "picks", "widget"}
 
 
 @cache

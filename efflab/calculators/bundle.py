@@ -102,7 +102,7 @@ def _formulas(calculators: Iterable[Calculator]) -> dict[str, Formula]:
 
 def _binary(calculators: Iterable[Calculator]) -> bool:
     """Whether any of them writes numbers of binary formats."""
-    return any(c.bits or any(getattr(o, "exact", False) for o in c.outputs) for c in calculators)
+    return any(c.bits or c.exact for c in calculators)
 
 
 def _given(used: Mapping[str, Formula], binary: bool) -> str:
@@ -128,7 +128,7 @@ def declaration(calculator: Calculator) -> dict[str, Any]:
         "intro": calculator.intro,
         "note": calculator.note,
         "inputs": [_input(i, calculator) for i in calculator.inputs],
-        "outputs": [_output(o) for o in calculator.outputs],
+        "outputs": [_output(o, calculator.exact) for o in calculator.outputs],
         "drawn": calculator._drawn(),
         "names": calculator._names(),
         "units": {n: u.symbol for n, u in calculator.units.items()},
@@ -220,14 +220,15 @@ def _table(value: Any, by: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _output(output: Output | Ratio | Sum | Value) -> dict[str, Any]:
+def _output(output: Output | Ratio | Sum | Value, exact: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": output.name, "label": output.label, "shown": output.shown}
+    found["exact"] = output.name in exact
     if isinstance(output, Ratio):
         found |= {"over": output.over, "under": output.under, "percent": output.percent}
     elif isinstance(output, Sum):
-        found |= {"of": list(output.of), "minus": list(output.minus), "exact": output.exact}
+        found |= {"of": list(output.of), "minus": list(output.minus)}
     elif isinstance(output, Output):
-        found |= {"formula": read(output.formula).name, "given": dict(output.given), "exact": output.exact}
+        found |= {"formula": read(output.formula).name, "given": dict(output.given)}
         found |= {"words": list(output.words)}
     return _full(found)
 

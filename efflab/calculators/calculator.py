@@ -213,6 +213,11 @@ class Calculator:
         return {o.name: o for o in self.outputs if not isinstance(o, Value)}
 
     @cached_property
+    def exact(self) -> set[str]:
+        """The outputs that are written exactly."""
+        return {o.name for o in self.outputs if getattr(o, "exact", False)}
+
+    @cached_property
     def readings(self) -> dict[str, tuple[Formula, Reading]]:
         """Every formula that any state can use, by its full name such as "roofline.ridge_point"."""
         used = [o.formula for o in self.outputs if isinstance(o, Output)]
@@ -356,7 +361,7 @@ class Calculator:
             return show(100 * value) + ("%" if math.isfinite(value) else "")
         if isinstance(computed, Output) and computed.words:
             return computed.words[int(value)]
-        if isinstance(computed, Output | Sum) and computed.exact:
+        if name in self.exact:
             return binary.exact(value, brief)
         return show(value, self.units[name])
 

@@ -72,7 +72,8 @@ function compile(spec) { // a declaration leaves out what is empty or false
   const outputs = spec.outputs.map((o) => ({ given: {}, minus: [], ...o })), shown = outputs.filter((o) => o.shown);
   const curve = spec.curve && { at: [], marks: [], runs: [], describe: "", ...spec.curve, lines: spec.curve.lines.map((l) => ({ label: "", ...l })) };
   const computed = byName(outputs.filter((o) => o.formula || o.over || o.of));
-  return { drawn: [], names: [], intro: "", note: "", ...spec, inputs, outputs, shown, curve, setters, table: byName(inputs), computed };
+  const exact = new Set(outputs.filter((o) => o.exact).map((o) => o.name));
+  return { exact, drawn: [], names: [], intro: "", note: "", ...spec, inputs, outputs, shown, curve, setters, table: byName(inputs), computed };
 }
 
 const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
@@ -152,7 +153,7 @@ function textOf(c, state, name, value, brief) {
   if (value === null || value === undefined) return "—";
   if (output?.percent) return percent(value);
   if (output?.words) return output.words[value];
-  return output?.exact ? BINARY.exact(value, brief) : show(value, c.units[name]);
+  return c.exact.has(name) ? BINARY.exact(value, brief) : show(value, c.units[name]);
 }
 
 const RELATIONS = {
@@ -641,7 +642,7 @@ function mount(root, spec, host) {
   for (const o of c.shown) {
     const dd = element("dd");
     outputs.set(o.name, dd);
-    list.append(element("div", { "aria-atomic": "true" }, element("dt", {}, o.label), dd));
+    list.append(element("div", { "aria-atomic": "true", class: o.exact ? "calc-exact" : "" }, element("dt", {}, o.label), dd));
   }
   const bitsBox = element("div", { class: "calc-bits", role: "img" });
   const stackPlot = element("div", { class: "calc-plot", role: "img" }), amounts = element("tbody");

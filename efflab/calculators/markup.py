@@ -43,11 +43,7 @@ def html(calculator: Calculator, element_id: str | None = None, **state: Any) ->
         _stack(result) if calculator.stack else "",
         _figure(result, calculator.curve) if calculator.curve else "",
         '<div class="calc-results"><dl>',
-        *(
-            f"<div><dt>{escape(o.label)}</dt><dd>{escape(result.text(o.name))}</dd></div>"
-            for o in calculator.outputs
-            if o.shown
-        ),
+        *(_output(result, o.name, o.label) for o in calculator.outputs if o.shown),
         f'</dl><p class="calc-verdict">{escape(result.verdict)}</p></div>',
         _compare(result) if calculator.compare else "",
         '</div></div><div class="calc-actions">',
@@ -97,6 +93,11 @@ def _figure(result: Result, curve: Curve) -> str:
     )
     here = f'<li><span class="calc-key here"></span>{escape(curve.at_label)}</li>' if curve.at else ""
     return f'<div class="calc-figure"><div class="calc-plot"></div><ul class="calc-legend">{here}{runs}</ul></div>'
+
+
+def _output(result: Result, name: str, label: str) -> str:
+    wide = ' class="calc-exact"' if name in result.calculator.exact else ""
+    return f"<div{wide}><dt>{escape(label)}</dt><dd>{escape(result.text(name))}</dd></div>"
 
 
 def _bits(result: Result) -> str:

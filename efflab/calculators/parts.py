@@ -215,11 +215,12 @@ class Sum:
 
 @dataclass(frozen=True)
 class Value:
-    """A value listed among the outputs that an option of a choice provides."""
+    """A value listed among the outputs that an option of a choice provides. `exact`: as an output's."""
 
     name: str
     label: str = ""
     shown: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)

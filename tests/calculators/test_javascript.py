@@ -52,9 +52,13 @@ def test_every_calculator_says_in_javascript_what_it_says_in_python(js, name):
             spec=declared,
             state=state,
         )
+        for key in calculator.exact:  # to the last bit, −0 and NaN too
+            assert repr(float(there["values"][key])) == repr(float(here.values[key])), (key, state)
         assert set(there["values"]) == set(here.values)
         for key, value in here.values.items():
-            assert there["values"][key] == (value if value is None else pytest.approx(value, rel=1e-12)), key
+            assert there["values"][key] == (value if value is None else pytest.approx(value, rel=1e-12, nan_ok=True)), (
+                key
+            )
         assert there["relevant"] == list(here.relevant)
         assert there["problem"] == here.problem
         assert there["texts"] == {n: here.text(n) for n in here.values}
@@ -142,6 +146,45 @@ def declared_kind(declared, name):
     return next(i["kind"] for i in declared["inputs"] if i["name"] == name)
 
 
+def _drawn(js, calculator, state, what):
+    """What the browser draws from: `what` is a function of the compiled calculator `c` and the state."""
+    return js.call(
+        f"(() => {{ const c = compile(spec); return {what}; }})()", spec=bundle.declaration(calculator), state=state
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if calculators.get(n).stack])
+def test_a_stack_holds_and_lists_what_python_says(js, name):
+    calculator, kinds = calculators.get(name), set()
+    for seed in range(60):
+        state = random_state(calculator, seed)
+        result = calculator.evaluate(**state)
+        there = _drawn(js, calculator, state, "[listed(c, state), bars(c, state)]")
+        assert [tuple(row) for row in there[0]] == result.listed()
+        for bar, parts in zip(there[1], result.bars().values(), strict=True):
+            values = list(parts.values())
+            assert [*bar["parts"], bar["capacity"]] == pytest.approx(values, rel=1e-12)
+            known = [v for v in values[:-1] if v is not None]
+            assert bar["total"] == (pytest.approx(math.fsum(known)) if known else None)
+        kinds |= {row[0] for row in there[0]}
+    assert {"free", "over"} <= kinds, "the random states are all on one side of the capacity"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if calculators.get(n).compare])
+def test_a_table_says_what_python_says(js, name):
+    calculator = calculators.get(name)
+    for seed in range(40):
+        state = random_state(calculator, seed)
+        result, table = calculator.evaluate(**state), calculator.compare
+        rows = "each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name))"
+        text = "textOf(c, r.state, c.compare.columns[i].name, v, true)"
+        there = _drawn(js, calculator, state, f"{rows}.map((r) => r.values.map((v, i) => {text}))")
+        for row, (option, values) in zip(there, result.rows().items(), strict=True):
+            alone = calculator.evaluate(**state | {table.vary: option})
+            assert list(values.values()) == pytest.approx([alone.values[n] for n in table.columns], nan_ok=True)
+            assert row == [calculator._text(n, state, v, brief=True) for n, v in values.items()]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_copied_python_runs_and_gives_the_same_numbers(js, name):
     calculator = calculators.get(name)
@@ -158,7 +201,8 @@ def test_the_copied_python_runs_and_gives_the_same_numbers(js, name):
             exec(compile(code, "copied", "exec"), values)
         shown = [o for o in calculator.outputs if o.shown and result.values[o.name] is not None]
         for output in shown:
-            assert values[output.name] == pytest.approx(result.values[output.name], rel=1e-10)  # 12 digits copied
+            wanted = pytest.approx(result.values[output.name], rel=1e-10, nan_ok=True)  # 12 digits are copied
+            assert values[output.name] == wanted
         assert printed.getvalue().splitlines() == [f"{o.label}: {result.text(o.name)}" for o in shown]
         assert max(map(len, code.splitlines())) <= 120
 
