@@ -324,23 +324,29 @@ class _Runs:
         return starts
 
     def fit(self, weights: Array, starts: list[Array]) -> Array:
-        """The best of Newton runs from all starts, and of L-BFGS and Newton runs from the best three of them."""
+        """The best of Newton runs from all starts, gone over by L-BFGS and Newton until neither finds lower."""
         from scipy.optimize import minimize
-
-        options = {"maxiter": 200, "ftol": 1e-13, "gtol": 1e-8}
 
         def height(theta: Array) -> float:
             return self.objective(theta, weights)[0]
 
-        ends = [self.descend(start, weights) for start in starts]
-        inside = [np.clip(start, *np.array(self.bounds).T) for start in starts]
-        for start in sorted(inside, key=height)[:3]:
+        best = min((self.descend(start, weights) for start in starts), key=height)
+        for _ in range(5):
             run = minimize(
-                self.objective, start, args=(weights,), jac=True, method="L-BFGS-B", bounds=self.bounds, options=options
+                self.objective,
+                best,
+                args=(weights,),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=self.bounds,
+                options={"maxiter": 200, "ftol": 1e-13, "gtol": 1e-8},
             )
             # The Huber loss has no second derivative at delta, which can end a line search early: Newton goes on.
-            ends.append(self.descend(run.x, weights, (1.0,)))
-        return min(ends, key=height)
+            again = min(run.x, self.descend(run.x, weights, (1.0,)), key=height)
+            if not height(again) < height(best) * (1 - 1e-9):
+                break
+            best = again
+        return best
 
     def refit(self, weights: Array, optimum: Array, rng: np.random.Generator) -> Array:
         """A fit of a resample: from the optimum of all runs, and from the resample's own best start.
