@@ -39,9 +39,10 @@ DTYPES = {
 }  # fmt: skip
 SEED = 0
 TINY = 32  # rows of the product that stands for the overhead; every dtype's library takes this size
+MIDDLE = 1024  # rows of a product that every scale but "smoke" has, so that a lab can name it
 LARGE = 1024  # rows from which several threads are faster than one, unless something else runs on their cores
 DROPOUT = 0.1
-LONGEST = 2.0  # s; a product that would take longer than this is left out
+LONGEST = 5.0  # s; a product that would take longer than this is left out
 
 TIMER: dict[str, dict[str, Any]] = {
     "smoke": {"time_limit": 0.02, "shortest": 1e-3, "most": 8},
@@ -430,7 +431,7 @@ class Session:
     def error(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The relative error of a product, and the largest magnitudes of its inputs."""
         dtype, n = point["dtype"], point["m"]
-        self.not_too_long(dtype, n, 10 * LONGEST)  # called once or twice, not repeated
+        self.not_too_long(dtype, n, 5 * LONGEST)  # called once or twice, not repeated
         torch = devices.import_torch()
         a, b = self.inputs(n)
         with float32_as(dtype):
@@ -479,7 +480,8 @@ class Precision:
             for n in sizes:
                 role = "calibration" if n == sizes[-1] else "product"
                 cases.append(self._product(f"matmul-{dtype}-{n}", dtype, n, role, session))
-        for n in (sizes[0], *sizes[-2:]):
+        middle = MIDDLE if MIDDLE in sizes else sizes[-2]
+        for n in (sizes[0], middle, sizes[-1]):
             cases += [self._error(dtype, n, n == sizes[-1], session) for dtype in dtypes if dtype != "fp64"]
         variants = [*VARIANTS, *(GPU_ONLY if device.type == "cuda" else ())]
         for weights in ("fp32", "bf16", "autocast"):

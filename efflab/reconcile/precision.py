@@ -742,14 +742,13 @@ def describe(cases: Mapping[str, dict[str, Any]], names: Sequence[str] = ()) -> 
             what = f"time of {_a(p['dtype'])} product of two {p['m']:,} × {p['k']:,} matrices"
         elif p["role"] == "error":
             what = f"relative error of {_a(p['dtype'])} product of size {p['m']:,}"
+        elif p["role"] in PARTS:
+            what = f"bytes of the {p['role']} of a model in {p['weights']}"
         else:
-            what = {"step": "bytes of the whole step", "activations": "bytes of the layers' activations"}.get(
-                p["role"], f"bytes of the {p['role']}"
-            )
+            what = {"step": "bytes of the whole step", "activations": "bytes of the layers' activations"}[p["role"]]
             options = [f"{p['weights']} weights" if p["weights"] != "autocast" else "fp32 weights under bf16 autocast"]
-            if p["role"] not in PARTS:
-                options += [f"{p['attention']} attention", *(["dropout"] if p["dropout"] else [])]
-                options += ["layers recomputed"] if p["recomputation"] == "full" else []
+            options += [f"{p['attention']} attention", *(["dropout"] if p["dropout"] else [])]
+            options += ["layers recomputed"] if p["recomputation"] == "full" else []
             what += f": {', '.join(options)}"
         rows.append([name, what])
     return columns(["case", "what"], rows)
@@ -870,7 +869,8 @@ def evidence(record: Record, case: str) -> str:
             for name in names
         ]
         if body:
-            lines.append(columns(["  part", "predicted", "measured"], [[f"  {r[0]}", *r[1:]] for r in body], (1, 2)))
+            parts = columns(["part", "predicted", "measured"], body, (1, 2))
+            lines += [f"  {line}" for line in parts.splitlines()]
         kept = [
             (s.metric.removeprefix("kept_"), median(s.values))
             for s in record.samples
