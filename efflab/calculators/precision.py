@@ -44,8 +44,8 @@ _NARROW = {"sets": {"element": 2, "kept_of_one": 1}, "takes": {"kept_of": "micro
 _CONVENTION = Choice(
     "convention",
     [
-        Option("16 bytes", "16 B: 16-bit, FP32 master copy", **_NARROW),
-        Option("18 bytes", "18 B: and FP32 gradients", **_NARROW),
+        Option("16 bytes", "16 B: mixed precision", **_NARROW),
+        Option("18 bytes", "18 B: FP32 gradients too", **_NARROW),
         Option("fp32", "16 B: all in FP32", sets={"element": 4, "kept_of_one": 2}, takes={"kept_of": "twice"}),
     ],
     default="16 bytes",

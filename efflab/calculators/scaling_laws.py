@@ -83,7 +83,7 @@ loss_surface = Calculator(
         Output(
             scaling_laws.compute_optimal_parameters,
             "optimal_parameters",
-            "Best size for these operations",
+            "Compute-optimal size",
             given={"flops": "training_flops"},
         ),
         Output(
@@ -196,8 +196,8 @@ _TRAP = (
     "{unrounded_tokens}."
 )
 _SMALLER = (
-    " A model {smaller} times smaller costs as many times less to serve; to reach that loss it needs {extra_compute} "
-    "times the training operations."
+    " A model {smaller} times smaller does {smaller} times fewer operations for each token that it serves, and needs "
+    "{extra_compute} times the training operations to reach that loss."
 )
 _SAME = " Optimal for training: whoever serves the model much may want it smaller, and trained longer."
 _TOO_SMALL = " A model {smaller} times smaller cannot reach that loss: on endless data it nears {smaller_limit}."
@@ -210,7 +210,7 @@ compute_optimal = Calculator(
     "data, too large a model reads too little of it.",
     inputs=[
         *_BUDGET,
-        _pick_law(),
+        replace(_pick_law(), group="Model"),
         Slider(
             "smaller",
             1,
@@ -219,6 +219,7 @@ compute_optimal = Calculator(
             scale="log",
             label="Times smaller",
             help="than optimal, to serve it",
+            group="Model",
             unit=COUNT,
         ),
         *_on_devices(1024, 0.4, sets={}),
