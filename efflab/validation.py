@@ -63,7 +63,7 @@ def evaluate(row: Published) -> Row:
         values: dict[str, object] = {}
         for name, text in row.inputs.items():
             if name in read.options:
-                values[name] = text
+                values[name] = next((o for o in read.options[name] if o == text), text)  # YAML's 1 is read as 1.0
             elif name in read.units:
                 values[name] = parse(text, read.units[name], name)
             else:

@@ -313,6 +313,19 @@ def kv_cache_bytes(
 
 
 @formula
+def latent_kv_bytes_per_token(*, layers: Count, latent_size: Count, rope_size: Number, bytes_per_element: Byte) -> Byte:
+    r"""KV cache that one token takes with multi-head latent attention.
+
+    Equation: L \left( d_c + d_r \right) B
+    Where: L = layers; d_c = latent_size; d_r = rope_size; B = bytes_per_element
+    Source: DeepSeek-AI 2024, DeepSeek-V2, arXiv:2405.04434, section 2.1
+    Assumes: one latent vector for keys and values of all heads and one rotary key per layer; the number of heads does
+        not matter.
+    """
+    return layers * (latent_size + rope_size) * bytes_per_element
+
+
+@formula
 def kv_heads_per_device(*, kv_heads: Count, tensor_parallel: Count) -> Number:
     r"""KV heads whose cache one device holds under tensor parallelism.
 

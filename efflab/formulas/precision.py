@@ -155,6 +155,20 @@ def dynamic_range(*, exponent_bits: ExponentBits, mantissa_bits: MantissaBits, f
 
 
 @formula
+def binades(*, exponent_bits: ExponentBits, mantissa_bits: MantissaBits, flavour: Flavour) -> Number:
+    r"""Powers of two between the smallest positive and the largest finite number, both counted.
+
+    Equation: E_{\max} - (E_{\min} - m) + 1
+    Where: e = exponent_bits; m = mantissa_bits; \mathrm{flavour} = flavour
+    Source: OCP 8-bit Floating Point Specification 1.0, table 2 (dynamic range)
+    Assumes: subnormal numbers count.
+    """
+    top = largest_exponent(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
+    smallest = smallest_subnormal(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
+    return top - exponent_of(smallest) + 1
+
+
+@formula
 def distinct_values(*, exponent_bits: ExponentBits, mantissa_bits: MantissaBits, flavour: Flavour) -> Number:
     r"""How many finite numbers a format has; +0 and −0 are one.
 

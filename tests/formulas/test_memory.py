@@ -430,6 +430,17 @@ def test_kv_cache_by_filling_one(layers, kv_heads, head_dim, length, batch):
     assert m.kv_bytes_per_token(**common) * length * batch == counted
 
 
+@given(sizes, st.integers(1, 64), st.integers(1, 16))
+def test_latent_kv_cache_by_its_tensors(layers, latent, rope):
+    cache = [
+        (torch.empty(latent, dtype=torch.bfloat16), torch.empty(rope, dtype=torch.bfloat16)) for _ in range(layers)
+    ]
+    counted = sum(t.untyped_storage().nbytes() for layer in cache for t in layer)
+    assert counted == m.latent_kv_bytes_per_token(
+        layers=layers, latent_size=latent, rope_size=rope, bytes_per_element=2
+    )
+
+
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(1, 10**4), st.integers(1, 50))
 def test_what_fits_by_filling_up(memory, weights, each, batch):
     sequences, used = 0, weights

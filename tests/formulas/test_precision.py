@@ -118,8 +118,13 @@ def equal(ours, theirs):
     return bool(np.all(both_nan | ((ours == theirs) & (np.signbit(ours) == np.signbit(theirs)))))
 
 
-def rounded(name, values, function=p.round_to_format):
-    return function(value=values, **PLAIN[name].arguments())
+def bits(name):
+    """What a formula needs to know of a format."""
+    return PLAIN[name].arguments()
+
+
+def rounded(name, values):
+    return p.round_to_format(value=values, **bits(name))
 
 
 # The decoder itself, bit pattern by bit pattern
@@ -148,19 +153,20 @@ def test_the_decoder_agrees_with_torch(name):
 def test_range_by_looking_at_every_pattern(name):
     one = PLAIN[name]
     values, codes, _ = magnitudes(name)
-    bits = dict(exponent_bits=one.exponent_bits, flavour=one.flavour)
+    without_mantissa = dict(exponent_bits=one.exponent_bits, flavour=one.flavour)
     positive = [v for v in values if v > 0]
     first_normal = next(v for v, c in zip(values, codes, strict=True) if c >> one.mantissa_bits or "scale" in name)
     assert p.largest_finite(**one.arguments()) == values[-1]
     assert p.smallest_subnormal(**one.arguments()) == positive[0]
-    assert p.smallest_normal(**bits) == first_normal
-    assert p.smallest_exponent(**bits) == math.log2(first_normal)
+    assert p.smallest_normal(**without_mantissa) == first_normal
+    assert p.smallest_exponent(**without_mantissa) == math.log2(first_normal)
     assert p.largest_exponent(**one.arguments()) == math.frexp(float(values[-1]))[1] - 1
     assert p.distinct_values(**one.arguments()) == len(finite_values(name))
     assert p.format_bits(**one.arguments()) == one.bits
     decades = p.dynamic_range(**one.arguments())
     assert math.isclose(decades, math.log10(values[-1]) - math.log10(positive[0]), rel_tol=1e-12)
-    bias = p.exponent_bias(**bits)
+    assert p.binades(**one.arguments()) == len({math.frexp(float(v))[1] for v in positive})
+    bias = p.exponent_bias(**without_mantissa)
     one_is = next(c for v, c in zip(values, codes, strict=True) if v == 1)
     assert one_is >> one.mantissa_bits == bias  # 1 = 2^0 is stored with the bias as its exponent
     assert p.machine_epsilon(mantissa_bits=one.mantissa_bits) == min(v for v in values if v > 1) - 1
@@ -307,7 +313,7 @@ def test_saturation_is_torchs_conversion_to_e4m3fn():
     theirs = torch.from_numpy(values).to(torch.float8_e4m3fn).to(torch.float64).numpy()
     if np.isnan(theirs[np.isfinite(values)]).any():
         pytest.skip("this version of torch does not saturate")
-    assert equal(rounded("FP8 E4M3FN", values.astype(np.float64), p.saturate_to_format), theirs)
+    assert equal(p.saturate_to_format(value=values.astype(np.float64), **bits("FP8 E4M3FN")), theirs)
 
 
 @settings(max_examples=500)
@@ -315,7 +321,7 @@ def test_saturation_is_torchs_conversion_to_e4m3fn():
 def test_saturation_is_rounding_of_the_clipped_value(name, x):
     largest = float(magnitudes(name)[0][-1])
     clipped = x if math.isnan(x) else max(min(x, largest), -largest)
-    assert same(rounded(name, x, p.saturate_to_format), nearest(name, clipped))
+    assert same(p.saturate_to_format(value=x, **bits(name)), nearest(name, clipped))
 
 
 def test_a_double_is_rounded_once():
@@ -330,16 +336,16 @@ def test_a_double_is_rounded_once():
 @pytest.mark.parametrize("flavour", ["ieee", "fn", "fnuz", "finite"])
 def test_any_small_format_by_search(exponent_bits, mantissa_bits, flavour):
     """Formats that nobody made: the formulas know no list."""
-    bits = dict(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
-    values = [decode(i, **bits) for i in range(2 ** (exponent_bits + mantissa_bits))]
+    form = dict(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
+    values = [decode(i, **form) for i in range(2 ** (exponent_bits + mantissa_bits))]
     finite = np.array([float(v) for v in values if isinstance(v, Fraction)])  # the pattern of finite[i] is i
-    assert p.largest_finite(**bits) == finite[-1] and p.smallest_subnormal(**bits) == finite[1]
+    assert p.largest_finite(**form) == finite[-1] and p.smallest_subnormal(**form) == finite[1]
     low, high = finite[:-1], finite[1:]
     middles = (low + high) / 2
     even = np.where(np.arange(len(low)) % 2 == 0, low, high)
-    assert np.array_equal(p.round_to_format(value=middles, **bits), even)
-    assert np.array_equal(p.round_to_format(value=np.nextafter(middles, np.inf), **bits), high)
-    assert np.array_equal(p.round_to_format(value=np.nextafter(middles, -np.inf), **bits), low)
+    assert np.array_equal(p.round_to_format(value=middles, **form), even)
+    assert np.array_equal(p.round_to_format(value=np.nextafter(middles, np.inf), **form), high)
+    assert np.array_equal(p.round_to_format(value=np.nextafter(middles, -np.inf), **form), low)
 
 
 # Neighbours and classes
@@ -354,7 +360,7 @@ def test_neighbours_by_search(case):
     finite = finite_values(name)
     above = next(iter(finite[bisect_right(finite, x) :][:1]), None)
     below = next(iter(finite[: bisect_left(finite, x)][-1:]), None)
-    ours_above, ours_below = rounded(name, x, p.next_above), rounded(name, x, p.next_below)
+    ours_above, ours_below = p.next_above(value=x, **bits(name)), p.next_below(value=x, **bits(name))
     ends = {"ieee": (math.inf, -math.inf), "finite": (finite[-1], finite[0])}.get(flavour, (math.nan, math.nan))
     ends_below = math.nan if flavour == "scale" else ends[1]
     if above is not None:
@@ -371,8 +377,8 @@ def test_neighbours_by_search(case):
 @given(doubles)
 def test_neighbours_of_a_double_are_pythons(x):
     assume(not math.isnan(x))
-    assert rounded("FP64", x, p.next_above) == math.nextafter(x, math.inf)
-    assert rounded("FP64", x, p.next_below) == math.nextafter(x, -math.inf)
+    assert p.next_above(value=x, **bits("FP64")) == math.nextafter(x, math.inf)
+    assert p.next_below(value=x, **bits("FP64")) == math.nextafter(x, -math.inf)
 
 
 @pytest.mark.parametrize("name", ENUMERATED)
@@ -384,7 +390,7 @@ def test_classes_by_pattern(name):
         4 if v != v else 3 if v in (math.inf, -math.inf) else 0 if v == 0 else 2 if e or "scale" in name else 1
         for v, e in zip(values, exponents, strict=True)
     ]
-    ours = rounded(name, np.array([float(v) for v in values]), p.number_class)
+    ours = p.number_class(value=np.array([float(v) for v in values]), **bits(name))
     assert ours.tolist() == expected
 
 
@@ -395,8 +401,8 @@ def test_spacing_by_subtraction(name):
     upper = np.array([float(v) for v in [*values[1:], further]])
     if name == "E8M0 scale":
         upper[-1] = 2.0**128
-    assert np.array_equal(rounded(name, lower, p.spacing), upper - lower)
-    assert np.array_equal(rounded(name, -lower, p.spacing), upper - lower)
+    assert np.array_equal(p.spacing(value=lower, **bits(name)), upper - lower)
+    assert np.array_equal(p.spacing(value=-lower, **bits(name)), upper - lower)
 
 
 @settings(max_examples=300)
@@ -404,12 +410,13 @@ def test_spacing_by_subtraction(name):
 def test_relative_error_by_fractions(name, x):
     assume(abs(x) > 1e-200)
     theirs = nearest(name, x)
-    ours = rounded(name, x, p.relative_error)
+    ours = p.relative_error(value=x, **bits(name))
     if math.isfinite(theirs):
         assert math.isclose(ours, abs((Fraction(theirs) - Fraction(x)) / Fraction(x)), rel_tol=1e-12)
+        assert p.deviation(value=x, stored=theirs) == ours
     else:
         assert not math.isfinite(ours)
-    assert rounded(name, 0.0, p.relative_error) == 0
+    assert p.relative_error(value=0.0, **bits(name)) == 0
 
 
 @settings(max_examples=300)
@@ -418,8 +425,8 @@ def test_unit_roundoff_bounds_the_error_and_is_reached(name, x):
     one = PLAIN[name]
     unit = p.unit_roundoff(mantissa_bits=one.mantissa_bits)
     if abs(x) >= p.smallest_normal(exponent_bits=one.exponent_bits, flavour=one.flavour):
-        assert rounded(name, x, p.relative_error) <= unit
-    assert math.isclose(rounded(name, 1 + unit, p.relative_error), unit / (1 + unit))
+        assert p.relative_error(value=x, **bits(name)) <= unit
+    assert math.isclose(p.relative_error(value=1 + unit, **bits(name)), unit / (1 + unit))
 
 
 # Stochastic rounding
@@ -433,22 +440,22 @@ def test_stochastic_rounding_by_its_two_neighbours(name, x):
     above = bisect_left(values, size)
     high, low = values[above], values[above] if values[above] == size else values[above - 1]
     share = (size - low) / (high - low) if high != low else Fraction(0)
-    assert math.isclose(rounded(name, x, p.stochastic_rounding_probability), share, rel_tol=1e-12, abs_tol=1e-15)
+    assert math.isclose(p.stochastic_rounding_probability(value=x, **bits(name)), share, rel_tol=1e-12, abs_tol=1e-15)
     mean = (1 - share) * low + share * high
     assert mean == size
-    assert math.isclose(rounded(name, x, p.stochastic_rounding_expectation), math.copysign(mean, x), rel_tol=1e-12)
+    assert math.isclose(p.stochastic_rounding_expectation(value=x, **bits(name)), math.copysign(mean, x), rel_tol=1e-12)
     deviation = math.sqrt((1 - share) * (low - mean) ** 2 + share * (high - mean) ** 2)
-    ours = rounded(name, x, p.stochastic_rounding_deviation)
+    ours = p.stochastic_rounding_deviation(value=x, **bits(name))
     assert math.isclose(ours, deviation, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def test_stochastic_rounding_by_drawing():
     """100,000 draws: the mean is the value, though the nearest number is not."""
     x, low, high = 0.7, 0.5, 1.0  # FP4 has nothing between
-    share = rounded("FP4 E2M1", x, p.stochastic_rounding_probability)
+    share = p.stochastic_rounding_probability(value=x, **bits("FP4 E2M1"))
     drawn = np.where(np.random.default_rng(0).random(100_000) < share, high, low)
-    assert math.isclose(drawn.mean(), rounded("FP4 E2M1", x, p.stochastic_rounding_expectation), rel_tol=5e-3)
-    assert math.isclose(drawn.std(), rounded("FP4 E2M1", x, p.stochastic_rounding_deviation), rel_tol=5e-3)
+    assert math.isclose(drawn.mean(), p.stochastic_rounding_expectation(value=x, **bits("FP4 E2M1")), rel_tol=5e-3)
+    assert math.isclose(drawn.std(), p.stochastic_rounding_deviation(value=x, **bits("FP4 E2M1")), rel_tol=5e-3)
     assert rounded("FP4 E2M1", x) == 0.5
 
 
@@ -627,9 +634,8 @@ def test_mx_blocks_by_ml_dtypes(name, block, shift):
 
 
 def test_mx_scale_stays_within_e8m0():
-    bits = PLAIN["FP4 E2M1"].arguments()
-    assert p.mx_scale(largest_magnitude=0.0, **bits) == 2.0**-127
-    assert p.mx_scale(largest_magnitude=1e300, **bits) == 2.0**127
+    assert p.mx_scale(largest_magnitude=0.0, **bits("FP4 E2M1")) == 2.0**-127
+    assert p.mx_scale(largest_magnitude=1e300, **bits("FP4 E2M1")) == 2.0**127
 
 
 # JavaScript
