@@ -13,8 +13,10 @@ function parts(value) { // an odd whole number and a power of two, of a positive
   return [whole, power];
 }
 
+const plain = (exponent) => exponent >= -7 && exponent <= 20; // no power of ten
+
 function decimal(digits, exponent, more = "") { // digits with their point
-  if (exponent < -7 || exponent > 20)
+  if (!plain(exponent))
     return digits[0] + (digits.length > 1 ? "." + digits.slice(1) : "") + `${more} × 10${raised(exponent)}`;
   if (exponent < 0) return "0." + "0".repeat(-exponent - 1) + digits + more;
   const all = digits.padEnd(exponent + 1, "0"), rest = all.slice(exponent + 1);
@@ -35,7 +37,7 @@ function exact(value, brief) {
   const [whole, power] = parts(value), all = String(power < 0 ? whole * 5n ** BigInt(-power) : whole << BigInt(power));
   const exponent = all.length - 1 + Math.min(power, 0), digits = all.replace(/0+$/, "");
   if (digits.length <= (brief ? BRIEF : LONGEST)) return sign + decimal(digits, exponent);
-  if (brief) return sign + decimal(...roundedDigits(value, 9), "…");
+  if (brief) return sign + decimal(...roundedDigits(value, plain(exponent) ? 9 : 6), "…");
   const product = (whole > 1n ? group(String(whole)) + " × " : "") + "2" + raised(power);
   return `${sign}${product} ≈ ${sign}${decimal(...roundedDigits(value, 17))}`;
 }

@@ -17,7 +17,7 @@ def exact(value: float, brief: bool = False) -> str:
     """A float64 in decimal, with all its digits: 2**-4 is "0.0625".
 
     Where they are many, the value as an integer times a power of two, and 17 digits of it: "71,362 × 2⁻¹⁴⁹ ≈ …".
-    With `brief`, nine digits and an ellipsis where there are more than twelve.
+    With `brief`, nine digits and an ellipsis where there are more than twelve; six before a power of ten.
     """
     if name := _NAMES.get(str(float(value))):
         return name
@@ -27,7 +27,8 @@ def exact(value: float, brief: bool = False) -> str:
     if len(digits) <= (BRIEF if brief else LONGEST):
         return sign + _decimal(digits, number.adjusted())
     if brief:
-        return sign + _decimal(*_rounded(number, 9), "…")
+        count = 9 if PLACES[0] <= number.adjusted() <= PLACES[1] else 6
+        return sign + _decimal(*_rounded(number, count), "…")
     whole, under = abs(value).as_integer_ratio()
     power = (whole & -whole).bit_length() - under.bit_length()  # of two, with an odd whole number before it
     whole //= whole & -whole

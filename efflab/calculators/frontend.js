@@ -503,7 +503,8 @@ function drawStack(c, result, width, id) {
       if (!(part > 0) || !(most > 0)) return;
       const from = X(sum), wide = Math.max(X((sum += part)) - from, 0.5), { label } = c.stack.parts[i];
       rect(from, y, wide, `part part-${i % 6}${chosen ? "" : " faded"}`, `<title>${escaped(`${label}: ${show(part, unit)}`)}</title>`);
-      if (label.length * WIDE + 10 < wide) write((from + wide / 2).toFixed(1), y + BAR.high / 2 + 4, "middle", label, "in");
+      const within = capacity === null ? wide : Math.min(from + wide, X(capacity)) - from; // no text on the hatching
+      if (label.length * WIDE + 10 < within) write((from + within / 2).toFixed(1), y + BAR.high / 2 + 4, "middle", label, "in");
     });
     if (capacity === null) return;
     const x = X(capacity);

@@ -49,10 +49,10 @@ explorer = Calculator(
         ),
     ],
     outputs=[
-        Value("stored", "Stored", exact=True),
-        Sum("error", of=["stored"], minus=["value"], label="Error: stored less typed", exact=True),
         Output(precision.next_above, label="Next above", given={"value": "stored"}, exact=True),
+        Value("stored", "Stored", exact=True),
         Output(precision.next_below, label="Next below", given={"value": "stored"}, exact=True),
+        Sum("error", of=["stored"], minus=["value"], label="Error: stored less typed", exact=True),
         Output(precision.deviation, "relative_error", "Relative error"),
         Output(
             precision.number_class,
@@ -107,12 +107,12 @@ explorer = Calculator(
         Case(
             "Saturated: it is beyond the largest number of {format} and becomes that number, off by {relative_error} "
             "of the value.",
-            [("stored", "==", "largest_finite"), ("value", ">", "stored")],
+            [("stored", "==", "largest_finite"), ("value", ">", "stored"), ("relative_error", ">", "unit_roundoff")],
         ),
         Case(
             "Saturated: it is beyond the largest number of {format} and becomes that number with its sign, off by "
             "{relative_error} of the value.",
-            [("above_lowest", "==", 0), ("value", "<", "stored")],
+            [("above_lowest", "==", 0), ("value", "<", "stored"), ("relative_error", ">", "unit_roundoff")],
         ),
         Case("Exact: {format} holds it, as a subnormal number.", [("kind", "==", 1), ("relative_error", "==", 0)]),
         Case(

@@ -31,7 +31,14 @@ class JavaScript:
         """The value of an expression in which `values` are constants. −0, infinities and NaN come and go as such."""
         constants = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
         found = self.engine.eval(f"(() => {{ {constants} return JSON.stringify({expression}, {KEPT}); }})()")
-        return json.loads(found, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d)
+        return json.loads(
+            found, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d, parse_int=_whole
+        )
+
+
+def _whole(text: str) -> float:
+    """JavaScript writes 2**60 with the digits that tell it from other numbers, which as an integer is another."""
+    return int(text) if abs(int(text)) <= 2**53 else float(text)
 
 
 @pytest.fixture(scope="session")
