@@ -31,7 +31,7 @@ from efflab.catalog import BYTES_PER_ELEMENT
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
-from efflab.records import Environment, Record, Sample, median
+from efflab.records import Environment, Record, Sample, iqr, median
 
 DTYPES = {
     "fp64": "float64", "fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16",
@@ -43,6 +43,9 @@ MIDDLE = 1024  # rows of a product that every scale but "smoke" has, so that a l
 LARGE = 1024  # rows from which several threads are faster than one, unless something else runs on their cores
 DROPOUT = 0.1
 LONGEST = 5.0  # s; a product that would take longer than this is left out
+
+DISTURBED = 0.25  # measure a product again where the middle half of its repeats spans more of the median than this
+ATTEMPTS = 3
 
 TIMER: dict[str, dict[str, Any]] = {
     "smoke": {"time_limit": 0.02, "shortest": 1e-3, "most": 8},
@@ -405,7 +408,15 @@ class Session:
             options |= {"fewest": 6, "time_limit": 2 * options["time_limit"]}
         with float32_as(dtype):
             call = product(dtype, *self.inputs(n)).call
-            timed = timer.back_to_back([call], self.clock, **options)
+            for attempt in range(1, ATTEMPTS + 1):
+                timed = timer.back_to_back([call], self.clock, **options)
+                spread = iqr(timed.values) / median(timed.values)
+                if spread <= DISTURBED or attempt == ATTEMPTS or self.scale == "smoke":
+                    break
+                self.warnings.append(
+                    f"{point['case']}: measured again, since the middle half of the repeats spanned "
+                    f"{spread:.0%} of the median"
+                )
             if n != TINY:
                 self.last[dtype] = n, median(timed.values)
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)

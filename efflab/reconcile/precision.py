@@ -271,7 +271,7 @@ def _hardware(record: Record, dtype: str, rates: Mapping[str, float]) -> str:
     listed = record.spec.get("instructions")
     if record.environment.kind != "cpu" or dtype not in MULTIPLIES or not isinstance(listed, list) or not listed:
         return ""
-    if "fp32" not in rates or rates[dtype] >= rates["fp32"]:
+    if "fp32" not in rates or NEAR * rates[dtype] >= rates["fp32"]:
         return ""
     x86 = "x86" in (record.environment.platform or "")
     needed = [i for i in MULTIPLIES[dtype] if not x86 or i.startswith(("amx", "avx"))]
@@ -485,6 +485,13 @@ def _faster(record: Record, sample: Sample, predicted: float, seconds: float) ->
     dtype, point = str(sample.point["dtype"]), sample.point
     top = largest(record, dtype)
     assert top is not None
+    wait = overheads(record)[dtype]
+    if record.environment.kind == "cpu" and 1 / NEAR <= seconds / (predicted - wait) <= NEAR:
+        yield (
+            f"{show(wait, SECOND)} of the prediction is the time of the tiny product; without it "
+            f"{show(predicted - wait, SECOND)} are left. Consistent with a tiny product that was disturbed, or "
+            "that the library treats in another way."
+        )
     rates = [_flops(s.point) / median(s.values) for s in (sample, top)]
     text = (
         f"It reaches {show(rates[0], FLOP_PER_SECOND)}, the product of size {top.point['m']:,} that stands for the "

@@ -15,8 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from efflab.experiments import precision, runner
-from efflab.measure import memory
-from efflab.records import Environment, Record, Sample, load_record
+from efflab.measure import memory, timer
+from efflab.records import Environment, Record, Sample, Timing, load_record
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -210,6 +210,18 @@ def test_a_size_that_would_take_too_long_is_left_out() -> None:
         list(session.time(point))
     session.not_too_long("fp16", 1024, precision.LONGEST)
     session.not_too_long("bf16", 10**6, precision.LONGEST)
+
+
+def test_a_disturbed_product_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first repeats are wide, the next ones are not."""
+    takes = iter([[1.0, 2.0, 3.0], [1.0, 1.0, 1.01], [5.0, 5.0, 5.0]])
+    timing = Timing(clock="perf_counter", mode="back-to-back", loops=1, warmup=1)
+    monkeypatch.setattr(timer, "back_to_back", lambda *_, **__: timer.Timed(next(takes), timing, []))
+    point = next(c.point for c in plan("cpu").cases if c.name == "matmul-fp32-256")
+    session = precision.Session("cpu", CPU, [])
+    samples = {s.metric: s for s in session.time(point)}
+    assert samples["time"].values == [1.0, 1.0, 1.01]
+    assert [w.partition(",")[0] for w in session.warnings] == ["matmul-fp32-256: measured again"]
 
 
 def test_a_resumed_run_remembers_how_long_products_took(record: Record) -> None:

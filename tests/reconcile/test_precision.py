@@ -175,6 +175,8 @@ def test_explanations_of_times_follow_the_records_own_numbers() -> None:
     fast = only(record(sample(product(500), 1e-3))).explanation
     assert "It reaches 250 GFLOP/s" in fast
     assert "cache" in fast, "3 MB fit into 32 MiB and 48 MB do not"
+    slow_tiny = [*calibration(overhead=5e-3), blocks()]
+    assert "5 ms of the prediction is" in only(record(samples=[*slow_tiny, sample(product(500), 2.6e-3)])).explanation
     large = only(record(sample(product(1900), 0.05))).explanation
     assert "cache" not in large
 
