@@ -22,6 +22,7 @@ from efflab.units import (
     Parameters,
     Range,
     Second,
+    TokenPerSecond,
     Tokens,
 )
 
@@ -524,6 +525,18 @@ def training_time(*, flops: Flop, devices: Count, peak_performance: FlopPerSecon
     Assumes: a dense peak for the dtype of training; the MFU is that of this number of devices.
     """
     return flops / (devices * peak_performance * mfu)
+
+
+@formula
+def training_time_at_throughput(*, tokens: Tokens, tokens_per_second: TokenPerSecond, devices: Count) -> Second:
+    r"""How long a training run takes at a measured throughput of each device.
+
+    Equation: T = \frac{D}{n r}
+    Where: D = tokens; r = tokens_per_second; n = devices
+    Source: Definition
+    Assumes: the throughput was measured with this number of devices and holds for the whole run.
+    """
+    return tokens / (tokens_per_second * devices)
 
 
 @formula
