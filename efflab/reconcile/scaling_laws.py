@@ -1,0 +1,544 @@
+"""Scaling laws against a recorded run.
+
+The law is fitted to the runs of role "fit" and predicts those of role "held-out", which are larger than any of them.
+Runs of role "repeat" train a fitted size again with another seed; they say how much a single loss scatters.
+
+Sizes are counts of all parameters. Losses are nats per token of the record's own text, so the constants mean nothing
+for another text, tokenizer or recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from efflab.errors import EfflabError, unknown
+from efflab.fits import Fit, fit_parametric_loss
+from efflab.formulas import scaling_laws as formulas
+from efflab.reconcile import banner as banner
+from efflab.reconcile import columns, error, percent
+from efflab.records import Prediction, Record, median
+from efflab.units import FLOP, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
+
+LIMITS: tuple[str, ...] = ()
+CALIBRATION = {
+    "doubling-size": ("gain", NUMBER),
+    "doubling-data": ("gain", NUMBER),
+    "size-exponent": ("exponent", NUMBER),
+    "data-exponent": ("exponent", NUMBER),
+    "floor": ("loss", NAT),
+}
+PICTURES = ("scaling_laws", "errors")
+ROLES = ("fit", "repeat", "held-out")
+DRAWN = ROLES
+BOOTSTRAP = 400  # refits; enough for two digits of a 95% interval
+LEVEL = 0.95
+NEEDED = ("parameters", "tokens", "flops")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a record: its point, final loss in nats and time in s (None where it was not measured)."""
+
+    point: dict[str, Any]
+    loss: float
+    time: float | None
+
+    @property
+    def case(self) -> str:
+        """Its name."""
+        return str(self.point["case"])
+
+    @property
+    def role(self) -> str:
+        """ "fit", "repeat" or "held-out"."""
+        return str(self.point["role"])
+
+    @property
+    def size(self) -> float:
+        """All parameters."""
+        return float(self.point["parameters"])
+
+    @property
+    def tokens(self) -> float:
+        """Training tokens."""
+        return float(self.point["tokens"])
+
+    @property
+    def flops(self) -> float:
+        """Counted operations of the whole run."""
+        return float(self.point["flops"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, its loss predicted by the fitted law and measured.
+
+    Attributes:
+        case, role: as in the sample's point.
+        parameters, tokens: of the run.
+        flops_over_6nd: counted operations over six per parameter and token.
+        predicted, measured: nats per token.
+        low, high: 95% bootstrap interval of one further run; only of a held-out run.
+        ratio: measured over predicted.
+        error: (predicted - measured) / measured.
+        explanation: what the record holds about it.
+    """
+
+    case: str
+    role: str
+    parameters: float
+    tokens: float
+    flops_over_6nd: float
+    predicted: float
+    measured: float
+    low: float | None
+    high: float | None
+    ratio: float
+    error: float
+    explanation: str
+
+    @property
+    def metric(self) -> str:
+        """What was measured."""
+        return "loss"
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of `predicted` and `measured`."""
+        return NAT
+
+    @property
+    def regime(self) -> str:
+        """This topic has no limits."""
+        return ""
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured loss lies in the interval; None where there is none."""
+        return None if self.low is None or self.high is None else self.low <= self.measured <= self.high
+
+
+# Reading a record: a point is the topic's own, so what is read from it is checked here
+
+
+def _check(record: Record) -> None:
+    """Raise `EfflabError`, naming record, sample and field, for a point that cannot be reconciled."""
+    if record.topic != "scaling_laws":
+        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'scaling_laws' is needed.")
+    for index, sample in enumerate(record.samples):
+        point = sample.point
+        if point.get("role") not in ROLES:
+            continue
+        where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
+        if not isinstance(point.get("case"), str) or not point["case"]:
+            raise EfflabError(f"{where}: point.case must be a text. Measure it again.")
+        if (sample.metric, sample.unit) not in (("loss", "nats"), ("time", "s")):
+            continue
+        for field in NEEDED:
+            value = point.get(field)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                found = f"got {value!r}" if field in point else "it is missing"
+                raise EfflabError(
+                    f"{where}: point.{field} must be a number greater than zero, {found}. Measure it again."
+                )
+        if sample.metric == "loss" and any(not v > 0 for v in sample.values):
+            raise EfflabError(f"{where}: a loss must be greater than zero. Measure it again.")
+
+
+def runs(record: Record, roles: Sequence[str] = ROLES) -> list[Run]:
+    """The measured runs of a record in the order trained.
+
+    Raises:
+        EfflabError: the record is of another topic, or a point is damaged; names record, sample and field.
+    """
+    _check(record)
+    times = {s.point["case"]: median(s.values) for s in record.samples if s.metric == "time" and s.status == "ok"}
+    return [
+        Run(s.point, median(s.values), times.get(s.point["case"]))
+        for s in record.samples
+        if s.metric == "loss" and s.status == "ok" and s.point.get("role") in roles
+    ]
+
+
+@functools.lru_cache(maxsize=32)
+def _fit(sizes: tuple[float, ...], tokens: tuple[float, ...], losses: tuple[float, ...], bootstrap: int) -> Fit:
+    return fit_parametric_loss(list(sizes), list(tokens), list(losses), bootstrap=bootstrap, seed=0)
+
+
+def law(record: Record, *, largest: float = math.inf, bootstrap: int = BOOTSTRAP) -> Fit:
+    """The law fitted to the record's runs of role "fit".
+
+    Args:
+        record: of this topic.
+        largest: leave out models of more parameters than this.
+        bootstrap: refits for the intervals.
+
+    Raises:
+        EfflabError: as `runs`, or too few runs for the five constants.
+    """
+    used = [r for r in runs(record, ("fit",)) if r.size <= largest]
+    try:
+        return _fit(tuple(r.size for r in used), tuple(r.tokens for r in used), tuple(r.loss for r in used), bootstrap)
+    except EfflabError as problem:
+        raise EfflabError(f"record {record.id}: no law can be fitted: {problem}") from None
+
+
+def scatter(record: Record) -> float | None:
+    """How much one run's loss scatters with its seed: the relative standard deviation over repeated runs.
+
+    None where no run was repeated.
+    """
+    groups: dict[tuple[float, float], list[float]] = {}
+    for run in runs(record, ("fit", "repeat")):
+        groups.setdefault((run.size, run.tokens), []).append(math.log(run.loss))
+    repeated = [g for g in groups.values() if len(g) > 1]
+    if not repeated:
+        return None
+    squares = sum(sum((x - sum(g) / len(g)) ** 2 for x in g) for g in repeated)
+    return math.sqrt(squares / sum(len(g) - 1 for g in repeated))
+
+
+# Predictions
+
+
+def points(record: Record, roles: tuple[str, ...] = ROLES) -> list[Row]:
+    """Every measured run of a record with the loss that the fitted law gives it, in the order trained.
+
+    Raises:
+        EfflabError: as `law`.
+    """
+    fit, rows = law(record), []
+    for run in runs(record, roles):
+        predicted = float(fit.loss(run.size, run.tokens))
+        low, high = fit.interval(run.size, run.tokens, LEVEL, one_run=True) if run.role == "held-out" else (None, None)
+        rows.append(
+            Row(
+                case=run.case,
+                role=run.role,
+                parameters=run.size,
+                tokens=run.tokens,
+                flops_over_6nd=run.flops / formulas.training_flops(parameters=run.size, tokens=run.tokens),
+                predicted=predicted,
+                measured=run.loss,
+                low=low,
+                high=high,
+                ratio=run.loss / predicted,
+                error=error(predicted, run.loss),
+                explanation=_explain(record, run, predicted, low, high),
+            )
+        )
+    return rows
+
+
+def _explain(record: Record, run: Run, predicted: float, low: float | None, high: float | None) -> str:
+    off = abs(run.loss / predicted - 1)
+    noise = scatter(record)
+    seeds = f" Runs that differ in the seed alone scatter by {_share(noise)}." if noise else ""
+    if run.role == "repeat":
+        return f"A fitted size with another seed, not in the fit: {_share(off)} from the law.{seeds}"
+    if run.role == "fit":
+        said = f"In the fit; its residual is {_share(off)}."
+        return said + (
+            f" More than twice the scatter of the seed, {_share(noise)}." if noise and off > 2 * noise else ""
+        )
+    fitted = runs(record, ("fit",))
+    more = run.flops / max(r.flops for r in fitted)
+    said = (
+        f"Not in the fit: {show(run.size / max(r.size for r in fitted), digits=2)} times the largest fitted size, "
+        f"{show(run.tokens / max(r.tokens for r in fitted), digits=2)} times the most data, "
+        f"{show(more, digits=2)} times the operations."
+    )
+    if low is not None and high is not None:
+        inside = low <= run.loss <= high
+        said += (
+            f" The 95% interval for one more run is {low:.3f} to {high:.3f} nats; the measured loss lies "
+            f"{'inside' if inside else 'outside'}."
+        )
+        if not inside:
+            said += (
+                " The runs scatter less than the law is off, which is consistent with a form or a recipe that changes "
+                "with size."
+            )
+    return said
+
+
+def alternatives(record: Record, run: Run) -> dict[str, float]:
+    """What simpler rules predict for a run, nats: a power law of the operations without a floor, and no change."""
+    fitted = runs(record, ("fit",))
+    best: list[Run] = []  # runs that nothing cheaper beats: the line along which a ruler would be laid
+    for other in sorted(fitted, key=lambda r: r.flops):
+        if not best or other.loss < best[-1].loss:
+            best.append(other)
+    found = {"the best fitted run": best[-1].loss}
+    if len(best) >= 3:
+        x = [math.log(r.flops) for r in best]
+        y = [math.log(r.loss) for r in best]
+        mx, my = sum(x) / len(x), sum(y) / len(y)
+        slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
+        found["a straight line through the best runs, without a floor"] = math.exp(
+            my + slope * (math.log(run.flops) - mx)
+        )
+    return found
+
+
+def predicted_time(record: Record, run: Run) -> float | None:
+    """Seconds that a run should take at the rate of the fitted run with the most operations; None without times."""
+    timed = [r for r in runs(record, ("fit",)) if r.time]
+    if not timed:
+        return None
+    largest = max(timed, key=lambda r: r.flops)
+    return run.flops * largest.time / largest.flops  # type: ignore[operator]
+
+
+def _share(value: float) -> str:
+    """A small relative difference as a percentage: "0.31%"."""
+    return f"{show(100 * value, digits=2)}%"
+
+
+# What the lab, the lab book and the site ask
+
+
+def cases(points: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The held-out runs, by case name: what a learner predicts."""
+    return {str(p["case"]): p for p in points if p.get("role") == "held-out"}
+
+
+def describe(cases: Mapping[str, dict[str, Any]], names: Sequence[str] = ()) -> str:
+    """A table of the named runs: size, data, operations."""
+    chosen = [cases[n] for n in names] if names else list(cases.values())
+    rows = [
+        [str(p["case"]), show(float(p["parameters"]), PARAMETER), show(float(p["tokens"]), TOKEN),
+         show(float(p["flops"]), FLOP) if p.get("flops") else ""]
+        for p in chosen
+    ]  # fmt: skip
+    return columns(["run", "parameters", "training tokens", "operations"], rows, (1, 2, 3))
+
+
+def missing(record: Record) -> list[str]:
+    """One sentence for every run without a loss; it begins with the case's name."""
+    _check(record)
+    return [
+        f"{s.point['case']}: {'out of memory' if s.status == 'oom' else 'failed'}: {s.message}"
+        for s in record.samples
+        if s.metric == "loss" and s.status != "ok" and s.point.get("role") in ROLES
+    ]
+
+
+def summary(record: Record) -> str:
+    """How well the law describes its own runs, and how well it predicted the larger ones."""
+    fit, rows = law(record), points(record)
+    inside = [abs(math.log(r.ratio)) for r in rows if r.role == "fit"]
+    said = [
+        f"The law fits its {len(inside)} runs to {_share(median(inside))} (median; worst {_share(max(inside))}).",
+        f"{_constants(fit)}.",
+    ]
+    for r in rows:
+        if r.role == "held-out":
+            said.append(
+                f"Held out: {r.case}, {show(r.parameters, PARAMETER)} on {show(r.tokens, TOKEN)}: predicted "
+                f"{show(r.predicted, NAT)}, measured {show(r.measured, NAT)} ({_percent(r.error)}). {r.explanation}"
+            )
+    return " ".join(said)
+
+
+def _percent(value: float) -> str:
+    """A signed percentage with two decimals; losses differ by less than a whole one."""
+    return f"{value:+.2%}".replace("-", "−")
+
+
+def _constants(fit: Fit) -> str:
+    """Exponents and floor with their 95% intervals."""
+    spread = fit.spread(LEVEL)
+
+    def of(label: str, name: str, value: float) -> str:
+        low, high = spread[name]
+        return f"{label} {value:.2f} ({low:.2f} to {high:.2f})"
+
+    return ", ".join(
+        (
+            of("size exponent", "parameter_exponent", fit.alpha),
+            of("data exponent", "token_exponent", fit.beta),
+            of("floor", "irreducible_loss", fit.E) + " nats",
+        )
+    )
+
+
+def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Head, rows of text (the last column explains) and the indices of numeric columns."""
+    head = ["run", "role", "parameters", "tokens", "FLOP ÷ 6ND", "predicted", "measured", "error", "why"]
+    rows = [
+        [
+            r.case, r.role, show(r.parameters), show(r.tokens), show(r.flops_over_6nd),
+            show(r.predicted, NAT), show(r.measured, NAT), _percent(r.error), r.explanation,
+        ]
+        for r in points(record)
+    ]  # fmt: skip
+    return head, rows, (2, 3, 4, 5, 6, 7)
+
+
+def grid(record: Record) -> str:
+    """The losses of the fitted runs, a row for each size and a column for each number of tokens."""
+    fitted = runs(record, ("fit",))
+    sizes, tokens = sorted({r.size for r in fitted}), sorted({r.tokens for r in fitted})
+    loss = {(r.size, r.tokens): r.loss for r in fitted}
+    rows = [[show(n), *(f"{loss[n, d]:.3f}" if (n, d) in loss else "" for d in tokens)] for n in sizes]
+    return columns(["parameters", *(f"{show(d)} tokens" for d in tokens)], rows, range(len(tokens) + 1))
+
+
+def calibration(record: Record) -> dict[str, float]:
+    """What a doubling of size or of data takes off the largest fitted run's loss, the exponents and the floor."""
+    fit = law(record)
+    largest = max(runs(record, ("fit",)), key=lambda r: (r.size, r.tokens))
+    here = float(fit.loss(largest.size, largest.tokens))
+    return {
+        "doubling-size": 1 - float(fit.loss(2 * largest.size, largest.tokens)) / here,
+        "doubling-data": 1 - float(fit.loss(largest.size, 2 * largest.tokens)) / here,
+        "size-exponent": fit.alpha,
+        "data-exponent": fit.beta,
+        "floor": fit.E,
+    }
+
+
+def calibration_text(record: Record) -> str:
+    """The small runs' losses and the law fitted to them."""
+    fit, noise = law(record), scatter(record)
+    gains = calibration(record)
+    constants = ", ".join(
+        f"{n} {show(v, digits=4)}"
+        for n, v in (("E", fit.E), ("A", fit.A), ("alpha", fit.alpha), ("B", fit.B), ("beta", fit.beta))
+    )
+    parts = [
+        "Validation loss of the small runs, nats per token:",
+        grid(record),
+        "",
+        f"The law fitted to them: {constants}.",
+        f"With 95% intervals: {_constants(fit)}.",
+        f"By the law, at the largest of these runs: twice the parameters lower the loss by "
+        f"{_share(gains['doubling-size'])}, twice the data by {_share(gains['doubling-data'])}.",
+    ]
+    if noise:
+        parts.append(f"Runs that differ in the seed alone scatter by {_share(noise)} (standard deviation).")
+    parts += [f"Mind: {w}" for w in fit.warnings]
+    return "\n".join(parts)
+
+
+def text(record: Record) -> str:
+    """Everything in plain text, the same for the same record."""
+    head, rows, numeric = table(record)
+    parts = [calibration_text(record), "", columns(head[:-1], [r[:-1] for r in rows], numeric), ""]
+    for run in runs(record, ("held-out",)):
+        parts += [evidence(record, run.case), ""]
+    parts += [summary(record), *missing(record)]
+    return "\n".join(parts)
+
+
+def _run(record: Record, case: str) -> Run:
+    found = {r.case: r for r in runs(record)}
+    if case not in found:
+        raise unknown("case", case, found)
+    return found[case]
+
+
+def evidence(record: Record, case: str) -> str:
+    """What the record says of one run, by several methods, with their numbers.
+
+    Raises:
+        EfflabError: an unknown case.
+    """
+    run = _run(record, case)
+    row = next(r for r in points(record) if r.case == case)
+    lines = [
+        f"{case}: measured {show(run.loss, NAT)}",
+        f"  by the fitted law: {show(row.predicted, NAT)} ({_percent(row.error)})"
+        + (f", 95% interval {row.low:.3f} to {row.high:.3f}" if row.low is not None else ""),
+    ]
+    lines += [
+        f"  by {name}: {show(value, NAT)} ({_percent(error(value, run.loss))})"
+        for name, value in alternatives(record, run).items()
+    ]
+    sizes = sorted({r.size for r in runs(record, ("fit",))})
+    if run.role == "held-out" and len(sizes) > 3:
+        fewer = law(record, largest=sizes[-2], bootstrap=0)
+        value = float(fewer.loss(run.size, run.tokens))
+        lines.append(
+            f"  by a law fitted without the largest size: {show(value, NAT)} ({_percent(error(value, run.loss))})"
+        )
+    lines.append(f"  operations: {show(run.flops, FLOP)} counted, {show(row.flops_over_6nd)} times 6ND")
+    time = predicted_time(record, run)
+    if run.time and time and run.role == "held-out":
+        lines.append(
+            f"  time: {show(time, SECOND)} at the rate of the largest fitted run, {show(run.time, SECOND)} measured "
+            f"({percent(error(time, run.time))})"
+        )
+    return "\n".join(lines)
+
+
+def sweep(record: Record, name: str) -> str:
+    """A table of runs that differ in size only, or in data only.
+
+    Raises:
+        EfflabError: an unknown series; names those there are.
+    """
+    rows = points(record, ("fit",))
+    most = max(r.tokens for r in rows)
+    largest = max(r.parameters for r in rows)
+    series = {
+        "loss by size": [r for r in rows if r.tokens == most],
+        "loss by data": [r for r in rows if r.parameters == largest],
+    }
+    if name not in series:
+        raise unknown("series", name, series)
+    chosen = sorted(series[name], key=lambda r: (r.parameters, r.tokens))
+    head = ["run", "parameters", "tokens", "FLOP ÷ 6ND", "predicted", "measured", "error"]
+    return columns(
+        head,
+        [
+            [r.case, show(r.parameters), show(r.tokens), show(r.flops_over_6nd), show(r.predicted, NAT),
+             show(r.measured, NAT), _percent(r.error)] for r in chosen
+        ],
+        range(1, 7),
+    )  # fmt: skip
+
+
+def compare(record: Record, slow: str, fast: str) -> str:
+    """How much lower the loss of one run is than another's, predicted and measured.
+
+    Raises:
+        EfflabError: an unknown case.
+    """
+    rows = {r.case: r for r in points(record)}
+    for name in (slow, fast):
+        if name not in rows:
+            raise unknown("compare: case", name, rows)
+    a, b = rows[slow], rows[fast]
+    lines = [
+        f"{r.case}: {show(r.parameters, PARAMETER)} on {show(r.tokens, TOKEN)}: predicted {show(r.predicted, NAT)}, "
+        f"measured {show(r.measured, NAT)}"
+        for r in (a, b)
+    ]
+    lines.append(
+        f"lower by: predicted {_percent(1 - b.predicted / a.predicted)}, "
+        f"measured {_percent(1 - b.measured / a.measured)}"
+    )
+    return "\n".join(lines)
+
+
+def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
+    """Nothing: the calculators predict losses of other texts."""
+    return {}
+
+
+def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
+    """Nothing, as `asked`."""
+    return {}
+
+
+__all__ = [
+    "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "alternatives", "answers", "asked", "banner",
+    "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law", "missing", "points",
+    "predicted_time", "runs", "scatter", "summary", "sweep", "table", "text",
+]  # fmt: skip
