@@ -65,9 +65,9 @@ class Declaration:
         self._check_stack()
         self._check_compare()
         self._check_bits()
+        self._check_wiring()
         self._check_spoken()
         self._check_modules()
-        self._check_wiring()
 
     def _name_outputs(self) -> None:
         outputs = []

@@ -10,7 +10,23 @@ import pytest
 
 from efflab import calculators
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider
+from efflab.calculators.parts import (
+    Bits,
+    Case,
+    Choice,
+    Curve,
+    Line,
+    Mark,
+    NumberField,
+    Option,
+    Output,
+    Ratio,
+    Slider,
+    Stack,
+    Sum,
+    Table,
+    Value,
+)
 from efflab.catalog import accelerators
 from efflab.errors import EfflabError
 from efflab.formulas import roofline
@@ -67,6 +83,38 @@ def test_a_small_declaration_computes():
         ({"verdict": [Case("{ridge_pont}")]}, "Did you mean 'ridge_point'"),
         ({"verdict": [Case("x", [("ridge_point", "=>", 1)]), Case("y")]}, "verdict: relation: '=>'"),
         ({"verdict": [Case("x", [("ridge", ">", 1)]), Case("y")]}, "verdict: name: 'ridge'"),
+        ({"outputs": [roofline.ridge_point, Sum("s", of=["ridge_point", "peak_performance"])]}, "has one unit"),
+        ({"outputs": [roofline.ridge_point, Sum("s", of=[])]}, "a Sum needs what it is of"),
+        ({"outputs": [roofline.ridge_point, Sum("s", of=["ridge_pint"])]}, "nothing gives 'ridge_pint'"),
+        ({"inputs": [BANDWIDTH, NumberField("peak_performance", "1")]}, "does not take every real number"),
+        ({"inputs": [BANDWIDTH, PEAK, NumberField("colour", "1")]}, "number field colour: no formula takes"),
+        ({"inputs": [BANDWIDTH, PEAK, NumberField("colour", "red")]}, "number field colour: default: "),
+        ({"inputs": [BANDWIDTH, PEAK, NumberField("colour", 1.0)]}, "default must be text"),
+        ({"stack": Stack([], "x")}, "stack: it needs at least one part"),
+        ({"stack": Stack(["ridge_pont"], "x")}, "stack: name: 'ridge_pont'"),
+        ({"stack": Stack(["ridge_point"], "{x}")}, "stack: placeholder: 'x'"),
+        ({"stack": Stack(["ridge_point"], "x", capacity="peak_performance")}, "stack: 'ridge_point' is FLOP/B and"),
+        ({"stack": Stack(["ridge_point"], "x", vary="dtype")}, "stack: vary is 'dtype', which is not a choice"),
+        ({"compare": Table("dtype", ["ridge_point"], "x")}, "compare: vary is 'dtype', which is not a choice"),
+        ({"compare": Table("", ["ridge_point"], "x")}, "compare: a table needs the choice"),
+        ({"bits": Bits("ridge_point", "x")}, "bits: name: 'exponent_bits'"),
+        ({"curve": Curve("peak_performance", [Line("ridge_point")], "x", low="rdge")}, "curve: name: 'rdge'"),
+        (
+            {
+                "curve": Curve(
+                    "peak_performance", [Line("ridge_point")], "x", marks=[Mark("peak_performance", "x", dot=True)]
+                )
+            },
+            "a mark with a dot needs y",
+        ),
+        ({"inputs": [BANDWIDTH, PEAK, Slider("roofline", 1, 2, default=1)]}, "slider roofline: no formula takes"),
+        (
+            {
+                "inputs": [Slider("roofline", 1e9, 1e13, default=1e12, scale="log"), PEAK],
+                "outputs": [Output(roofline.ridge_point, given={"memory_bandwidth": "roofline"})],
+            },
+            "'roofline' is a value here and a module of formulas",
+        ),
         ({"curve": Curve("peak_performance", [], "x")}, "at least one line"),
         ({"curve": Curve("peak", [Line("ridge_point")], "x")}, "curve: name: 'peak'"),
         ({"curve": Curve("ridge_point", [Line("ridge_point")], "x")}, "low and high must be given"),
@@ -81,6 +129,81 @@ def test_a_wrong_declaration_names_the_field_and_the_mend(changes, told):
         declare(**changes)
     assert told in str(error.value)
     assert str(error.value).startswith("calculator ")
+
+
+MEMORY = Choice(
+    "device",
+    [
+        Option("small", sets={"room": 100e9}),
+        Option("large", sets={"room": 200e9}),
+        Option("unknown", sets={"room": None}),
+    ],
+    default="small",
+)
+
+
+def test_a_stack_adds_up_by_hand():
+    """80 GB and 60 GB against 100 GB and 200 GB; a part without a value is left out."""
+    both = [Slider("one", 1e9, 1e12, default=80e9), Slider("other", 1e9, 1e12, default=60e9)]
+    parts = [
+        Output(roofline.bytes_to_hide_overhead, "weights", given={"overhead": "one", "memory_bandwidth": 1.0}),
+        Output(roofline.bytes_to_hide_overhead, "cache", given={"overhead": "other", "memory_bandwidth": 1.0}),
+    ]
+    here = declare(
+        inputs=[*both, MEMORY],
+        outputs=[*parts, Sum("total", of=["weights", "cache"]), Sum("free", of=["room"], minus=["total"])],
+        verdict=[Case("{total} of {room}.")],
+        stack=Stack(["weights", "cache"], "{total}", capacity="room", capacity_label="Room", vary="device"),
+    )
+    result = here.evaluate()
+    assert (result["total"], result["free"]) == (140e9, -40e9)
+    assert result.text("free") == "−40 GB" and result.verdict == "140 GB of 100 GB."
+    assert result.listed() == [
+        ("part", "Weights", "80 GB", "80%"),
+        ("part", "Cache", "60 GB", "60%"),
+        ("total", "Together", "140 GB", "140%"),
+        ("capacity", "Room", "100 GB", ""),
+        ("over", "Too much by", "40 GB", "40%"),
+    ]
+    assert here.evaluate(device="large").listed()[-1] == ("free", "Free", "60 GB", "30%")
+    assert list(result.bars()) == ["small", "large", "unknown"]
+    assert result.bars()["large"] == {"weights": 80e9, "cache": 60e9, "room": 200e9}
+    unknown = here.evaluate(device="unknown")
+    assert unknown["free"] is None and unknown.listed()[3] == ("capacity", "Room", "—", "")
+
+
+def test_a_number_field_keeps_what_was_typed():
+    explorer = calculators.get("number-format")
+    here = explorer.evaluate(value=" 2^-24 ", format="FP16")
+    assert here.state["value"] == "2^-24" and here["value"] == 2.0**-24
+    for value, text in ((0.1, "0.1"), (float("inf"), "inf"), (-0.0, "-0"), (np.float32(0.5), "0.5"), (3, "3")):
+        assert explorer.evaluate(value=value).state["value"] == text
+    for value in ("", "one", "0.1 GB", True, None, [1]):
+        with pytest.raises(EfflabError, match="value"):
+            explorer.evaluate(value=value)
+    made = explorer.evaluate(value="1e30", format="FP16").prediction()
+    assert made.inputs["value"] == "1e30" and "stored" not in made.outputs, "an infinity is no prediction"
+
+
+def test_every_slider_of_a_group_names_it_once_in_the_page():
+    from efflab.calculators import markup
+
+    grouped = [dataclasses.replace(i, group="Device") for i in (BANDWIDTH, PEAK)]
+    assert markup.html(declare(inputs=grouped)).count('<p class="calc-group">Device</p>') == 1
+
+
+def test_a_value_may_be_written_exactly():
+    from efflab.formulas import precision
+
+    format = {"exponent_bits": 5.0, "mantissa_bits": 10.0}
+    here = declare(
+        inputs=[NumberField("value", "0.1"), Choice("way", [
+            Option("nearest", formulas={"stored": precision.round_to_format}, sets={"flavour": "ieee"}),
+        ], default="nearest"), Slider("exponent_bits", 2, 8, default=5), Slider("mantissa_bits", 1, 10, default=10)],
+        outputs=[Value("stored", exact=True)],
+        verdict=[Case("{stored} for {value}.")],
+    )  # fmt: skip
+    assert here.evaluate(**format).verdict == "0.0999755859375 for 0.1."
 
 
 def test_a_cycle_is_refused():
