@@ -279,7 +279,9 @@ def _formula(formula: str, inputs: dict[str, Value], unit: Unit, name: str) -> f
     values: dict[str, Any] = {}
     for parameter, given in inputs.items():
         if parameter in read.options:
-            values[parameter] = given
+            # YAML's 2 arrives as 2.0; the option is a whole number.
+            same = (o for o in read.options[parameter] if o == given and isinstance(o, bool) == isinstance(given, bool))
+            values[parameter] = next(same, given)
         elif parameter in read.units:
             values[parameter] = evaluate(given, read.units[parameter], f"{name}.inputs.{parameter}")
         else:

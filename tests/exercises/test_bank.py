@@ -15,6 +15,7 @@ from efflab.errors import EfflabError
 from efflab.exercises import check, progress, questions
 from efflab.exercises.checks import verify
 from efflab.exercises.questions import CLOSE, Choice, Numeric
+from efflab.formulas import reading
 from efflab.units import show
 
 BANK = {name: item for topic in questions.topics() for name, item in questions.bank(topic).items()}
@@ -24,6 +25,7 @@ CHOICE = [q for q in BANK.values() if isinstance(q, Choice)]
 # What a topic's bank must hold at least. A chapter teaches by answering, so a thin bank is a lack.
 FEWEST = {"for the page": 8, "choice or numeric": 10, "code": 5, "measurement": 1}
 TOPICS = questions.topics()
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def by_hand(topic: str) -> ModuleType:
@@ -41,8 +43,15 @@ MISTAKES = {name: value for topic in TOPICS for name, value in by_hand(topic).MI
 
 
 def written(value: float, question: Numeric) -> str:
-    """The value as a learner would type it, in base units."""
-    return f"{value:.9g} {question.unit}".strip()
+    """The value as a learner would type it: in base units, or in the unit that people read instead."""
+    symbol, size = question.unit_type.shown or (question.unit, 1.0)
+    return f"{value / size:.9g} {symbol}".strip()
+
+
+def share(tolerance: str) -> float:
+    """A relative tolerance as a fraction."""
+    assert tolerance.endswith("%"), "every question so far has a relative tolerance"
+    return float(tolerance.rstrip("%")) / 100
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -113,23 +122,27 @@ def test_another_value_gets_the_general_feedback_and_no_answer(question: Numeric
 
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
 def test_just_inside_is_right_and_just_outside_is_wrong(question: Numeric):
-    share = float(question.tolerance.rstrip("%")) / 100
-    right = BY_HAND[question.id]
+    margin, right = share(question.tolerance), BY_HAND[question.id]
     for side in (-1, 1):
-        inside, outside = right * (1 + side * share * 0.99), right * (1 + side * share * 1.01)
+        inside, outside = right * (1 + side * margin * 0.99), right * (1 + side * margin * 1.01)
         assert check(question.id, written(inside, question))
         assert not check(question.id, written(outside, question))
 
 
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
 def test_reasonable_rounding_is_right(question: Numeric):
-    """Two digits are enough where they are within 3%, and every mistake is farther away than that."""
-    right = BY_HAND[question.id]
-    for value in (right * 1.028, right * 0.972):
+    """Two digits are enough where they are within 3%, and every mistake is farther away than that.
+
+    A question that asks for an exact number says so in its text.
+    """
+    right, margin = BY_HAND[question.id], share(question.tolerance)
+    if margin < 0.03:
+        assert re.search(r"\b(exact|exactly)\b", question.text), f"{question.id}: a narrow tolerance without a word"
+    for value in (right * (1 + 0.93 * margin), right * (1 - 0.93 * margin)):
         assert check(question.id, written(value, question)), value
     for (name, mistake), value in MISTAKES.items():
         if name == question.id:
-            assert not 0.96 < value / right < 1.04, mistake
+            assert abs(value / right - 1) > 1.3 * margin, mistake
 
 
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
@@ -197,9 +210,12 @@ def test_rates_stand_in_the_text():
         while stack:
             value = stack.pop()
             if isinstance(value, questions.Computed):
-                stack += value.inputs.values()
-            elif isinstance(value, str) and value.endswith("s") and value != "0 s":
-                assert value.split()[0] in question.text, f"{question.id}: {value}"
+                options = reading.read(reading.find(value.formula)).options if value.formula else {}
+                stack += [given for name, given in value.inputs.items() if name not in options]
+            elif isinstance(value, str) and value.endswith("s") and value != "0 s" and value[0].isdigit():
+                number = value.split()[0]
+                said = re.sub(r" × 10([⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: f"e{m[1].translate(SUPERSCRIPTS)}", question.text)
+                assert number in said, f"{question.id}: {value}"
 
 
 GOOD = {

@@ -149,7 +149,49 @@ class Subject:
             raise NotYet(f"{call} gives NaN, not a number.")
         return number
 
+    def numbers(self, *names: str, **arguments: Any) -> tuple[float, ...]:
+        """Call it and insist on one number for each of `names`, as a tuple, a list or an array."""
+        value = self(**arguments)
+        call, wanted = self.describe(**arguments), f"({', '.join(names)})"
+        if value is None:
+            raise NotYet(f"{call} returns nothing. Is the `return` missing?")
+        try:
+            several = () if isinstance(value, str | bytes | dict | set) else tuple(value)
+        except Exception:  # the object is the learner's and may raise anything
+            several = ()
+        if len(several) != len(names):
+            raise NotYet(f"{written(call, value)}; {len(names)} numbers are expected, {wanted}.")
+        found = []
+        for name, item in zip(names, several, strict=True):
+            try:
+                if isinstance(item, bool | str | bytes):
+                    raise TypeError
+                number = float(item)
+            except Exception:
+                raise NotYet(f"{written(call, value)}; {name} is no number.") from None
+            if math.isnan(number):
+                raise NotYet(f"{written(call, value)}; {name} is NaN.")
+            found.append(number)
+        return tuple(found)
+
 
 def close(a: float, b: float, relative: float = 1e-6) -> bool:
     """Equal within a relative difference; infinities are equal to themselves."""
     return math.isclose(a, b, rel_tol=relative)
+
+
+def recognise(said: str, got: float, mistakes: Iterable[tuple[str, float, str]], relative: float = 1e-6) -> None:
+    """Name the mistake that a wrong value comes from.
+
+    Args:
+        said: the call and what it gave, from `written`.
+        got: the value.
+        mistakes: for each its name, the value that it leads to, and what to say, which follows "..., ".
+        relative: how near the value must be.
+
+    Raises:
+        NotYet: the first mistake whose value it is.
+    """
+    for name, value, why in mistakes:
+        if close(got, value, relative):
+            raise NotYet(f"{said}, {why}", name)

@@ -1,0 +1,82 @@
+"""The precision chapter's answers and mistakes, computed from the questions' texts by hand."""
+
+ULP_BF16 = 1 / 128
+KV_TOKEN = 2 * 126 * 8 * 128 * 2  # B
+LLAMA_TOKEN = 2 * 32 * 8 * 128 * 2  # B
+
+# Each answer again, from the numbers in the question's text and nothing else.
+ANSWERS = {
+    "precision-2": 2047 * 2**5,  # 11 ones in binary, the last worth 2^(15-10)
+    "precision-3": 0b1110 * 2**5,  # the last digit is worth 2^(8-3)
+    "precision-4": 1 / 2**7,
+    "precision-7": 1 / 2**24,
+    "precision-8": 2**13,
+    "precision-10": 256,
+    "precision-12": (1.001953125 - 1) / ULP_BF16,
+    "precision-14": 810e9,
+    "precision-15": 405e9 / 32 * (16 + 1),  # a block of 32 numbers: 16 bytes, and its scale 1 byte
+    "precision-16": 70e9 * (2 + 2 + 4 + 4 + 4),
+    "precision-18": 7.5e9 * 2 + 7.5e9 * 2 / 64 + 7.5e9 * 12 / 64,
+    "precision-19": 2048 * 12288 * (34 + 80),
+    "precision-20": 80 / 114,
+    "precision-21": KV_TOKEN * 128000,
+    "precision-22": int((24e9 - 16.06e9) / (LLAMA_TOKEN * 8192)),
+}
+# The values that the named mistakes lead to, again by hand.
+MISTAKES = {
+    ("precision-2", "gave the next power of two"): 2**16,
+    ("precision-2", "gave the end of rounding"): (65504 + 65536) / 2,
+    ("precision-2", "used the exponent of all ones"): 2047 * 2**6,
+    ("precision-2", "took a bias of 16"): 2047 * 2**4,
+    ("precision-2", "took E5M2"): 0b111 * 2**13,
+    ("precision-3", "forgot the NaN"): 0b1111 * 2**5,
+    ("precision-3", "kept the exponent for infinity"): 0b1111 * 2**4,
+    ("precision-3", "forgot the mantissa"): 256,
+    ("precision-3", "took E5M2"): 0b111 * 2**13,
+    ("precision-4", "gave the largest rounding error"): 1 / 256,
+    ("precision-4", "took FP16"): 1 / 1024,
+    ("precision-4", "took FP32"): 1 / 2**23,
+    ("precision-4", "counted all bits"): 1 / 65536,
+    ("precision-7", "gave the smallest normal number"): 1 / 2**14,
+    ("precision-7", "one power too low"): 1 / 2**25,
+    ("precision-7", "gave the machine epsilon"): 1 / 1024,
+    ("precision-8", "stopped at the smallest number"): 2 ** (27 - 24),
+    ("precision-8", "scaled it to one"): 134217728,
+    ("precision-8", "one power too few"): 4096,
+    ("precision-10", "did not round"): 1000,
+    ("precision-10", "took FP16"): 2048,
+    ("precision-10", "one power too few"): 128,
+    ("precision-10", "one power too many"): 512,
+    ("precision-12", "tossed a fair coin"): 1 / 2,
+    ("precision-12", "turned the distances over"): 3 / 4,
+    ("precision-12", "gave the distance"): 0.001953125,
+    ("precision-14", "took FP32"): 1.62e12,
+    ("precision-14", "took FP8"): 405e9,
+    ("precision-14", "wrote GiB for GB"): 810 * 1024**3,
+    ("precision-14", "wrote GB for GiB"): 810e9 / 1.073741824,
+    ("precision-15", "forgot the scales"): 202.5e9,
+    ("precision-15", "gave each number a scale"): 405e9 * 1.5,
+    ("precision-15", "took blocks of 16"): 405e9 / 16 * 9,
+    ("precision-16", "counted the weights alone"): 140e9,
+    ("precision-16", "took 12 bytes"): 840e9,
+    ("precision-16", "forgot the gradients"): 980e9,
+    ("precision-16", "kept the gradients in FP32"): 1260e9,
+    ("precision-18", "took stage 1"): 7.5e9 * 4 + 7.5e9 * 12 / 64,
+    ("precision-18", "took stage 3"): 120e9 / 64,
+    ("precision-18", "divided nothing"): 120e9,
+    ("precision-19", "left out the attention's part"): 2048 * 12288 * 34,
+    ("precision-19", "counted all layers"): 96 * 2048 * 12288 * 114,
+    ("precision-19", "counted the attention's part alone"): 5 * 96 * 2048 * 2048,
+    ("precision-19", "wrote GB for GiB"): 2048 * 12288 * 114 / 1.073741824,
+    ("precision-20", "gave the share that stays"): 1 - 80 / 114,
+    ("precision-20", "compared with what stays"): 80 / 34,
+    ("precision-20", "compared the other way"): 34 / 80,
+    ("precision-21", "took 16 KV heads"): 2 * KV_TOKEN * 128000,
+    ("precision-21", "took the query heads"): 16 * KV_TOKEN * 128000,
+    ("precision-21", "forgot keys or values"): KV_TOKEN * 64000,
+    ("precision-21", "wrote GB for GiB"): KV_TOKEN * 128000 / 1.073741824,
+    ("precision-22", "left out the weights"): int(24e9 / (LLAMA_TOKEN * 8192)),
+    ("precision-22", "forgot keys or values"): int((24e9 - 16.06e9) / (LLAMA_TOKEN * 4096)),
+    ("precision-22", "took the query heads"): int((24e9 - 16.06e9) / (4 * LLAMA_TOKEN * 8192)),
+    ("precision-22", "rounded up"): 8,
+}
