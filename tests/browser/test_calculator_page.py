@@ -374,23 +374,26 @@ def test_ids_are_unique_and_every_control_has_a_name(watched, address):
 @pytest.mark.parametrize("width", [390, 1000])
 def test_the_script_moves_nothing(browser, folder, width):
     """The page without its script and the page with it have the same layout, so nothing jumps when it starts."""
-    page = HEAD + markup.html(calculators.get("roofline-explorer")) + "</main></body></html>"
-    # as a browser with scripts shows it until the script runs
+    explorer = calculators.get("roofline-explorer")
+    heights = [_height(browser, folder, explorer, enabled, width) for enabled in (False, True)]
+    assert heights[0] == pytest.approx(heights[1], abs=4)
+
+
+def _height(browser, folder, calculator, enabled, width):
+    """The calculator's height with its script, or as a browser with scripts shows it until the script runs."""
+    page = HEAD + markup.html(calculator) + "</main></body></html>"
     early = re.sub(r"@media \(scripting: none\) .*", "", bundle.style())
     assert early != bundle.style()
     (folder / "early.css").write_text(early)
-    (folder / "one.html").write_text(page)
-    (folder / "early.html").write_text(page.replace('href="efflab.css"', 'href="early.css"'))
-    heights = []
-    for enabled, name in ((False, "early.html"), (True, "one.html")):
-        context = browser.new_context(viewport={"width": width, "height": 800}, java_script_enabled=enabled)
-        page = context.new_page()
-        page.goto(f"file://{folder}/{name}")
-        if enabled:
-            page.wait_for_selector("[data-ready]")
-        heights.append(page.locator(".efflab-calculator").bounding_box()["height"])
-        context.close()
-    assert heights[0] == pytest.approx(heights[1], abs=4)
+    (folder / "one.html").write_text(page if enabled else page.replace('href="efflab.css"', 'href="early.css"'))
+    context = browser.new_context(viewport={"width": width, "height": 800}, java_script_enabled=enabled)
+    page = context.new_page()
+    page.goto(f"file://{folder}/one.html")
+    if enabled:
+        page.wait_for_selector("[data-ready]")
+    height = page.locator(".efflab-calculator").bounding_box()["height"]
+    context.close()
+    return height
 
 
 def test_without_a_script_the_numbers_are_there(browser, folder):
@@ -403,3 +406,111 @@ def test_without_a_script_the_numbers_are_there(browser, folder):
     assert root.locator(".calc-plot").is_hidden()
     assert json.dumps("H200 SXM")[1:-1] in root.inner_text()
     context.close()
+
+
+# ---- the parts of the later chapters: stacks, tables, number fields, bits
+
+
+def number_format(page):
+    root = page.locator("#number-format")
+    field = root.get_by_label("Number", exact=True)
+
+    def typed(text, format=None):
+        if format:
+            root.get_by_label("Format", exact=True).select_option(format)
+        field.fill(text)
+        field.press("Enter")
+        return output(root, "Stored"), root.locator(".calc-bits").get_attribute("aria-label")
+
+    return root, field, typed
+
+
+def test_the_explorer_follows_what_is_typed(watched, address):
+    page = opened(watched, address)
+    root, field, typed = number_format(page)
+    for text, format in [("0.1", "FP16"), ("2^-24", "FP16"), ("65520", "FP16"), ("-0", "BF16"), ("nan", "FP8 E4M3FN"),
+                         ("-inf", "FP8 E5M2"), ("1e30", "FP4 E2M1"), ("-1e-310", "FP64")]:  # fmt: skip
+        here = calculators.get("number-format").evaluate(value=text, format=format)
+        stored, bits = typed(text, format)
+        assert stored == here.text("stored") and root.locator(".calc-verdict").inner_text() == here.verdict
+        fields = here.bits()
+        assert fields.exponent in bits and bits.endswith(fields.meaning)
+        cells = root.locator(".calc-cells b").all_inner_texts()
+        assert "".join(cells) == fields.sign + fields.exponent + fields.mantissa
+        row = root.locator(".calc-compare tr", has=page.get_by_role("button", name=format, exact=True))
+        assert row.locator("td").first.inner_text() == calculators.get("number-format")._text(
+            "stored", here.state, here["stored"], brief=True
+        )
+    before = output(root, "Stored")
+    typed("one third")
+    assert "no number found" in root.get_by_role("alert").inner_text() and field.input_value() == "one third"
+    assert output(root, "Stored") == before and field.get_attribute("aria-invalid") == "true"
+    watched.assert_clean()
+
+
+def test_a_row_of_the_table_chooses_its_format(watched, address):
+    page = opened(watched, address)
+    root, _, typed = number_format(page)
+    typed("300")
+    pick = root.get_by_role("button", name="FP8 E4M3FN", exact=True)
+    pick.focus()
+    page.keyboard.press("Enter")
+    assert root.get_by_label("Format", exact=True).input_value() == "FP8 E4M3FN"
+    assert pick.get_attribute("aria-pressed") == "true" and root.locator("[aria-pressed=true]").count() == 1
+    assert output(root, "Stored") == "288"
+    watched.assert_clean()
+
+
+def test_the_explorer_is_shared_reset_copied_and_saved(watched, address, tmp_path):
+    page = opened(watched, address)
+    read = clipboard(page)
+    root, field, typed = number_format(page)
+    typed("-2^-24", "FP16")
+    root.get_by_role("button", name="Share").click()
+    root.get_by_text("Link copied").wait_for()
+    link = read()
+    root.get_by_role("button", name="Copy as Python").click()
+    root.get_by_text("Python copied.").wait_for()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(read(), "copied", "exec"), {})
+    assert "Stored: −5.9604644775390625 × 10⁻⁸" in printed.getvalue().splitlines()
+    with page.expect_download() as download:
+        root.get_by_role("button", name="Save as prediction").click()
+    download.value.save_as(tmp_path / "prediction.json")
+    made = load_prediction(tmp_path / "prediction.json")
+    assert made.inputs["value"] == "-2^-24" and made.outputs["stored"].value == -(2.0**-24)
+    root.get_by_role("button", name="Reset").click()
+    assert field.input_value() == "0.1"
+    page.goto("about:blank")
+    page.goto(link)
+    root, field, _ = number_format(page)
+    root.locator("[aria-live]").wait_for()
+    assert field.input_value() == "-2^-24" and output(root, "Stored") == "−5.9604644775390625 × 10⁻⁸"
+    watched.assert_clean()
+
+
+def test_a_stack_shows_what_is_too_much(watched, address):
+    page = opened(watched, address)
+    root, calculator = page.locator("#kv-cache"), calculators.get("kv-cache")
+    for context, kind in (("4,096", "free"), ("65,536", "over")):
+        field = root.get_by_label(re.compile("^Context.*exact value"))
+        field.fill(context)
+        field.press("Enter")
+        listed = calculator.evaluate(context_length=context).listed()
+        rows = root.locator(".calc-stack tr").all_inner_texts()
+        assert [r.split("\t") for r in rows] == [[label, amount, share] for _, label, amount, share in listed]
+        assert listed[-1][0] == kind and root.locator(f".calc-stack .calc-{kind}").count() == 1
+        parts = [p.bounding_box() for p in root.locator(".calc-stack svg .part").all()]
+        shares = [float(re.sub("[^0-9.]", "", share)) for k, _, _, share in listed if k == "part"]
+        widths = [p["width"] for p in parts]
+        assert widths[1] / widths[0] == pytest.approx(shares[1] / shares[0], rel=0.05)  # drawn to a tenth of a pixel
+        assert (root.locator(".calc-stack svg .over").count() == 1) == (kind == "over")
+    watched.assert_clean()
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+@pytest.mark.parametrize("name", ["number-format", "kv-cache", "compute-optimal"])
+def test_the_script_moves_nothing_of_the_later_parts_either(browser, folder, name, width):
+    heights = [_height(browser, folder, calculators.get(name), enabled, width) for enabled in (False, True)]
+    assert heights[0] == pytest.approx(heights[1], abs=4)
