@@ -10,12 +10,13 @@ from types import ModuleType
 import pytest
 import yaml
 
+from efflab import catalog
 from efflab.catalog import accelerator
 from efflab.errors import EfflabError
 from efflab.exercises import check, progress, questions
 from efflab.exercises.checks import verify
 from efflab.exercises.questions import CLOSE, Choice, Numeric
-from efflab.formulas import reading
+from efflab.formulas import reading, transformer
 from efflab.units import show
 
 BANK = {name: item for topic in questions.topics() for name, item in questions.bank(topic).items()}
@@ -201,6 +202,94 @@ def test_constants_are_those_of_the_catalog():
     assert [h100.memory, h200.memory] == pytest.approx([80e9, 141e9])
     assert h200.link_bandwidth == pytest.approx(450e9)
     assert h100.peak_sparse["bf16"] == pytest.approx(1979e12, rel=1e-3)
+
+
+def inputs_of(name: str) -> dict:
+    """The inputs of a question's answer."""
+    return BANK[name].answer.inputs
+
+
+@pytest.mark.parametrize(
+    ("question", "model", "names"),
+    [
+        ("scaling_laws-3", "Llama 3.1 8B", "hidden_size intermediate_size query_heads kv_heads head_dim"),
+        ("precision-19", "GPT-3 175B", "hidden_size query_heads"),
+        ("precision-20", "GPT-3 175B", "hidden_size query_heads"),
+        ("precision-21", "Llama 3.1 405B", "layers kv_heads head_dim"),
+    ],
+)
+def test_shapes_are_those_of_the_catalog(question: str, model: str, names: str):
+    """The architecture in a question is the published one, and stands in its text."""
+    shape, said = catalog.model(model).shape, BANK[question].text.replace(",", "")
+    for name in names.split():
+        assert inputs_of(question)[name] == getattr(shape, name), name
+        assert str(getattr(shape, name)) in said, name
+
+
+def test_models_and_laws_are_those_of_the_catalog():
+    llama = catalog.model("Llama 3.1 8B")
+    cache = inputs_of("precision-22")["bytes_per_sequence"].inputs
+    assert all(cache[n] == getattr(llama.shape, n) for n in ("layers", "kv_heads", "head_dim"))
+    assert llama.parameters == pytest.approx(8.03e9, rel=1e-3) and llama.shape.query_heads == 32
+    older = catalog.model("LLaMA 13B")
+    assert older.parameters == pytest.approx(13.0e9, rel=2e-3) and older.tokens == 1e12
+    assert catalog.model("Llama 3.1 405B").parameters == pytest.approx(405e9, rel=3e-3)
+    assert catalog.model("GPT-3 175B").parameters == pytest.approx(175e9, rel=3e-3)
+    small = catalog.model("GPT-2 124M")
+    assert (small.shape.vocabulary, small.shape.hidden_size, small.shape.tied_embeddings) == (50257, 768, True)
+    assert transformer.parameter_count(**small.architecture()) == pytest.approx(124.4e6, rel=1e-3)
+    rounded, unrounded = catalog.laws()["Hoffmann 2022, rounded"], catalog.laws()["Hoffmann 2022, unrounded"]
+    besiroglu = catalog.laws()["Besiroglu 2024"]
+    constants = ("parameter_coefficient", "parameter_exponent", "token_coefficient", "token_exponent")
+    asked = BANK["scaling_laws-15"]
+    assert [asked.answer.inputs[c] for c in constants] == [getattr(rounded, c) for c in constants]
+    changed = asked.misconceptions[0].value.changed
+    assert [changed[c] for c in changed] == [getattr(unrounded, c) for c in changed]
+    assert [inputs_of("scaling_laws-20")[c] for c in constants] == [getattr(besiroglu, c) for c in constants]
+
+
+def test_what_the_texts_say_beside_the_answers():
+    """Numbers in texts and feedback that no answer holds, each computed again."""
+    laws = catalog.laws()
+
+    def loss(law, n, d):
+        return (
+            law.irreducible_loss
+            + law.parameter_coefficient / n**law.parameter_exponent
+            + (law.token_coefficient / d**law.token_exponent)
+        )
+
+    besiroglu, rounded = laws["Besiroglu 2024"], laws["Hoffmann 2022, rounded"]
+    # 19: the two models have one loss, and the smaller one takes 30% more to train.
+    assert loss(besiroglu, 35e9, 3.65e12) == pytest.approx(loss(besiroglu, 70e9, 1.4e12), abs=2e-4)
+    assert pytest.approx(1.30, abs=0.005) == 35 * 3.65 / (70 * 1.4)
+    # 20: the loss of Chinchilla, and its share.
+    assert loss(besiroglu, 70e9, 1.4e12) == pytest.approx(1.974, abs=5e-4)
+    assert BANK["scaling_laws-20"].value / 1.974 == pytest.approx(0.02, abs=0.003)
+    # 12: what twice of both takes off.
+    assert loss(rounded, 70e9, 1.4e12) == pytest.approx(1.94, abs=0.005)
+    assert loss(rounded, 70e9, 1.4e12) - loss(rounded, 140e9, 2.8e12) == pytest.approx(0.05, abs=0.005)
+    # 16: the data's term by the rounded exponent.
+    assert pytest.approx(1.15, abs=0.006) == 1e12 ** (0.2849083 - 0.28)
+    # 17: tokens per parameter at Gopher's budget, by law.
+    ratios = []
+    for law in laws.values():
+        a, b = law.parameter_exponent, law.token_exponent
+        g = (a * law.parameter_coefficient / (b * law.token_coefficient)) ** (1 / (a + b))
+        n = g * (5.76e23 / 6) ** (b / (a + b))
+        ratios.append(round(5.76e23 / 6 / n**2))
+    assert sorted(ratios) == [18, 59, 93]
+    # 9: days on 16,384 devices. 10: hours.
+    assert BANK["scaling_laws-9"].value / 16384 / 86400 == pytest.approx(66, abs=0.5)
+    assert BANK["scaling_laws-10"].value / 2.5 == pytest.approx(413e3, rel=1e-3)
+    # precision 13: FP32 to FP8. 19: all layers, against the weights. 20: everything recomputed.
+    h200 = accelerator("H200 SXM")
+    assert h200.peak("fp8") / h200.peak("fp32") == pytest.approx(30, abs=0.5)
+    assert h200.peak("tf32") == pytest.approx(494.7e12) and h200.peak_sparse["fp8"] == pytest.approx(3958e12, rel=1e-3)
+    assert BANK["precision-19"].value * 96 == pytest.approx(275e9, rel=3e-3)
+    assert pytest.approx(0.98, abs=0.005) == 1 - 2 / 114
+    # precision 21: the blog's table.
+    assert 2 * BANK["precision-21"].value / 2**30 == pytest.approx(123.05, abs=0.005)
 
 
 def test_rates_stand_in_the_text():
