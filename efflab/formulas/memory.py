@@ -283,7 +283,7 @@ def kv_bytes_per_token(*, layers: Count, kv_heads: Count, head_dim: Count, bytes
 
     Equation: 2 L a_k d B
     Where: L = layers; a_k = kv_heads; d = head_dim; B = bytes_per_element
-    Source: Definition; Pope et al. 2022, arXiv:2211.05102, section 3.3
+    Source: Definition; Pope et al. 2022, arXiv:2211.05102
     Assumes: one key and one value per layer and KV head; no sliding window, no compression, no padding to blocks.
     """
     return 2 * layers * kv_heads * head_dim * bytes_per_element
@@ -303,7 +303,7 @@ def kv_cache_bytes(
 
     Equation: 2 L a_k d B \, s b
     Where: L = layers; a_k = kv_heads; d = head_dim; s = context_length; b = batch; B = bytes_per_element
-    Source: Definition; Pope et al. 2022, arXiv:2211.05102, section 3.3
+    Source: Definition; Pope et al. 2022, arXiv:2211.05102
     Assumes: every sequence of the batch has the same length; no sliding window, no compression, no padding to blocks.
     """
     per_token = kv_bytes_per_token(
@@ -331,7 +331,7 @@ def kv_heads_per_device(*, kv_heads: Count, tensor_parallel: Count) -> Number:
 
     Equation: \max\left(1,\ \frac{a_k}{t}\right)
     Where: a_k = kv_heads; t = tensor_parallel
-    Source: Definition; Pope et al. 2022, arXiv:2211.05102, section 3.3
+    Source: Definition; Pope et al. 2022, arXiv:2211.05102
     Assumes: heads are split evenly; with more devices than heads each head is held by several devices.
     """
     return maximum(kv_heads / tensor_parallel, 1)

@@ -478,7 +478,7 @@ def rms_rounding_error(*, epsilon: Number) -> Number:
         = \frac{\varepsilon}{\sqrt{32 \ln 2}} \approx 0.212 \, \varepsilon
     Where: \varepsilon = epsilon
     Source: Definition: an error spread evenly over one spacing has variance q^2/12, and significands of numbers that
-        span several binades have density 1/(s \ln 2) (Benford; Hamming 1970, doi:10.1002/j.1538-7305.1970.tb04281.x)
+        span several binades have density 1/(s \ln 2) (Hamming 1970, On the Distribution of Numbers)
     Assumes: the numbers are in the normal range and have many more bits than the format keeps. The same factor holds
         for the norm of the error over the norm of a vector of normal random numbers, within 0.3%.
     """
@@ -574,7 +574,7 @@ def bits_per_element(*, element_bits: Count, scale_bits: Number, block_size: Cou
 
     Equation: b + \frac{s}{k}
     Where: b = element_bits; s = scale_bits; k = block_size
-    Source: OCP Microscaling Formats (MX) 1.0, section 5
+    Source: OCP Microscaling Formats (MX) 1.0
     Assumes: blocks are full; a scale of the whole tensor is not counted.
     """
     return element_bits + scale_bits / block_size
@@ -586,7 +586,7 @@ def block_bytes(*, element_bits: Count, scale_bits: Number, block_size: Count) -
 
     Equation: \frac{1}{8} \left(b k + s\right)
     Where: b = element_bits; s = scale_bits; k = block_size
-    Source: OCP Microscaling Formats (MX) 1.0, section 5
+    Source: OCP Microscaling Formats (MX) 1.0
     Assumes: elements are packed without gaps.
     """
     return as_bytes((element_bits * block_size + scale_bits) / 8)
@@ -598,7 +598,7 @@ def bytes_per_element(*, element_bits: Count, scale_bits: Number, block_size: Co
 
     Equation: \frac{1}{8} \left(b + \frac{s}{k}\right)
     Where: b = element_bits; s = scale_bits; k = block_size
-    Source: OCP Microscaling Formats (MX) 1.0, section 5
+    Source: OCP Microscaling Formats (MX) 1.0
     Assumes: elements are packed without gaps and blocks are full.
     """
     return as_bytes(bits_per_element(element_bits=element_bits, scale_bits=scale_bits, block_size=block_size) / 8)
@@ -612,7 +612,7 @@ def mx_scale(
 
     Equation: X = 2^{\lfloor \log_2 x_{\max} \rfloor - E_{\max}}
     Where: x_{\max} = largest_magnitude; e = exponent_bits; m = mantissa_bits; \mathrm{flavour} = flavour
-    Source: OCP Microscaling Formats (MX) 1.0, section 6.3
+    Source: OCP Microscaling Formats (MX) 1.0
     Assumes: an E8M0 scale, so from 2^{-127} to 2^{127}.
     """
     top = largest_exponent(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour)
@@ -632,7 +632,7 @@ def round_in_block(
 
     Equation: X \cdot \operatorname{sat}\left(\frac{x}{X}\right)
     Where: x = value; x_{\max} = largest_magnitude; e = exponent_bits; m = mantissa_bits; \mathrm{flavour} = flavour
-    Source: OCP Microscaling Formats (MX) 1.0, section 6.3
+    Source: OCP Microscaling Formats (MX) 1.0
     Assumes: no value of the block is larger than the largest magnitude; elements beyond the format's range saturate.
     """
     scale = mx_scale(
