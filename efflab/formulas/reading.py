@@ -145,7 +145,8 @@ def javascript(function: Callable[..., Any]) -> str:
     """The formula as one JavaScript function of an object of arguments.
 
     A formula with options is a switch over them: each combination is traced on its own, and those that come to the
-    same expression share one case. What it calls by name is in `helpers`.
+    same expression share one case. What occurs twice in an expression is computed once. What it calls by name is in
+    `helpers`.
 
     Raises:
         EfflabError: two combinations of options read alike as text.
@@ -153,7 +154,7 @@ def javascript(function: Callable[..., Any]) -> str:
     reading = read(function)
     names = ", ".join([*reading.units, *reading.options])
     if not reading.options:
-        return f"({{{names}}}) => {_printed(expression(function))}"
+        return f"({{{names}}}) => {{ {_printed(expression(function))} }}"
     cases: dict[str, list[str]] = {}
     for combination in itertools.product(*reading.options.values()):
         code = _printed(expression(function, **dict(zip(reading.options, combination, strict=True))))
@@ -163,7 +164,7 @@ def javascript(function: Callable[..., Any]) -> str:
     keys = [key for found in cases.values() for key in found]
     if len(set(keys)) != len(keys):
         raise EfflabError(f"formula {reading.name}: two of its options read alike. Rename one, without commas.")
-    switch = " ".join(f"{' '.join(f'case {k}:' for k in found)} return {code};" for code, found in cases.items())
+    switch = " ".join(f"{' '.join(f'case {k}:' for k in found)} {{ {code} }}" for code, found in cases.items())
     return f"({{{names}}}) => {{ switch (String([{', '.join(reading.options)}])) {{ {switch} }} }}"
 
 
@@ -178,7 +179,14 @@ def helpers(functions: Iterable[Callable[..., Any]]) -> str:
 
 
 def _printed(expression: Any) -> str:
+    """Statements that return the expression's value. Only identical parts are shared: no sum is regrouped."""
     import sympy
+    from sympy.simplify.cse_main import tree_cse
 
-    code = sympy.jscode(expression, user_functions={name: name for name in JAVASCRIPT})
-    return " ".join(line.strip() for line in code.splitlines())
+    def code(part: Any) -> str:
+        text = sympy.jscode(part, user_functions={name: name for name in JAVASCRIPT})
+        return " ".join(line.strip() for line in text.splitlines())
+
+    shared, (result,) = tree_cse([expression], sympy.numbered_symbols("_"))
+    constants = ", ".join(f"{name} = {code(part)}" for name, part in shared)
+    return (f"const {constants}; " if shared else "") + f"return {code(result)};"
