@@ -363,7 +363,12 @@ class Calculator:
             return computed.words[int(value)]
         if name in self.exact:
             return binary.exact(value, brief)
-        return show(value, self.units[name])
+        unit = self.units[name]
+        text = show(value, unit)
+        said = (unit.shown or (unit.symbol,))[0]
+        if brief and unit.counted and said in self.label(name).lower():  # "70B" beside "Parameters"
+            return text.replace(f" {said}", "")
+        return text
 
     def label(self, name: str) -> str:
         """What a value is called: its output's label, else its input's, else its name in words."""

@@ -144,6 +144,11 @@ function origin(c, state, name) { // where a value comes from: a ratio, a formul
   return { value: typed ? real(state[name], name) : state[name], typed: typed && state[name], touched };
 }
 
+function unsaid(text, symbol, label) { // without its unit where the label says it: "70B" beside "Parameters"
+  const { counted, shown: [name] } = UNITS[symbol];
+  return counted && label.toLowerCase().includes(name) ? text.replace(` ${name}`, "") : text;
+}
+
 const percent = (share) => show(100 * share, "") + (Number.isFinite(share) ? "%" : "");
 
 function textOf(c, state, name, value, brief) {
@@ -153,7 +158,9 @@ function textOf(c, state, name, value, brief) {
   if (value === null || value === undefined) return "—";
   if (output?.percent) return percent(value);
   if (output?.words) return output.words[value];
-  return c.exact.has(name) ? BINARY.exact(value, brief) : show(value, c.units[name]);
+  if (c.exact.has(name)) return BINARY.exact(value, brief);
+  const text = show(value, c.units[name]);
+  return brief ? unsaid(text, c.units[name], (output ?? input)?.label ?? "") : text;
 }
 
 const RELATIONS = {
@@ -310,7 +317,15 @@ function roundOut(value, up) { // the next of 1, 2, 5, 10, ... at or beyond a va
 const decades = (values) => values.every((v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6);
 
 function axis(kind, low, high, length, gap, symbol) {
-  const log = kind === "log", ticks = [], minor = [];
+  const log = kind === "log", ticks = [], minor = [], middle = log ? Math.sqrt(low * high) : high / 2;
+  // long times are marked at round numbers of hours or days
+  const [per, long] = symbol === "s" && middle >= 172800 ? [86400, "d"] : symbol === "s" && middle >= 7200 ? [3600, "h"] : [1, ""];
+  if (per > 1) {
+    const inner = axis(kind, low / per, high / per, length, gap, "");
+    const times = (values) => values.map((v) => v * per);
+    return { ...inner, low, high, ticks: times(inner.ticks), minor: times(inner.minor), unit: ` (${long})`,
+      place: (v) => inner.place(v / per), text: (v) => inner.text(v / per) };
+  }
   if (log) {
     const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), span = Math.log10(high / low);
     const skip = Math.max(1, Math.ceil((gap * span) / length));
@@ -326,7 +341,7 @@ function axis(kind, low, high, length, gap, symbol) {
     const step = decade * [1, 2, 2.5, 5, 10].find((m) => m * decade >= raw * (1 - 1e-9));
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9); i++) ticks.push(i * step);
   }
-  const { prefixes, counted, accepted, shown: [name] } = UNITS[symbol], middle = log ? Math.sqrt(low * high) : high / 2;
+  const { prefixes, counted, accepted, shown: [name] } = UNITS[symbol];
   const factor = (p) => accepted[p + name], each = log && counted; // 1M, 10M, 100M, 1B: each tick with its own prefix
   const prefix = prefixes.length > 1 && !each ? prefixes.filter((p) => factor(p) <= middle).pop() ?? prefixes[0] : "";
   const place = log ? (v) => (Math.log(v / low) / Math.log(high / low)) * length : (v) => ((v - low) / (high - low)) * length;
@@ -335,7 +350,7 @@ function axis(kind, low, high, length, gap, symbol) {
   const powers = log && !each && decades(sizes) && sizes.some((n) => n < 0.000999 || n > 99999.5);
   const plain = (v) => (v < 0 ? "−" : "") + group(significant(Math.abs(v)));
   const text = (v) => each ? show(v, symbol).replace(` ${name}`, "") : powers ? "10" + raised(Math.round(Math.log10(scaled(v)))) : plain(scaled(v));
-  return { log, low, high, ticks, minor, place, text, unit: name && ` (${prefix}${counted && prefix ? " " : ""}${name})` };
+  return { log, low, high, ticks, minor, place, text, unit: name && ` (${prefix}${counted && prefix ? " " : ""}${name})`, counts: counted && !prefix && name };
 }
 
 const WIDE = 6.8; // of a character, in px at the drawing's text size
@@ -383,10 +398,10 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   for (const l of lines) if (l.also) l.label += l.also.length > 2 ? " and others" : ["", ...l.also].join(", ");
   const ys = [...lines.flatMap((l) => l.points.map((p) => p[1])), ...dots.map((p) => p[1])];
   if (!ys.length) return { svg: "", height };
-  // faint lines may raise the drawing, not lower it
+  // faint lines may raise the drawing, and lower it only where it starts above zero
   const highest = Math.max(...ys), limit = Math.max(curve.y_high ?? Infinity, ...dots.map((p) => p[1]));
   const top = Math.min(highest, limit), firm = [...lines.filter((l) => !l.faint).flatMap((l) => l.points), ...dots].map((p) => p[1]);
-  const bottom = Math.min(...(firm.length ? firm : ys)), room = 0.08 * (top - bottom || top);
+  const bottom = Math.min(...(firm.length && !curve.above_zero ? firm : ys)), room = 0.08 * (top - bottom || top);
   const from = curve.above_zero ? bottom - room : Math.min(0, bottom * 1.08);
   const [yLow, yHigh] = yKind === "log" ? [roundOut(bottom * 0.7, false), roundOut(top * 1.5, true)]
     : [from, highest > limit ? top : curve.above_zero ? top + room : top * 1.08];
@@ -416,9 +431,12 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   }
   line(box.left, base, right, base, "axis");
   line(box.left, box.top, box.left, base, "axis");
-  const label = (name, given) => given || c.computed.get(name)?.label || c.table.get(name)?.label || name;
-  write(right, height - 6, "end", label(curve.x, curve.x_label) + xAxis.unit, "title");
-  write(2, 13, "start", label(curve.lines[0].y, curve.y_label) + yAxis.unit, "title");
+  function titled(name, given, { unit, counts }) {
+    const text = given || c.computed.get(name)?.label || c.table.get(name)?.label || name;
+    return counts && text.toLowerCase().includes(counts) ? text : text + unit;
+  }
+  write(right, height - 6, "end", titled(curve.x, curve.x_label, xAxis), "title");
+  write(2, 13, "start", titled(curve.lines[0].y, curve.y_label, yAxis), "title");
   out.push(`<clipPath id="${id}-clip"><rect x="${box.left}" y="${box.top}" width="${box.width}" height="${box.height}"/></clipPath>`);
   for (const m of marks) {
     const x = X(values[m.x]), text = filled(m.label, result.text), wide = text.length * WIDE + 8;
@@ -563,7 +581,8 @@ function mount(root, spec, host) {
     const key = `${id}-${input.name}`, error = element("p", { class: "calc-error", id: `${key}-error`, role: "alert", hidden: true });
     const label = element("label", { for: key }, input.label);
     if (input.help) label.append(" ", element("small", {}, input.help));
-    const node = element("div", { class: "calc-row" }, label);
+    const long = input.kind === "slider" && unsaid(show(input.high, input.unit), input.unit, input.label).length > 11;
+    const node = element("div", { class: long ? "calc-row calc-long" : "calc-row" }, label);
     if (input.kind === "number") {
       const field = element("input", { type: "text", id: key, class: "calc-typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false",
         oninput: () => take(input, field, error, true), onchange: () => take(input, field, error) });
@@ -594,7 +613,7 @@ function mount(root, spec, host) {
       "aria-label": `${input.label}, exact value`, onchange: () => { if (take(input, field, error)) display(); } });
     function display() {
       const value = state[input.name];
-      const text = input.integer && value < 1e15 ? group(String(value)) : show(value, input.unit);
+      const text = input.integer && value < 1e15 ? group(String(value)) : unsaid(show(value, input.unit), input.unit, input.label);
       let nearest = 0;
       stops.forEach((s, i) => { if (Math.abs(s - value) < Math.abs(stops[nearest] - value)) nearest = i; });
       range.value = nearest;
@@ -708,7 +727,7 @@ function mount(root, spec, host) {
       for (const i of shared) document.dispatchEvent(new CustomEvent("efflab-shared", { detail: { name: i.name, value: state[i.name], from: root } }));
   } });
   const linkLabel = element("label", { class: "calc-link", hidden: true }, linked,
-    `Same ${shared.map((i) => i.label.toLowerCase()).join(" and ")} in all calculators of this page`);
+    `Same ${shared.map((i) => i.label.toLowerCase()).join(", ").replace(/, (?=[^,]*$)/, " and ")} in all calculators of this page`);
   actions.append(linkLabel);
   const listeners = {
     "efflab-linked": (event) => { linked.checked = event.detail.on; },
@@ -745,8 +764,8 @@ function mount(root, spec, host) {
     if (c.stack) stackPlot.innerHTML = drawStack(c, result, width, id).svg;
   }
   function redrawStack() {
-    const rows = listed(c, state), part = rows.filter(([kind]) => kind === "part").length;
-    amounts.replaceChildren(...rows.map(([kind, label, amount, share], i) => element("tr", { class: `calc-${kind}` },
+    const rows = listed(c, state), part = rows.filter(([kind]) => kind === "part").length, none = show(0, c.units[c.stack.parts[0].name]);
+    amounts.replaceChildren(...rows.map(([kind, label, amount, share], i) => element("tr", { class: `calc-${kind}`, hidden: kind === "part" && amount === none },
       element("th", { scope: "row" }, element("span", { class: i < part ? `calc-key part-${i % 6}` : "calc-key none" }), label),
       element("td", {}, amount), element("td", {}, share))));
     stackPlot.setAttribute("aria-label", result.problem ?? filled(c.stack.describe, result.text));

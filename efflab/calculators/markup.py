@@ -79,8 +79,10 @@ def _row(result: Result, name: str) -> str:
     small = f" <small>{escape(given.help)}</small>" if given.help else ""
     chosen = not isinstance(given, Slider)
     track = "" if chosen else '<span class="calc-track"></span>'
+    long = not chosen and len(result.calculator._text(name, result.state, given.high, brief=True)) > 11
     return (
-        f'<div class="calc-row"><span class="calc-label">{escape(given.label)}{small}</span> '
+        f'<div class="calc-row{" calc-long" if long else ""}">'
+        f'<span class="calc-label">{escape(given.label)}{small}</span> '
         f'<span class="calc-{"chosen" if chosen else "number"}">{escape(_value(result, name))}</span>'
         f"{track}</div>"
     )
@@ -121,11 +123,12 @@ def _stack(result: Result) -> str:
     assert stack is not None
     bars = len(result.bars())
     height = _TOP + bars * (_BAR + (_TEXT if bars > 1 else 0))
-    rows = []
+    rows, nothing = [], show(0.0, result.calculator.units[stack.parts[0]])
     for at, (kind, label, amount, share) in enumerate(result.listed()):
         key = f"calc-key part-{at % 6}" if kind == "part" else "calc-key none"
+        empty = " hidden" if kind == "part" and amount == nothing else ""
         rows.append(
-            f'<tr class="calc-{kind}"><th scope="row"><span class="{key}"></span>{escape(label)}</th>'
+            f'<tr class="calc-{kind}"{empty}><th scope="row"><span class="{key}"></span>{escape(label)}</th>'
             f"<td>{escape(amount)}</td><td>{escape(share)}</td></tr>"
         )
     caption = f"<caption>{escape(stack.label)}</caption>" if stack.label else ""
@@ -162,4 +165,6 @@ def _value(result: Result, name: str) -> str:
     value = result.state[name]
     if isinstance(value, str):
         return result.text(name)
-    return f"{value:,}" if isinstance(value, int) else show(value, result.calculator.units[name])
+    if isinstance(value, int):
+        return f"{value:,}"
+    return result.calculator._text(name, result.state, value, brief=True)

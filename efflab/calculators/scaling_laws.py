@@ -178,11 +178,9 @@ _BUDGET = [
         label="Given in",
         group="Budget",
     ),
-    Slider("budget_flops", 1e12, 1e29, default=GOPHER, scale="log", label="Operations", group="Budget"),
-    Slider(
-        "device_time", HOUR, 1e10 * HOUR, default=1e6 * HOUR, scale="log", per=HOUR, label="GPU-hours", group="Budget"
-    ),
-    Slider("cost", 1, 1e11, default=2e6, scale="log", label="Money", group="Budget"),
+    Slider("budget_flops", 1e12, 1e29, default=GOPHER, scale="log", label="Amount", group="Budget"),
+    Slider("device_time", HOUR, 1e10 * HOUR, default=1e6 * HOUR, scale="log", per=HOUR, label="Amount", group="Budget"),
+    Slider("cost", 1, 1e11, default=2e6, scale="log", label="Amount", group="Budget"),
 ]
 # The fit whose printed constants are rounded, and the same with all its digits.
 _ROUNDED, _UNROUNDED = "Hoffmann 2022, rounded", "Hoffmann 2022, unrounded"
