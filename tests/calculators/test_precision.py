@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from efflab import calculators
+from efflab.calculators import markup
 from efflab.calculators.picks import CUSTOM
 
 from .conftest import random_state
@@ -60,6 +63,14 @@ def test_korthikantis_activations(recomputation, kept):
     layer = 2048 * 4 * (34 * 6144 + 5 * 64 * 2048) / 8
     assert here["again"] == (pytest.approx(layer) if recomputation == "full" else 0)
     assert here["output_kept"] == pytest.approx(2048 * 4 * (2 * 6144 * 2 + 4 * 51200) / 8)
+
+
+@pytest.mark.parametrize("recomputation", ["none", "full"])
+def test_a_part_of_nothing_is_not_listed(recomputation):
+    page = markup.html(calculators.get("training-memory"), recomputation=recomputation)
+    row = re.search(r'<tr class="calc-part"( hidden)?><th scope="row"><span[^>]*></span>Layer in recomputation', page)
+    assert bool(row[1]) == (recomputation == "none")
+    assert len(re.findall('<tr class="calc-part" hidden>', page)) == (recomputation == "none")
 
 
 def test_activations_in_fp32_take_twice_the_bytes():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 from efflab import calculators
+from efflab.calculators import bundle, markup
 from efflab.calculators.picks import CUSTOM
 from efflab.catalog import laws, models
 
@@ -166,3 +168,53 @@ def test_a_custom_model_asks_for_what_it_needs():
     own = plan.evaluate(model=CUSTOM)
     assert {"own_parameters", "own_tokens"} <= set(own.relevant) and "data" not in own.relevant
     assert "own_tokens" in plan.evaluate(data="own").relevant
+
+
+def drawn(js, name, width=640, **state):
+    calculator = calculators.get(name)
+    return js.call(
+        "(() => { const c = compile(spec); return draw(c, evaluate(c, state), width, [], 'id').svg; })()",
+        spec=bundle.declaration(calculator),
+        state=calculator.state(**state),
+        width=width,
+    )
+
+
+def ticks(svg):
+    """Of the y axis: what is written, and where."""
+    found = re.findall(r'<text x="[\d.]+" y="([\d.]+)" text-anchor="end" class="tick">(10[⁰¹²³⁴⁵⁶]|[\d.,]+)<', svg)
+    powers = {f"10{'⁰¹²³⁴⁵⁶'[e]}": 10.0**e for e in range(7)}
+    return {powers.get(text) or float(text.replace(",", "")): float(y) - 4 for y, text in found}
+
+
+def test_a_long_time_is_drawn_in_days(js):
+    """The dot of 67.1 days lies where the marks of 10 and 100 days say."""
+    svg, here = drawn(js, "training-time"), calculators.get("training-time").evaluate()
+    assert ">Time (d)<" in svg
+    marks = ticks(svg)
+    y = float(re.search(r'cy="([\d.]+)" r="6" class="here"', svg)[1])
+    share = math.log10(here["time"] / 86400 / 10)
+    assert y == pytest.approx(marks[10] + share * (marks[100] - marks[10]), abs=0.3)
+
+
+def test_an_axis_does_not_name_its_unit_twice(js):
+    svg = drawn(js, "loss-surface")
+    assert ">Parameters<" in svg and ">Loss (nats)<" in svg
+
+
+@pytest.mark.parametrize("law", list(laws()))
+def test_the_minimum_of_every_fit_is_in_the_drawing(js, law):
+    svg = drawn(js, "compute-optimal", law=law)
+    bottom = float(re.search(r'<clipPath[^>]*><rect x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', svg)[1])
+    bottom += float(re.search(r'<clipPath[^>]*><rect [^>]*height="([\d.]+)"', svg)[1])
+    lines = re.findall(r'<path d="M([^"]+)" class="(?:faint|line line-0)"', svg)
+    assert len(lines) == len(laws())
+    for line in lines:
+        assert max(float(p.split(",")[1]) for p in line.split("L")) < bottom
+
+
+def test_a_number_is_written_without_the_unit_that_its_label_names():
+    text = re.sub(r"<[^>]+>", " ", markup.html(calculators.get("loss-surface")))
+    assert re.search(r"Parameters\s+70B\s+Training tokens\s+1\.4T\s", text)
+    table = markup.html(calculators.get("compute-optimal")).partition("<thead>")[2]
+    assert "<td>40.4B</td><td>2.38T</td><td>58.9</td><td>1.918 nats</td>" in table
