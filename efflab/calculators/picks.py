@@ -32,7 +32,7 @@ def pick(
     The last option, "custom", takes them from the reader: `own` is value name to the name of the input (or computed
     value) that it is taken from. An entry that lacks some of them does not belong among `options`.
     """
-    custom = Option(CUSTOM, "Custom: your own numbers", takes=own)
+    custom = Option(CUSTOM, "Custom: own numbers", takes=own)
     return Choice(
         name, [*options, custom], default=default, label=label, by=by or {}, missing=missing or {}, shared=shared
     )

@@ -67,7 +67,7 @@ _RECOMPUTATION = Choice(
 )
 _ATTENTION = Choice(
     "attention",
-    [Option("standard", "Standard: scores in memory"), Option("flash", "FlashAttention")],
+    [Option("standard", "Standard: keeps scores"), Option("flash", "FlashAttention")],
     default="flash",
     label="Attention",
 )
