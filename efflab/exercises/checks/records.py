@@ -30,6 +30,9 @@ DOUBTS = ("wide", "short", "measured again", "disturbed")
 # A copy has the repeats of the run it was copied from, up to a factor. Repeats measured anew scatter on their own:
 # of them about 8% agree this well by chance.
 COPY_AGREES, COPY_SHARE, COPY_FEWEST = 0.1, 0.5, 20
+# Where each sample has one value, such as the time of a whole training run: that many samples or more whose ratios to
+# the other's agree this well. Of two runs they vary by the noise of the machine, a hundred times as much.
+SINGLE_AGREES, SINGLE_FEWEST = 2e-4, 6
 
 
 def command(topic: str) -> str:
@@ -105,12 +108,15 @@ def copied(record: Record, other: Record) -> bool:
     """Whether one record's repeats are another's, each sample times a factor of its own or none.
 
     Repeat by repeat, the ratio of the two is constant within a sample of a copy. Of two runs it varies as the
-    repeats do.
+    repeats do. Samples of one value are compared with each other in the same way.
     """
     theirs = {_key(s): s.values for s in other.samples if s.status == "ok"}
     compared = same = 0
+    ratios = []
     for sample in record.samples:
         pairs = list(zip(sample.values, theirs.get(_key(sample), ()), strict=False))
+        if sample.metric == "time" and len(pairs) == len(sample.values) == 1:
+            ratios.append(pairs[0][0] / pairs[0][1])
         if sample.metric != "time" or len(pairs) < FEWEST_REPEATS:
             continue
         a, b = ([p[i] for p in pairs] for i in (0, 1))
@@ -119,6 +125,9 @@ def copied(record: Record, other: Record) -> bool:
             continue
         compared += len(pairs)
         same += sum(abs(x / median(a) - y / median(b)) <= room for x, y in pairs)
+    alike = sum(abs(r / median(ratios) - 1) <= SINGLE_AGREES for r in ratios)
+    if len(ratios) >= SINGLE_FEWEST and alike > COPY_SHARE * len(ratios):
+        return True
     return compared >= COPY_FEWEST and same > COPY_SHARE * compared
 
 

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from efflab.catalog import match_device
+from efflab.errors import EfflabError
 from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
-from efflab.exercises.checks.records import at_scale, command, own, text, timed_well
-from efflab.records import Sample
+from efflab.exercises.checks.records import at_scale, command, own, plausible
+from efflab.reconcile import scaling_laws as reconcile
+from efflab.records import Record
+from efflab.units import FLOP_PER_SECOND, NAT, show
 
 DAY = 86400.0
 
@@ -695,37 +699,163 @@ def utilisation(answer: Any) -> None:
 
 # The learner's own record
 
-SIZES_NEEDED, DATA_NEEDED, RUNS_NEEDED = 4, 3, 8
+RUNS_NEEDED, SIZES_NEEDED, DATA_NEEDED = 9, 3, 3
+# English holds 0.6 to 1.3 bits per letter, by Shannon's experiment of 1951. Less, from a small model on a text that it
+# has not seen, is no prediction.
+LEAST_PER_CHARACTER = 0.4  # nats
+CHARACTERS = 1000  # a vocabulary below this is one of characters or bytes
+WORSE = 0.02  # relative; so much worse a larger model may be by chance
+MISFIT = 0.05  # relative; a law that misses its own runs by more than this (median) describes nothing
+SIX = (0.3, 5.0)  # counted operations over 6ND: embeddings and attention move it, but not that far
+# A CPU core does at most 64 FP32 operations per cycle (two fused multiply-adds on 16 numbers).
+CORE = 64 * 6e9  # FLOP/s
 
 
 def own_record(answer: Any) -> str:
-    """A record of the learner's own runs: enough of them, possible losses, and a larger run to test the law on."""
+    """A record of the learner's own runs: enough of them, possible losses, and a larger run that tests the law."""
     record = own("scaling_laws", answer)
-    runs = [s for s in record.samples if s.metric == "loss" and s.status == "ok"]
-    fitted = [s for s in runs if text(s, "role", "scaling_laws") == "run"]
-    held_out = [s for s in runs if text(s, "role", "scaling_laws") == "held-out"]
-    sizes = {_positive(s, "parameters") for s in fitted}
-    data = {_positive(s, "tokens") for s in fitted}
+    try:
+        runs = reconcile.runs(record)
+        fitted = [r for r in runs if r.role == "fit"]
+        sizes, data = {r.size for r in fitted}, {r.tokens for r in fitted}
+        largest = max((r.flops * 6 * r.size * r.tokens for r in runs), default=1.0)
+        if not largest < math.inf:
+            raise OverflowError("a run is larger than any number")
+    except (EfflabError, ArithmeticError) as error:
+        raise NotYet(f"{str(error).rstrip('.')}. Measure with '{command('scaling_laws')}'.", "damaged") from None
     if len(fitted) < RUNS_NEEDED or len(sizes) < SIZES_NEEDED or len(data) < DATA_NEEDED:
         raise NotYet(
-            f"Record {record.id} has {len(fitted)} runs of {len(sizes)} sizes on {len(data)} amounts of data; a law "
-            f"needs {RUNS_NEEDED} of {SIZES_NEEDED} on {DATA_NEEDED}. Run '{command('scaling_laws')}'."
+            f"Record {record.id} has {len(fitted)} runs of {len(sizes)} sizes on {len(data)} amounts of data; a law of "
+            f"five constants needs {RUNS_NEEDED} of {SIZES_NEEDED} on {DATA_NEEDED}. Run '{command('scaling_laws')}'."
         )
-    timed_well(record)
     at_scale(record)
-    return f"{len(fitted)} runs and {len(held_out)} held out."
+    _possible(record, runs)
+    held_out = [r for r in runs if r.role == "held-out"]
+    if not held_out:
+        raise NotYet(
+            f"Record {record.id} has no held-out run. A law that was never tried beyond its own runs is untested. "
+            f"Run '{command('scaling_laws')}'.",
+            "nothing held out",
+        )
+    for run in held_out:
+        if run.flops <= max(r.flops for r in fitted):
+            raise NotYet(
+                f"{run.case}: held out, but no larger than the runs that the law was fitted to. That tests the "
+                "inside of "
+                "the range, not the extrapolation.",
+                "held out inside",
+            )
+    _ordered(fitted)
+    return _tested(record, len(fitted), len(sizes), len(data))
 
 
-def _positive(sample: Sample, name: str) -> float:
-    """An entry of a sample's point that must be a positive number."""
-    value = sample.point.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30:
-        return float(value)
-    case = sample.point.get("case", "a sample without a name")
-    problem = f"{name!r} is {short(value)}" if name in sample.point else f"its point lacks {name!r}"
-    raise NotYet(
-        f"{case}: {problem}; a positive number is expected. Measure with '{command('scaling_laws')}'.", "damaged"
-    )
+def _possible(record: Record, runs: list[reconcile.Run]) -> None:
+    """Losses that a language model can have, and rates that the device can do."""
+    vocabulary = record.spec.get("vocabulary")
+    if isinstance(vocabulary, bool) or not isinstance(vocabulary, int) or not 1 < vocabulary < 10**7:
+        raise NotYet(
+            f"Record {record.id} does not say how many tokens its vocabulary has (spec.vocabulary is "
+            f"{short(vocabulary)}). "
+            f"Measure with '{command('scaling_laws')}'.",
+            "damaged",
+        )
+    guess = math.log(vocabulary)
+    environment = record.environment
+    device = match_device(environment.device, environment.memory) if environment.kind != "cpu" else None
+    for run in runs:
+        if run.loss >= guess:
+            raise NotYet(
+                f"{run.case}: a loss of {show(run.loss, NAT)}. A model that holds all {vocabulary} tokens for "
+                "equally likely "
+                f"has ln {vocabulary} = {show(guess, NAT)}. Did it learn anything, and is the loss in nats?",
+                "worse than guessing",
+            )
+        if vocabulary < CHARACTERS and run.loss < LEAST_PER_CHARACTER:
+            raise NotYet(
+                f"{run.case}: a loss of {show(run.loss, NAT)} per character. Text holds more than that: was the model "
+                "trained on what it was tested on?",
+                "too good",
+            )
+        six = 6 * run.size * run.tokens
+        if not SIX[0] <= run.flops / six <= SIX[1]:
+            raise NotYet(
+                f"{run.case}: {run.flops:.3g} FLOP for {run.size:,.0f} parameters and {run.tokens:,.0f} tokens is "
+                f"{run.flops / six:.2g} times 6ND. Size, tokens or operations are wrong.",
+                "operations",
+            )
+        if run.time is None:
+            continue
+        if device and device.peak_dense:
+            plausible(
+                run.case,
+                run.flops / run.time,
+                max(device.peak_dense.values()) * environment.count,
+                unit=FLOP_PER_SECOND,
+                noise=1.0,
+                than=f"the highest peak of {device.name}",
+                why="The time is too short to be true.",
+                name="faster than the device",
+            )
+        elif environment.kind == "cpu":
+            cores = environment.cores or environment.threads
+            plausible(
+                run.case,
+                run.flops / run.time,
+                cores * CORE,
+                unit=FLOP_PER_SECOND,
+                noise=1.0,
+                than=f"what {cores} CPU cores could do at 64 operations per cycle and 6 GHz",
+                why="The time is too short to be true.",
+                name="faster than the device",
+            )
+
+
+def _ordered(fitted: list[reconcile.Run]) -> None:
+    """More parameters on the same data, or more data for the same model, do not make the loss worse."""
+    pairs, worse = 0, []
+    for a in fitted:
+        for b in fitted:
+            larger = (b.size > a.size and b.tokens == a.tokens) or (b.size == a.size and b.tokens > a.tokens)
+            if not larger:
+                continue
+            pairs += 1
+            if b.loss > (1 + WORSE) * a.loss:
+                worse.append((b.loss / a.loss, a, b))
+    if len(worse) > pairs / 10:
+        _, a, b = max(worse, key=lambda w: w[0])
+        more = "parameters" if b.size > a.size else "tokens"
+        raise NotYet(
+            f"{len(worse)} of {pairs} pairs of runs go the wrong way. {b.case} has more {more} than {a.case}, and "
+            "its loss is "
+            f"{show(b.loss, NAT)} against {show(a.loss, NAT)}. No law of this form fits that: was the learning rate "
+            "too high "
+            "for the larger models, or the training cut short?",
+            "larger is worse",
+        )
+
+
+def _tested(record: Record, runs: int, sizes: int, data: int) -> str:
+    """What the law said of the held-out run; refused where the law does not even describe its own runs."""
+    try:
+        fit = reconcile.law(record, bootstrap=0)
+    except EfflabError as error:
+        raise NotYet(str(error), "no law") from None
+    predicted = {r.case: float(fit.loss(r.size, r.tokens)) for r in reconcile.runs(record)}
+    miss = float(np.median([abs(r.loss / predicted[r.case] - 1) for r in reconcile.runs(record, ("fit",))]))
+    if not miss <= MISFIT:
+        raise NotYet(
+            f"The law fitted to these runs misses them by {miss:.1%} (median); {MISFIT:.0%} is the most that is "
+            "believed. "
+            "Were all of them trained to the end of their schedule, on one text?",
+            "no law",
+        )
+    said = f"{runs} runs of {sizes} sizes on {data} amounts of data; the law fits them to {miss:.2%} (median)."
+    for run in reconcile.runs(record, ("held-out",)):
+        said += (
+            f" For {run.case} it predicts {show(predicted[run.case], NAT)}; measured: {show(run.loss, NAT)}, "
+            f"{abs(predicted[run.case] / run.loss - 1):.1%} off."
+        )
+    return said
 
 
 CHECKERS: dict[str, Callable[[Any], str | None]] = {
