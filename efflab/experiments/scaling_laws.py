@@ -36,7 +36,7 @@ MIXED = 4  # embeddings of this many characters, the current one and those befor
 BETAS = (0.9, 0.98)
 WARM_UP = 0.1  # of a run's steps
 CLIP = 1.0  # norm of the gradient
-THREADS = 2  # more would wait for each other on matrices as small as these
+THREADS = 1  # several would wait for each other on matrices as small as these
 EVERY = 10  # one part in ten is validation text
 CHUNK = 2000  # characters of a part of the help topics
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
@@ -320,6 +320,7 @@ class ScalingLaws:
             "validation_tokens": len(words.validation),
             "passes": 1,
             "schedule": f"linear, {WARM_UP:.0%} warm-up, ends at zero with the run",
+            "threads": THREADS if device.type == "cpu" else None,
             "optimizer": f"AdamW, betas {BETAS[0]} and {BETAS[1]}, no weight decay, gradient clipped at {CLIP:g}",
             "precision": "bf16 autocast" if device.type == "cuda" else "fp32",
             "runs": [c.name for c in cases],
