@@ -54,7 +54,7 @@ SHARED = {
     "efflab/reconcile": {"__init__"},
     "efflab/plots": {"__init__"},
     "efflab/exercises/checks": {"__init__", "records"},
-    "book": {"intro", "validation", "results", "accelerators", "models"},
+    "book": {"intro", "validation", "results", "accelerators", "models", "references"},
 }
 
 
