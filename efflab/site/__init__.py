@@ -16,11 +16,12 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import efflab
-from efflab.site import calculators, hosts, pages, quizzes
+from efflab.site import calculators, hosts, pages, quizzes, trim
 from efflab.site.assets import asset, minified
 
 HERE = Path(__file__).parent
-MARKERS = ("efflab-calculator", "efflab-quiz")
+QUIZ = "efflab-quiz"
+MARKERS = ("efflab-calculator", QUIZ)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     quizzes.setup(app)
     pages.setup(app)
     hosts.setup(app)
+    trim.setup(app)
     app.connect("builder-inited", _write_assets)
     app.connect("html-page-context", _page_assets)
     app.connect("build-finished", _remove_assets)
@@ -68,9 +70,10 @@ def _write_assets(app: Sphinx) -> None:
     folder = Path(tempfile.mkdtemp(prefix="efflab-static-"))
     app._efflab_static = folder  # type: ignore[attr-defined]
     scripts = {topic_script(t): bundle.topic_script(t) for t in bundle.topics()}
-    everywhere = [bundle.units_script(), front.script(asset("tweetnacl/nacl-fast.min.js")), bundle.script()]
+    scripts |= {"efflab.js": f"{bundle.units_script()}\n{bundle.script()}"}
+    scripts |= {"efflab-quiz.js": front.script(asset("tweetnacl/nacl-fast.min.js"))}
     styles = [(HERE / "site.css").read_text(encoding="utf-8"), front.style(), bundle.style()]
-    for name, text in (scripts | {"efflab.js": "\n".join(everywhere), "efflab.css": "\n".join(styles)}).items():
+    for name, text in (scripts | {"efflab.css": "\n".join(styles)}).items():
         (folder / name).write_text(minified(text, name), encoding="utf-8")
     shutil.copy(asset("katex/dist/katex.min.css"), folder)
     shutil.copytree(asset("katex/dist/fonts"), folder / "fonts", ignore=shutil.ignore_patterns("*.ttf", "*.woff"))
@@ -79,12 +82,13 @@ def _write_assets(app: Sphinx) -> None:
 
 
 def _page_assets(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Only a page with a calculator or a quiz loads their script, and a topic's only where its calculators are."""
-    if any(marker in context.get("body", "") for marker in MARKERS):
-        app.add_js_file("efflab.js", loading_method="defer")
-    shown = {node["topic"]: None for node in doctree.findall(calculators.calculator)} if doctree else {}
-    for topic in shown:
-        app.add_js_file(topic_script(topic), loading_method="defer")
+    """A page loads the scripts of what it shows: units and calculators, quizzes, and its calculators' topics."""
+    body = context.get("body", "")
+    if not any(marker in body for marker in MARKERS):
+        return
+    shown = [topic_script(node["topic"]) for node in doctree.findall(calculators.calculator)] if doctree else []
+    for name in ("efflab.js", *(["efflab-quiz.js"] if QUIZ in body else []), *dict.fromkeys(shown)):
+        app.add_js_file(name, loading_method="defer")
 
 
 def topic_script(topic: str) -> str:

@@ -176,3 +176,28 @@ def test_shared_addresses_restore_the_state(watched, served):
     shown = page.locator(".efflab-calculator").first.inner_text()
     assert "emory-bound" in shown
     assert json.dumps(shown)  # the state is text, not a script
+
+
+def test_a_page_loads_the_scripts_of_what_it_shows(book):
+    """Its own scripts, by what the page holds: calculators, the topics that they belong to, quizzes."""
+    from efflab import calculators
+
+    seen = set()
+    for page in book.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        shown = set(re.findall(r'"name": ?"([a-z-]+)"', "".join(re.findall(r"application/json\">(.*?)</script>", text))))
+        topics = {calculators.get(n).topic.replace("_", "-") for n in shown & set(calculators.every())}
+        quiz = 'class="efflab-quiz"' in text
+        wanted = {f"efflab-{t}.js" for t in topics} | ({"efflab-quiz.js"} if quiz else set())
+        wanted |= {"efflab.js"} if wanted else set()
+        loaded = set(re.findall(r'src="[./]*_static/(efflab[a-z-]*\.js)', text))
+        assert wanted <= loaded and loaded - wanted <= {"efflab.js", "efflab-quiz.js"}, page.name
+        seen |= loaded
+    assert {"efflab.js", "efflab-quiz.js", "efflab-roofline.js"} <= seen
+
+
+def test_the_search_finds_pages(watched, served):
+    """The index is loaded by the search page only."""
+    page = open_page(watched, served, "search.html?q=bandwidth")
+    page.wait_for_selector("#search-results li")
+    watched.assert_clean()
