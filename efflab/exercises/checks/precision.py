@@ -711,7 +711,7 @@ PRODUCTS_NEEDED, DTYPES_NEEDED = 6, 2
 DATA_SHEET_NOISE = 1.05
 # How many times the rate of the largest product of its dtype a smaller one is believed to have. On a CPU it may lie in
 # a cache that the largest one does not fit.
-SMALL_NOISE = {"cpu": 4.0, "cuda": 1.5, "rocm": 1.5}
+SMALL_NOISE = {"cpu": 2.0, "cuda": 1.5, "rocm": 1.5}
 # Mantissa bits of what a product's inputs are rounded to. int8 has no mantissa.
 MANTISSA_BITS = {"fp32": 23, "tf32": 10, "bf16": 7, "fp16": 10, "fp8": 3}
 MEMORY_ROLES = ("weights", "gradients", "optimizer", "activations", "step")
