@@ -32,7 +32,7 @@ def precision(record: Record) -> Any:
     both = [d for d in rates if d in errors]
     if not both:
         raise EfflabError(f"record {record.id}: no dtype has a rate and an error to draw. Measure it again.")
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     for colour, marker, dtype in zip(COLOURS[1:], MARKERS, both, strict=False):
         axes.scatter(rates[dtype], errors[dtype], s=90, color=colour, marker=marker, edgecolor="white", zorder=3)
         axes.annotate(
@@ -70,7 +70,7 @@ def memory(record: Record) -> Any:
     if not rows:
         raise EfflabError(f"record {record.id}: it has no training step to draw. Measure it again.")
     samples = {str(s.point["case"]): s for s in record.samples if s.metric == "memory"}
-    figure, axes = plt.subplots(figsize=(9, 0.62 * len(rows) + 1.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.6, 0.5 * len(rows) + 1.6), layout="constrained")
     ticks, names = [], []
     for n, row in enumerate(rows):
         sample = samples[row.case]

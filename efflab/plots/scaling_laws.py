@@ -30,7 +30,7 @@ def scaling_laws(record: Record) -> Any:
     held = [r for r in rows if r.role == "held-out"]
     if not fitted:
         raise EfflabError(f"record {record.id}: it has no fitted runs to draw. Measure it again.")
-    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     low = min(r.parameters for r in rows) / 1.5
     high = max(r.parameters for r in rows) * 1.5
     sizes = np.geomspace(low, high, 200)

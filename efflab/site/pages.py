@@ -354,15 +354,16 @@ class RecordedRuns(_Directive):
 
 
 class RecordedPlot(_Directive):
-    """The picture of a topic's newest recorded run on each device, in a light and a dark version."""
+    """A picture of a topic's newest run on each device, its own unless another is named: `precision memory`."""
 
     required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        return drawn(self, self.arguments[0])
+        return drawn(self, *self.arguments)
 
 
-def drawn(directive: _Directive, topic: str) -> list[nodes.Node]:
+def drawn(directive: _Directive, topic: str, kind: str | None = None) -> list[nodes.Node]:
     """The figures of a topic's newest recorded run on each device."""
     newest = {r.environment.device: r for r in records.recorded(topic)}
     if not newest:
@@ -371,17 +372,18 @@ def drawn(directive: _Directive, topic: str) -> list[nodes.Node]:
     figures = []
     for record in reversed(newest.values()):
         try:
-            drawings = _drawings(topic, record)
+            drawings = _drawings(record, kind)
         except EfflabError as error:
             raise directive.fail(error) from None
+        name = f"{record.id}-{kind}" if kind else record.id
         for theme, drawing in drawings.items():
-            target = Path(directive.env.app.outdir) / "_images" / f"{record.id}-{theme}.svg"
+            target = Path(directive.env.app.outdir) / "_images" / f"{name}-{theme}.svg"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(drawing, encoding="utf-8")
         device, day = html.escape(record.environment.device), record.created[:10]
         caption = f"Recorded on {device}, {day}. The table below holds the same numbers."
         images = "".join(
-            f'<img class="only-{theme}" src="{up}_images/{record.id}-{theme}.svg" alt="{caption}" loading="lazy">'
+            f'<img class="only-{theme}" src="{up}_images/{name}-{theme}.svg" alt="{caption}" loading="lazy">'
             for theme in ("light", "dark")
         )
         figures.append(
@@ -391,7 +393,7 @@ def drawn(directive: _Directive, topic: str) -> list[nodes.Node]:
     return [nodes.raw("", "".join(figures), format="html")]
 
 
-def _drawings(topic: str, record: records.Record) -> dict[str, str]:
+def _drawings(record: records.Record, kind: str | None) -> dict[str, str]:
     """The topic's plot as SVG for a light and for a dark page. Text stays text, so the files are small."""
     import matplotlib
 
@@ -400,7 +402,7 @@ def _drawings(topic: str, record: records.Record) -> dict[str, str]:
 
     # A fixed salt keeps the ids inside the drawing, and so the built page, the same from build to build.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": record.id, "font.family": "sans-serif"}):
-        figure = plots.draw(record)
+        figure = plots.draw(record, kind)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         matplotlib.pyplot.close(figure)
