@@ -1,87 +1,105 @@
-"""What the scaling-laws lab measures: the loss of small language models of several sizes on several amounts of text.
+"""What the scaling-law lab measures: the final loss of many small language models, and of a few larger ones.
 
-Three kinds of runs, told apart by the point's "role":
+Every run trains a decoder-only transformer on the characters of a text that ships with Python, and then measures its
+loss on text that no run was trained on. A point's "role" is one of:
 
-- "fit": every size on every amount of text;
-- "repeat": some of them again with other seeds, which says how much one loss scatters;
-- "held-out": runs larger than any of those, trained last.
+- "fit": a grid of sizes and data sizes, one run each. A law is fitted to these.
+- "repeat": a fitted point again with another seed, so that the scatter of a single run is known.
+- "held-out": larger models on more data than any fitted run. The law predicts them.
+- "checkpoint": the loss of a fitted run before its end, at the data size of a shorter run. Its learning rate was still
+  high there. Beside the shorter run it shows what a schedule that is longer than its run does to a loss (Hoffmann et
+  al. 2022, section 2).
 
-Each is a decoder-only transformer that reads characters (at gpu scale bytes) and is trained for one pass over its
-part of the text, with a learning rate that rises over the first tenth of the run and falls to zero at its end. A
-schedule that is longer than the run would leave the loss of the short runs too high (Hoffmann et al. 2022).
-
-The text ships with Python: the help topics of pydoc, at gpu scale the sources of the standard library. Its SHA-256 is
-in the record, since it differs from version to version. The validation text is never trained on.
+What keeps the runs comparable: no part of the text is trained on twice, smaller data sizes are subsets of larger ones,
+the learning rate falls to zero at the end of each run's own data, and one rule sets it for all widths. Paragraphs that
+occur twice are kept once, before the text is split: the topics of Python's help repeat whole sections, and a fifth of
+them would otherwise stand in the training and in the validation text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
+import platform
 import re
 import sysconfig
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efflab.experiments.runner import Case, Plan
+from efflab.errors import EfflabError
+from efflab.experiments.runner import Case, Plan, Unavailable
 from efflab.measure import device as devices
 from efflab.records import Environment, Record, Sample
 
-HEAD_DIM = 16  # of every model; a model of width 64 has four heads
-MIXED = 4  # embeddings of this many characters, the current one and those before it, are mixed into one
+SEED = 0
+CHUNK = 2000  # characters; the text is split into training and validation text by chunks of about this many
+RARE = 10  # characters that occur less often than this in the training text share one token
+MIXED = 4  # characters that the input of one position is made of
+HEAD = 32  # width of an attention head, where the model is wide enough for more than one
+RATE = 0.5  # learning rate times width
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
 BETAS = (0.9, 0.98)
-WARM_UP = 0.1  # of a run's steps
-CLIP = 1.0  # norm of the gradient
-THREADS = 1  # several would wait for each other on matrices as small as these
-EVERY = 10  # one part in ten is validation text
-CHUNK = 2000  # characters of a part of the help topics
-LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+CLIP = 1.0  # norm to which gradients are clipped
+THREADS = 1  # on a CPU; more wait for each other on matrices this small, above all where others use the machine
+WARM_STEPS = 3  # steps of a throw-away model before the clock starts
+SKIPPED = (
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "distutils",
+    "ensurepip", "encodings", "pydoc_data", "__pycache__",
+)  # fmt: skip  # of the standard library's folders: not part of it, not installed everywhere, or tables
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a scale trains.
+    """What is trained at one scale.
 
     Attributes:
-        text: "pydoc topics" or "standard library".
-        widths: of the fitted models, rising; multiples of HEAD_DIM, or one head that is narrower.
-        tokens: training tokens of the fitted models, rising.
-        held_out: (width, tokens) of the runs that no fit sees.
-        repeats: (width, tokens) that are trained again, once per seed of `seeds`.
-        seeds: of the repeats; the other runs have seed 0.
-        layers: transformer blocks of every model.
-        context: tokens that a model sees at once.
-        batch: windows in one step.
-        rate: peak learning rate times width.
+        text: "topics" or "library".
+        every: the last of so many chunks is validation text.
+        validation: characters of validation text at most.
+        context, batch: tokens in a sequence, sequences in a step.
+        layers: of every model.
+        widths, tokens: the grid of the fitted runs.
+        repeats: (width, tokens) of the fitted runs to repeat.
+        seeds: how many further seeds each of them gets.
+        held_out: (width, tokens) by name.
     """
 
     text: str
-    widths: tuple[int, ...]
-    tokens: tuple[int, ...]
-    held_out: tuple[tuple[int, int], ...]
-    repeats: tuple[tuple[int, int], ...]
-    seeds: tuple[int, ...]
-    layers: int
+    every: int
+    validation: int
     context: int
     batch: int
-    rate: float
+    layers: int
+    widths: tuple[int, ...]
+    tokens: tuple[int, ...]
+    repeats: tuple[tuple[int, int], ...]
+    seeds: int
+    held_out: tuple[tuple[str, tuple[int, int]], ...]
 
 
 SCALES = {
     "smoke": Scale(
-        "pydoc topics", (8, 16, 24), (2048, 4096, 8192), ((32, 16384),), ((16, 4096),), (1,), 1, 32, 8, 0.4
+        text="topics", every=10, validation=6000, context=32, batch=4, layers=1, widths=(8, 16, 32),
+        tokens=(4096, 8192, 16_384), repeats=((16, 8192),), seeds=1,
+        held_out=(("held-out-near", (48, 24_576)), ("held-out-far", (64, 32_768))),
     ),
     "cpu": Scale(
-        "pydoc topics", (12, 16, 24, 32, 40, 48), (40960, 81920, 163840), ((64, 327680),), ((24, 81920), (32, 81920)),
-        (1, 2), 2, 64, 4, 0.4,
+        text="topics", every=10, validation=40_000, context=32, batch=8, layers=1,
+        widths=(20, 24, 32, 40, 48, 64, 80), tokens=(40_960, 65_536, 102_400, 163_840),
+        repeats=((24, 40_960), (40, 65_536), (48, 102_400)), seeds=2,
+        held_out=(("held-out-near", (128, 262_144)), ("held-out-far", (160, 327_680))),
     ),
     "gpu": Scale(
-        "standard library", (32, 48, 64, 96, 128, 192), (1 << 20, 1 << 21, 1 << 22), ((384, 1 << 23),),
-        ((64, 1 << 21), (128, 1 << 21)), (1, 2), 4, 128, 32, 0.4,
+        text="library", every=40, validation=200_000, context=128, batch=16, layers=2,
+        widths=(32, 48, 64, 96, 128, 192), tokens=(524_288, 1_048_576, 2_097_152, 4_194_304),
+        repeats=((48, 524_288), (64, 1_048_576), (128, 2_097_152)), seeds=2,
+        held_out=(("held-out-near", (320, 5_242_880)), ("held-out-far", (448, 6_291_456))),
     ),
 }  # fmt: skip
 
@@ -90,280 +108,430 @@ SCALES = {
 
 
 @dataclass(frozen=True)
-class Text:
-    """Tokens to train on and to validate with, as lists of numbers below `vocabulary`."""
+class Corpus:
+    """A text as tokens, one per character; token 0 stands for every rare character.
 
-    training: list[int]
-    validation: list[int]
-    vocabulary: int
+    Attributes:
+        name: what text it is.
+        sha256: of the text before it is split, without its repeated paragraphs.
+        characters: its length.
+        training, validation: its tokens.
+        vocabulary: number of different tokens.
+    """
+
+    name: str
     sha256: str
-    source: str
+    characters: int
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+    vocabulary: int
 
 
-@functools.cache
-def text(name: str) -> Text:
-    """The text of that name, split into training and validation parts."""
-    parts = _topics() if name == "pydoc topics" else _library()
-    whole = "".join(parts) if name == "pydoc topics" else b"".join(parts)  # type: ignore[arg-type]
-    training = parts[0][:0].join(p for i, p in enumerate(parts) if i % EVERY != EVERY - 1)  # type: ignore[arg-type]
-    validation = parts[0][:0].join(p for i, p in enumerate(parts) if i % EVERY == EVERY - 1)  # type: ignore[arg-type]
-    if isinstance(whole, bytes):
-        return Text(list(training), list(validation), 256, hashlib.sha256(whole).hexdigest(), name)
-    number = {c: i for i, c in enumerate(sorted(set(whole)))}
-    digest = hashlib.sha256(whole.encode()).hexdigest()
-    return Text([number[c] for c in training], [number[c] for c in validation], len(number), digest, name)
+def topics() -> list[str]:
+    """The topics of Python's interactive help, sorted by name."""
+    from pydoc_data.topics import topics as found
+
+    return [found[name] for name in sorted(found)]
 
 
-def _topics() -> list[str]:
-    """The help topics of pydoc without paragraphs that occur twice, in parts of about CHUNK characters."""
-    from pydoc_data.topics import topics
-
-    seen: set[str] = set()
-    parts, size = [""], 0
-    for name in sorted(topics):
-        for paragraph in re.split(r"\n\s*\n", topics[name]):
-            key = " ".join(paragraph.split())
-            if not key or key in seen:
-                continue
-            seen.add(key)
-            if size >= CHUNK:
-                parts.append("")
-                size = 0
-            parts[-1] += paragraph + "\n\n"
-            size += len(paragraph) + 2
-    return parts
-
-
-def _library() -> list[bytes]:
-    """The standard library's Python sources in alphabetical order, a part per file."""
+def library() -> list[str]:
+    """The sources of the standard library's modules, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
-    files = (f for f in root.rglob("*.py") if not LEFT_OUT & set(f.relative_to(root).parts))
-    return [f.read_bytes() for f in sorted(files, key=lambda f: f.relative_to(root).as_posix())]
+    kept = (p.relative_to(root) for p in root.rglob("*.py"))
+    # Files with "_sysconfigdata" in their names and folders "config-…" hold what one machine's build found.
+    kept = (p for p in kept if not {*p.parts} & {*SKIPPED} and not p.as_posix().startswith(("_sysconfig", "config-")))
+    return [(root / p).read_text(encoding="utf-8", errors="replace") for p in sorted(kept, key=lambda p: p.as_posix())]
+
+
+TEXTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
+    "topics": ("pydoc_data.topics", topics),
+    "library": ("sources of the standard library", library),
+}
+
+
+def paragraphs(documents: list[str]) -> list[str]:
+    """The paragraphs of some documents, each once: those that differ in white space only count as the same."""
+    seen: set[str] = set()
+    kept = []
+    for document in documents:
+        for paragraph in re.split(r"\n\s*\n", document):
+            words = " ".join(paragraph.split())
+            if words and words not in seen:
+                seen.add(words)
+                kept.append(paragraph)
+    return kept
+
+
+def split(kept: list[str], every: int) -> tuple[list[str], list[str]]:
+    """Training and validation paragraphs: the last of every so many chunks of successive ones is for validation."""
+    training: list[str] = []
+    validation: list[str] = []
+    size = 0
+    for paragraph in kept:
+        (validation if size // CHUNK % every == every - 1 else training).append(paragraph)
+        size += len(paragraph) + 2
+    return training, validation
+
+
+@functools.lru_cache(maxsize=2)
+def corpus(text: str, every: int, validation: int) -> Corpus:
+    """A text that ships with Python, without its repeated paragraphs, split and as tokens."""
+    name, read = TEXTS[text]
+    kept = paragraphs(read())
+    trained, held = ("\n\n".join(part) for part in split(kept, every))
+    whole = "\n\n".join(kept)
+    token = {c: i for i, c in enumerate(sorted(c for c, n in Counter(trained).items() if n >= RARE), 1)}
+    return Corpus(
+        name=name,
+        sha256=hashlib.sha256(whole.encode()).hexdigest(),
+        characters=len(whole),
+        training=tuple(token.get(c, 0) for c in trained),
+        validation=tuple(token.get(c, 0) for c in held[:validation]),
+        vocabulary=len(token) + 1,
+    )
 
 
 # Model
 
 
-def build(width: int, scale: Scale, vocabulary: int, device: Any = "cpu") -> Any:
-    """A decoder-only transformer: no biases, rotary positions, a GELU MLP four times as wide, tied embeddings.
+@dataclass(frozen=True)
+class Shape:
+    """What determines a model: its width, depth, vocabulary and the length of its context."""
 
-    The embeddings of a character and of the MIXED - 1 before it are mixed by one matrix. Attention learns to look at
-    the character before only after many more steps than these runs have.
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    context: int
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return max(1, self.hidden_size // HEAD)
+
+
+def build(shape: Shape, device: Any, seed: int) -> Any:
+    """A decoder-only transformer on a device, its weights drawn on the CPU from a seed.
+
+    Pre-norm blocks of causal attention with rotary positions and an MLP four times as wide, no biases, one embedding
+    for input and output. The input of a position is one linear map of the embeddings of its character and the three
+    before it: without it, a run this short spends most of its data on learning to look at the character before.
     """
     torch = devices.import_torch()
-    from torch import nn
+    with torch.random.fork_rng(devices=[]):  # the caller's random state stays
+        torch.manual_seed(seed)
+        with torch.device("meta" if str(device) == "meta" else "cpu"):
+            model = _decoder()(shape)
+    return model.to(device)
 
-    heads = max(1, width // HEAD_DIM)
-    head = width // heads
+
+@functools.cache
+def _decoder() -> Any:
+    """The module's class, made when it is first needed: importing this file imports no torch."""
+    torch = devices.import_torch()
+    nn, functional = torch.nn, torch.nn.functional
 
     class Block(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, shape: Shape) -> None:
             super().__init__()
-            self.norm_1, self.norm_2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-            self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+            d = shape.hidden_size
+            self.heads = shape.heads
+            self.before_attention, self.before_mlp = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
+            self.query_key_value, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+            self.up, self.down = nn.Linear(d, 4 * d, bias=False), nn.Linear(4 * d, d, bias=False)
 
         def forward(self, x: Any, cosine: Any, sine: Any) -> Any:
-            rows, length, _ = x.shape
-            q, k, v = self.qkv(self.norm_1(x)).view(rows, length, 3, heads, head).permute(2, 0, 3, 1, 4)
-            q, k = q * cosine + q.roll(head // 2, -1) * sine, k * cosine + k.roll(head // 2, -1) * sine
-            attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.out(attended.transpose(1, 2).reshape(rows, length, width))
-            return x + self.down(nn.functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+            batch, length, d = x.shape
+            packed = self.query_key_value(self.before_attention(x))
+            q, k, v = packed.view(batch, length, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+            half = q.shape[-1] // 2
+            q = (q * cosine + q.roll(half, -1) * sine).to(v.dtype)
+            k = (k * cosine + k.roll(half, -1) * sine).to(v.dtype)
+            y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(batch, length, d))
+            return x + self.down(functional.gelu(self.up(self.before_mlp(x)), approximate="tanh"))
 
     class Decoder(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, shape: Shape) -> None:
             super().__init__()
-            self.embedding = nn.Embedding(vocabulary, width)
-            self.mix = nn.Linear(MIXED * width, width, bias=False)
-            self.blocks = nn.ModuleList(Block() for _ in range(scale.layers))
-            self.norm = nn.LayerNorm(width, bias=False)
-            angles = torch.arange(scale.context)[:, None] * 1000 ** (-torch.arange(head // 2) / (head // 2))
-            self.register_buffer("cosine", torch.cat([angles.cos(), angles.cos()], -1), persistent=False)
-            self.register_buffer("sine", torch.cat([-angles.sin(), angles.sin()], -1), persistent=False)
+            d = shape.hidden_size
+            self.embedding = nn.Embedding(shape.vocabulary, d)
+            self.mix = nn.Linear(MIXED * d, d, bias=False)
+            self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+            self.norm = nn.LayerNorm(d, bias=False)
+            half = d // shape.heads // 2
+            angle = torch.arange(shape.context)[:, None] * 1000.0 ** (-torch.arange(half) / half)
+            self.register_buffer("cosine", torch.cat([angle.cos(), angle.cos()], -1), persistent=False)
+            self.register_buffer("sine", torch.cat([-angle.sin(), angle.sin()], -1), persistent=False)
             for name, weight in self.named_parameters():
-                if weight.ndim == 2:
-                    nn.init.normal_(weight, 0, weight.shape[1] ** -0.5)
-                if name.endswith(("out.weight", "down.weight")):
-                    weight.data.mul_((2 * scale.layers) ** -0.5)
+                if weight.dim() == 2:
+                    residual = name.endswith(("out.weight", "down.weight"))
+                    depth = (2 * shape.layers) ** -0.5 if residual else 1.0
+                    nn.init.normal_(weight, 0.0, weight.shape[1] ** -0.5 * depth)
 
         def forward(self, tokens: Any) -> Any:
             length = tokens.shape[1]
-            x = self.embedding(tokens) * width**0.5
-            shifted = [nn.functional.pad(x, (0, 0, k, 0))[:, :length] for k in range(MIXED)]
-            x = self.mix(torch.cat(shifted, -1))
+            x = self.embedding(tokens) * self.embedding.embedding_dim**0.5
+            x = self.mix(torch.cat([functional.pad(x, (0, 0, back, 0))[:, :length] for back in range(MIXED)], -1))
             for block in self.blocks:
                 x = block(x, self.cosine[:length], self.sine[:length])
             return self.norm(x) @ self.embedding.weight.t()
 
-    with torch.device(device):
-        return Decoder()
+    return Decoder
 
 
-@dataclass(frozen=True)
-class Size:
-    """Counted from a model, not computed: parameters, those outside the embedding, and operations of one step."""
-
-    parameters: int
-    non_embedding: int
-    step_flops: int
+def loss_of(model: Any, inputs: Any, targets: Any, reduction: str = "mean") -> Any:
+    """Cross-entropy of a model's predictions, nats, in float32."""
+    functional = devices.import_torch().nn.functional
+    return functional.cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten(), reduction=reduction)
 
 
-@functools.cache
-def size(width: int, scale: Scale, vocabulary: int) -> Size:
-    """Count a model's parameters and, with PyTorch's counter, the operations of one training step.
+@functools.lru_cache(maxsize=64)
+def counted(shape: Shape, batch: int) -> tuple[int, int, int]:
+    """All parameters, those outside the embedding, and FLOP of one training step, counted on the real module.
 
-    Nothing is computed: the model's tensors have shapes and no data. The counter counts matrix products and
-    attention, two operations for a multiplication and an addition, and all of the attention scores.
+    The module has shapes and no data, so that this takes milliseconds. torch's counter counts products of matrices;
+    it counts all attention scores, also those that the mask hides.
     """
     torch = devices.import_torch()
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build(width, scale, vocabulary, "meta")
-    tokens = torch.zeros(scale.batch, scale.context, dtype=torch.long, device="meta")
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        _loss(model(tokens), tokens).backward()
+    model = build(shape, "meta", SEED)
+    tokens = torch.zeros(batch, shape.context, dtype=torch.long, device="meta")
+    # The counter does not know every fused attention; the plain one is two products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss_of(model, tokens, tokens).backward()
     parameters = sum(p.numel() for p in model.parameters())
-    return Size(parameters, parameters - model.embedding.weight.numel(), int(counter.get_total_flops()))
-
-
-def _loss(logits: Any, targets: Any, reduction: str = "mean") -> Any:
-    from torch.nn.functional import cross_entropy
-
-    return cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+    return parameters, parameters - model.embedding.weight.numel(), int(counter.get_total_flops())
 
 
 # Training
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """The learning rate of a step, counted from 0: it rises for a tenth of the run and ends at zero with it."""
+def learning_rate(step: int, steps: int, width: int) -> float:
+    """The learning rate of a step (from 0): up over a tenth of the run, then straight down to zero at its end.
+
+    Inverse to the width: with Adam, a step changes the output of a wider layer more.
+    """
     warm = max(1, round(WARM_UP * steps))
-    return peak * min((step + 1) / warm, (steps - step) / max(1, steps - warm), 1.0)
+    return RATE / width * min((step + 1) / warm, (steps - step) / (steps - warm + 1))
 
 
-def train(point: dict[str, Any], scale: Scale, device: Any) -> tuple[float, float]:
-    """Train one model; its loss on the whole validation text, nats per token, and the seconds that training took."""
-    torch = devices.import_torch()
-    words, seed = text(scale.text), int(point["seed"])
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):  # the same weights on every device: they are drawn on the CPU
-        torch.manual_seed(seed)
-        model = build(int(point["hidden_size"]), scale, words.vocabulary).to(device)
-    length, batch, steps = scale.context, scale.batch, int(point["steps"])
-    windows = (len(words.training) - 1) // length
-    data = torch.tensor(words.training[: windows * length + 1])
-    x, y = data[:-1].view(windows, length).to(device), data[1:].view(windows, length).to(device)
-    order = torch.randperm(windows, generator=generator)[: steps * batch].to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=BETAS, weight_decay=0.0, fused=True)
-    narrow = torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-    _synchronise(torch, device)
-    begin = time.perf_counter()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, float(point["learning_rate"]))
-        rows = order[step * batch : (step + 1) * batch]
-        with narrow:
-            logits = model(x[rows])
-        loss = _loss(logits, y[rows])
-        optimizer.zero_grad(set_to_none=True)
+def windows(tokens: Any, context: int) -> tuple[Any, Any]:
+    """Inputs and targets of the sequences that a text is cut into; every token is the target of one sequence."""
+    count = (len(tokens) - 1) // context
+    return tokens[: count * context].view(count, context), tokens[1 : count * context + 1].view(count, context)
+
+
+class Trainer:
+    """A model with its optimizer."""
+
+    def __init__(self, model: Any, device: Any) -> None:
+        torch = devices.import_torch()
+        self.model, self._device = model, device
+        self._weights = list(model.parameters())
+        self._clip = torch.nn.utils.clip_grad_norm_
+        self._optimizer = torch.optim.AdamW(self._weights, lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
+
+    def step(self, inputs: Any, targets: Any, rate: float) -> None:
+        """One step of training."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with _precision(self._device):
+            loss = loss_of(self.model, inputs, targets)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-    _synchronise(torch, device)
-    seconds = time.perf_counter() - begin
-    return _validate(torch, model, words, scale, device), seconds
+        self._clip(self._weights, CLIP)
+        self._optimizer.step()
 
 
-def _validate(torch: Any, model: Any, words: Text, scale: Scale, device: Any) -> float:
-    windows = (len(words.validation) - 1) // scale.context
-    data = torch.tensor(words.validation[: windows * scale.context + 1])
-    x, y = (d.view(windows, scale.context).to(device) for d in (data[:-1], data[1:]))
-    total = 0.0
-    with torch.no_grad():
-        for a, b in zip(x.split(64), y.split(64), strict=True):
-            total += _loss(model(a), b, reduction="sum").item()
-    return total / (windows * scale.context)
+def _precision(device: Any) -> Any:
+    """bf16 products on a GPU that has them, float32 elsewhere."""
+    torch = devices.import_torch()
+    on = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
 
 
-def _synchronise(torch: Any, device: Any) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@contextlib.contextmanager
+def _threads(device: Any) -> Iterator[None]:
+    """Use `THREADS` of the CPU's threads."""
+    torch = devices.import_torch()
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(min(THREADS, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class Session:
+    """What the runs of one scale share: the text, on the device."""
+
+    scale: Scale
+    device: Any
+
+    @property
+    def text(self) -> Corpus:
+        """The text."""
+        return corpus(self.scale.text, self.scale.every, self.scale.validation)
+
+    @functools.cached_property
+    def data(self) -> dict[str, tuple[Any, Any]]:
+        """Inputs and targets of the training and the validation sequences."""
+        torch = devices.import_torch()
+        return {
+            name: windows(torch.tensor(tokens, device=self.device), self.scale.context)
+            for name, tokens in (("training", self.text.training), ("validation", self.text.validation))
+        }
+
+    def shape(self, width: int) -> Shape:
+        """The model of a width."""
+        return Shape(width, self.scale.layers, self.text.vocabulary, self.scale.context)
+
+    def point(self, width: int, tokens: int, role: str, case: str = "", seed: int = SEED) -> dict[str, Any]:
+        """The point of a run; "tokens" are whole steps."""
+        shape, in_step = self.shape(width), self.scale.batch * self.scale.context
+        parameters, without_embedding, flops = counted(shape, self.scale.batch)
+        steps = tokens // in_step
+        name = case or f"N{brief(parameters)}-D{brief(tokens)}" + (f"-seed{seed}" if role == "repeat" else "")
+        return {
+            "case": name, "role": role, "parameters": parameters, "non_embedding_parameters": without_embedding,
+            "tokens": steps * in_step, "flops": steps * flops, "layers": shape.layers, "hidden_size": width,
+            "heads": shape.heads, "context_length": self.scale.context, "batch": self.scale.batch, "steps": steps,
+            "learning_rate": RATE / width, "seed": seed,
+        }  # fmt: skip
+
+    def order(self, steps: int, seed: int) -> Any:
+        """Which training sequences a run sees, in order, none twice; a shorter run sees the first of them.
+
+        Raises:
+            Unavailable: the text is too short for one pass.
+        """
+        torch = devices.import_torch()
+        sequences, wanted = len(self.data["training"][0]), steps * self.scale.batch
+        if wanted > sequences:
+            raise Unavailable(
+                f"the run needs {wanted * self.scale.context} tokens, the training text of this Python has "
+                f"{sequences * self.scale.context}, and no part of it is used twice"
+            )
+        found = torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))[:wanted]
+        return found.to(self.device).view(steps, self.scale.batch)
+
+    def train(self, point: dict[str, Any], stops: tuple[int, ...] = ()) -> tuple[float, float, dict[int, float]]:
+        """Train one model.
+
+        Args:
+            point: as `point` makes it.
+            stops: numbers of tokens after which the validation loss is measured on the way, off the clock.
+
+        Returns:
+            Final validation loss, nats per token; seconds of training; the losses at the stops.
+
+        Raises:
+            Unavailable: the text is too short.
+            EfflabError: the loss is not finite.
+        """
+        steps, width, seed = (int(point[n]) for n in ("steps", "hidden_size", "seed"))
+        inputs, targets = self.data["training"]
+        order = self.order(steps, seed)
+        with _threads(self.device):
+            warm = Trainer(build(self.shape(width), self.device, seed), self.device)
+            for at in order[:WARM_STEPS]:
+                warm.step(inputs[at], targets[at], 0.0)
+            trainer = Trainer(build(self.shape(width), self.device, seed), self.device)
+            found: dict[int, float] = {}
+            seconds, begin = 0.0, self._now()
+            for step in range(steps):
+                at = order[step]
+                trainer.step(inputs[at], targets[at], learning_rate(step, steps, width))
+                seen = (step + 1) * order[0].numel() * self.scale.context
+                if seen in stops:
+                    seconds += self._now() - begin
+                    found[seen] = self.validate(trainer.model)
+                    begin = self._now()
+            seconds += self._now() - begin
+            loss = self.validate(trainer.model)
+        if not math.isfinite(loss):
+            raise EfflabError(f"the loss is {loss}: training diverged")
+        return loss, seconds, found
+
+    def validate(self, model: Any) -> float:
+        """Mean loss over the whole validation text, nats per token."""
+        torch = devices.import_torch()
+        inputs, targets = self.data["validation"]
+        total = 0.0
+        with torch.no_grad(), _precision(self.device):
+            for some, wanted in zip(inputs.split(128), targets.split(128), strict=True):
+                total += float(loss_of(model, some, wanted, "sum"))
+        return total / targets.numel()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            devices.import_torch().cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def brief(number: float) -> str:
+    """A number in two or three digits: 5328 is "5.3k", 163840 is "164k"."""
+    for factor, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * factor:
+            scaled = number / factor
+            return (f"{scaled:.1f}".removesuffix(".0") if scaled < 99.5 else f"{scaled:.0f}") + letter
+    return f"{number:.0f}"
 
 
 # The experiment
 
 
 class ScalingLaws:
-    """Loss against model size and data."""
+    """The experiment: see the module's text."""
 
     topic = "scaling_laws"
-    scales = tuple(SCALES)
+    scales = ("smoke", "cpu", "gpu")
 
     def plan(self, scale: str, device: Any, environment: Environment, resumed: Record | None) -> Plan:
-        """The runs of a scale, small ones first, held-out ones last."""
-        chosen = SCALES[scale]
-        words = text(chosen.text)
-        wanted = [(w, d, "fit", 0) for w in chosen.widths for d in chosen.tokens]
-        wanted += [(w, d, "repeat", s) for w, d in chosen.repeats for s in chosen.seeds]
-        wanted += [(w, d, "held-out", 0) for w, d in chosen.held_out]
-        cases = [self._case(chosen, words, device, *run) for run in wanted]
-        settings = {k: v for k, v in asdict(chosen).items() if k not in ("widths", "tokens", "held_out", "repeats")}
+        """The runs of a scale, fitted ones first. Builds no tensor on the device."""
+        of = SCALES[scale]
+        session = Session(of, device)
+        text = session.text
+        points = [session.point(width, tokens, "fit") for width in of.widths for tokens in of.tokens]
+        points += [
+            session.point(width, tokens, "repeat", seed=SEED + 1 + again)
+            for width, tokens in of.repeats
+            for again in range(of.seeds)
+        ]
+        points += [session.point(*size, "held-out", case) for case, size in of.held_out]
         spec = {
-            "scale": scale,
-            **settings,
-            "seeds": list(chosen.seeds),
-            "sha256": words.sha256,
-            "vocabulary": words.vocabulary,
-            "training_tokens": len(words.training),
-            "validation_tokens": len(words.validation),
-            "passes": 1,
-            "schedule": f"linear, {WARM_UP:.0%} warm-up, ends at zero with the run",
-            "threads": THREADS if device.type == "cpu" else None,
-            "optimizer": f"AdamW, betas {BETAS[0]} and {BETAS[1]}, no weight decay, gradient clipped at {CLIP:g}",
+            "scale": scale, "seed": SEED, "text": text.name, "text_of_python": platform.python_version(),
+            "sha256": text.sha256, "characters": text.characters, "vocabulary": text.vocabulary,
+            "training_tokens": len(text.training), "validation_tokens": len(text.validation), "passes": 1,
+            "learning_rate": f"{RATE:g} / width, rising over {WARM_UP:.0%} of the run, then falling to zero at its end",
+            "optimizer": f"AdamW, betas {BETAS[0]} and {BETAS[1]}, no weight decay, gradients clipped at {CLIP:g}",
             "precision": "bf16 autocast" if device.type == "cuda" else "fp32",
-            "runs": [c.name for c in cases],
-        }
-        return Plan(spec=spec, cases=cases)
+            "threads": THREADS if device.type == "cpu" else None,
+            "cases": [p["case"] for p in points],
+        }  # fmt: skip
+        return Plan(spec, [self._case(p, session) for p in points])
 
-    def _case(self, scale: Scale, words: Text, device: Any, width: int, tokens: int, role: str, seed: int) -> Case:
-        counted = size(width, scale, words.vocabulary)
-        steps = tokens // (scale.batch * scale.context)
-        if tokens > len(words.training) - 1:
-            raise ValueError(f"{tokens} tokens of {len(words.training)}: the text would repeat")
-        name = {"fit": "run", "repeat": "again", "held-out": "large"}[role]
-        point: dict[str, Any] = {
-            "case": f"{name}-{width}-{tokens // 1024}k" + (f"-seed{seed}" if seed else ""),
-            "role": role,
-            "parameters": counted.parameters,
-            "non_embedding_parameters": counted.non_embedding,
-            "tokens": steps * scale.batch * scale.context,
-            "flops": counted.step_flops * steps,
-            "layers": scale.layers,
-            "hidden_size": width,
-            "heads": max(1, width // HEAD_DIM),
-            "context_length": scale.context,
-            "batch": scale.batch,
-            "steps": steps,
-            "learning_rate": scale.rate / width,
-            "seed": seed,
-        }
-
+    def _case(self, point: dict[str, Any], session: Session) -> Case:
         def samples() -> Iterator[Sample]:
-            torch = devices.import_torch()
-            threads = torch.get_num_threads()
-            torch.set_num_threads(min(THREADS, threads))
-            try:
-                loss, seconds = train(point, scale, device)
-            finally:
-                torch.set_num_threads(threads)
-            if not math.isfinite(loss):
-                raise ValueError(f"the loss is {loss}: training diverged")
+            longest = max(session.scale.tokens)
+            early = point["role"] == "fit" and point["tokens"] == longest
+            stops = tuple(t for t in session.scale.tokens if t < longest) if early else ()
+            loss, seconds, found = session.train(point, stops)
             yield Sample(point=point, metric="loss", unit="nats", values=[loss], status="ok")
             yield Sample(point=point, metric="time", unit="s", values=[seconds], status="ok")
+            for tokens, value in found.items():
+                steps = tokens // (int(point["batch"]) * int(point["context_length"]))
+                stopped = point | {
+                    "case": f"{point['case']}-at-{brief(tokens)}", "role": "checkpoint", "tokens": tokens,
+                    "flops": point["flops"] // point["steps"] * steps, "steps": steps, "schedule_tokens": longest,
+                }  # fmt: skip
+                yield Sample(point=stopped, metric="loss", unit="nats", values=[value], status="ok")
 
-        return Case(point=point, samples=samples, metric="loss", unit="nats")
+        return Case(point, samples, metric="loss", unit="nats")
 
 
 EXPERIMENT = ScalingLaws()
