@@ -370,6 +370,24 @@ class Calculator:
             return text.replace(f" {said}", "")
         return text
 
+    def head(self, name: str) -> str:
+        """What stands over a column of a value: its label, and a unit that all its cells have."""
+        unit = self._alone(name)
+        return self.label(name) + (f" ({unit})" if unit else "")
+
+    def cell(self, name: str, state: State, value: float | None) -> str:
+        """A value in a column, without the unit that its head gives."""
+        unit = self._alone(name)
+        return self._text(name, state, value, brief=True).replace(f" {unit}" if unit else "", "")
+
+    def _alone(self, name: str) -> str:
+        """The unit of a value that is always written with this unit and no prefix; else ""."""
+        unit, computed = self.units[name], self.computed.get(name)
+        if name in self.exact or getattr(computed, "words", ()) or getattr(computed, "percent", False):
+            return ""
+        shown = unit.shown[0] if unit.shown else unit.symbol
+        return shown if len(unit.prefixes) == 1 and shown != "s" else ""
+
     def label(self, name: str) -> str:
         """What a value is called: its output's label, else its input's, else its name in words."""
         outputs = {o.name: o.label for o in self.outputs}

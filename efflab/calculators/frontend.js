@@ -163,6 +163,14 @@ function textOf(c, state, name, value, brief) {
   return brief ? unsaid(text, c.units[name], (output ?? input)?.label ?? "") : text;
 }
 
+const alone = (c, name) => { // the unit that the head of a column can say for all its cells
+  const unit = UNITS[c.units[name]];
+  const says = !c.exact.has(name) && !c.computed.get(name)?.words && !c.computed.get(name)?.percent;
+  return says && unit.prefixes.length === 1 && unit.shown[0] !== "s" ? unit.shown[0] : "";
+};
+const headOf = (c, { name, label }) => label + (alone(c, name) && ` (${alone(c, name)})`);
+const cellOf = (c, state, name, value) => textOf(c, state, name, value, true).replace(alone(c, name) && ` ${alone(c, name)}`, "");
+
 const RELATIONS = {
   "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "==": (a, b) => a === b,
 };
@@ -672,7 +680,7 @@ function mount(root, spec, host) {
   const cells = new Map();
   if (c.compare) {
     const choice = c.table.get(c.compare.vary), body = element("tbody");
-    const head = element("tr", {}, ...[choice.label, ...c.compare.columns.map((o) => o.label)].map((t) => element("th", { scope: "col" }, t)));
+    const head = element("tr", {}, ...[choice.label, ...c.compare.columns.map((o) => headOf(c, o))].map((t) => element("th", { scope: "col" }, t)));
     for (const o of choice.options) {
       const pick = element("button", { type: "button", class: "calc-pick", onclick: () => change(choice.name, o.name) }, o.label);
       const tds = c.compare.columns.map(() => element("td")), tr = element("tr", {}, element("th", { scope: "row" }, pick), ...tds);
@@ -784,7 +792,7 @@ function mount(root, spec, host) {
       const { tr, pick, tds } = cells.get(option.name);
       tr.classList.toggle("calc-chosen-row", chosen);
       pick.setAttribute("aria-pressed", chosen);
-      tds.forEach((td, i) => put(td, textOf(c, all, c.compare.columns[i].name, values[i], true)));
+      tds.forEach((td, i) => put(td, cellOf(c, all, c.compare.columns[i].name, values[i])));
     }
   }
   const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };

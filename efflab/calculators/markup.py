@@ -143,11 +143,11 @@ def _compare(result: Result) -> str:
     assert table is not None
     choice = calculator.table[table.vary]
     assert isinstance(choice, Choice)
-    heads = "".join(f'<th scope="col">{escape(t)}</th>' for t in (choice.label, *map(calculator.label, table.columns)))
+    heads = "".join(f'<th scope="col">{escape(t)}</th>' for t in (choice.label, *map(calculator.head, table.columns)))
     rows = []
     for option, values in result.rows().items():
         state = result.state | {table.vary: option}
-        cells = "".join(f"<td>{escape(calculator._text(n, state, v, brief=True))}</td>" for n, v in values.items())
+        cells = "".join(f"<td>{escape(calculator.cell(n, state, v))}</td>" for n, v in values.items())
         label = escape(choice.table[option].label or option)
         chosen = ' class="calc-chosen-row"' if option == result.state[table.vary] else ""
         rows.append(f'<tr{chosen}><th scope="row"><span class="calc-pick">{label}</span></th>{cells}</tr>')

@@ -177,12 +177,14 @@ def test_a_table_says_what_python_says(js, name):
         state = random_state(calculator, seed)
         result, table = calculator.evaluate(**state), calculator.compare
         rows = "each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name))"
-        text = "textOf(c, r.state, c.compare.columns[i].name, v, true)"
+        text = "cellOf(c, r.state, c.compare.columns[i].name, v)"
         there = _drawn(js, calculator, state, f"{rows}.map((r) => r.values.map((v, i) => {text}))")
         for row, (option, values) in zip(there, result.rows().items(), strict=True):
             alone = calculator.evaluate(**state | {table.vary: option})
             assert list(values.values()) == pytest.approx([alone.values[n] for n in table.columns], nan_ok=True)
-            assert row == [calculator._text(n, state, v, brief=True) for n, v in values.items()]
+            assert row == [calculator.cell(n, state, v) for n, v in values.items()]
+        heads = _drawn(js, calculator, state, "c.compare.columns.map((o) => headOf(c, o))")
+        assert heads == [calculator.head(n) for n in table.columns]
 
 
 @pytest.mark.parametrize("name", NAMES)
