@@ -136,6 +136,6 @@ explorer = Calculator(
         ),
     ],
     note="What is typed is read as the nearest FP64 number, then rounded once, to nearest, ties to even. The TF32 of "
-    "tensor cores keeps 10 mantissa bits of FP32 operands. Conversion to FP8 differs between libraries: PyTorch "
-    "saturates FP8 E4M3FN, ml_dtypes makes NaN of what is too large.",
+    "tensor cores keeps 10 mantissa bits of FP32 operands. Conversion to FP8 differs between libraries: from "
+    "version 2.12 on PyTorch saturates FP8 E4M3FN, before it made NaN of what is too large, as ml_dtypes does.",
 )

@@ -82,7 +82,7 @@ def lifetime_flops(*, parameters: Parameters, training_tokens: Tokens, inference
 
     Equation: C_\mathrm{life} = 6 N D + 2 N D_\mathrm{inf}
     Where: N = parameters; D = training_tokens; D_\mathrm{inf} = inference_tokens
-    Source: Sardana et al. 2024, arXiv:2401.00448, equation 2
+    Source: Sardana et al. 2024, arXiv:2401.00448, section 2
     Assumes: an operation costs the same in training and in inference; decoding is often dearer.
     """
     return as_flop(6 * parameters * training_tokens + 2 * parameters * inference_tokens)
@@ -348,7 +348,7 @@ def lifetime_flops_for_loss(
         N^{\alpha}}\right)^{1/\beta}
     Where: N = parameters; D_\mathrm{inf} = inference_tokens; L = loss; E = irreducible_loss; A =
         parameter_coefficient; \alpha = parameter_exponent; B = token_coefficient; \beta = token_exponent
-    Source: Sardana et al. 2024, arXiv:2401.00448, equation 2
+    Source: Sardana et al. 2024, arXiv:2401.00448, section 2
     Assumes: as lifetime_flops and tokens_for_loss; the result is huge where the model is too small for the loss.
     """
     gap = loss - irreducible_loss - parameter_coefficient * parameters ** (-parameter_exponent)

@@ -44,7 +44,9 @@ def picture(of: str, kind: str) -> Callable[..., Any]:
 
 
 def errors(record: Record) -> Any:
-    """Draw how far each case's measured value is from the predicted one, sorted, with the ±25% band.
+    """Draw how far each case's measured value is from the predicted one, sorted.
+
+    The axis is logarithmic, in factors, with the ±25% band; where every case lies in that band, it is in percent.
 
     Raises:
         EfflabError: matplotlib is missing, or the record has no cases.
@@ -53,21 +55,33 @@ def errors(record: Record) -> Any:
     rows = sorted(of.points(record, of.DRAWN), key=lambda r: r.ratio)
     if not rows:
         raise EfflabError(f"record {record.id}: it has no cases to draw. Measure it again.")
+    furthest = max(max(r.ratio, 1 / r.ratio) for r in rows)
+    near = furthest < NEAR
+    origin = 0.0 if near else 1.0
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
-    axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
-    axes.axvline(1, color="#000000", lw=1)
+    axes.axvline(origin, color="#000000", lw=1)
     for y, r in enumerate(rows):
         colour, marker = STYLE.get(r.regime, PLAIN)
-        axes.plot([1, r.ratio], [y, y], color=colour, lw=1.5)
-        axes.plot(r.ratio, y, marker=marker, color=colour, ms=7)
+        x = 100 * (r.ratio - 1) if near else r.ratio
+        axes.plot([origin, x], [y, y], color=colour, lw=1.5)
+        axes.plot(x, y, marker=marker, color=colour, ms=7)
     axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured, r.unit)}" for r in rows], fontsize=8)
+    what = " or ".join(dict.fromkeys(r.metric for r in rows))
+    if near:
+        widest = 120 * max(furthest - 1, 1e-3)
+        axes.set_xlim(-widest, widest)
+        axes.xaxis.set_major_formatter("{x:+g}%")
+        axes.grid(True, axis="x", alpha=0.3)
+        axes.set_xlabel(f"measured {what} against the predicted one")
+        return figure
+    axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
     axes.set_xscale("log")
-    widest = max(2.0, *(max(r.ratio, 1 / r.ratio) for r in rows)) * 1.2
+    widest = 1.2 * max(2.0, furthest)
     ticks = [t for t in (2.0**k for k in range(-8, 9)) if 1 / widest <= t <= widest]
     axes.set_xlim(1 / widest, widest)
     axes.set_xticks(ticks, [f"{t:g}×" if t >= 1 else f"1/{1 / t:g}×" for t in ticks])
     axes.minorticks_off()
-    axes.set_xlabel(f"measured ÷ predicted {' or '.join(dict.fromkeys(r.metric for r in rows))}")
+    axes.set_xlabel(f"measured ÷ predicted {what}")
     axes.legend(loc="lower right", fontsize=8)
     return figure
 

@@ -1,7 +1,8 @@
 """Scaling laws against a recorded run.
 
 The law is fitted to the runs of role "fit" and predicts those of role "held-out", which are larger than any of them.
-Runs of role "repeat" train a fitted size again with another seed; they say how much a single loss scatters.
+Runs of role "repeat" train a fitted size again with another seed; they say how much a single loss scatters. Those of
+role "checkpoint" are fitted runs read before their end, while their learning rate was still high.
 
 Sizes are counts of all parameters. Losses are nats per token of the record's own text, so the constants mean nothing
 for another text, tokenizer or recipe.
@@ -20,7 +21,7 @@ from efflab.fits import Fit, fit_parametric_loss
 from efflab.formulas import scaling_laws as formulas
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns, error, percent
-from efflab.records import Prediction, Record, median
+from efflab.records import Prediction, Record, median, quantile
 from efflab.units import FLOP, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
 
 LIMITS: tuple[str, ...] = ()
@@ -33,7 +34,8 @@ CALIBRATION = {
 }
 PICTURES = ("scaling_laws", "errors")
 ROLES = ("fit", "repeat", "held-out")
-DRAWN = ROLES
+DRAWN = ("repeat", "held-out")  # what the law has not seen
+CHECKPOINT = "checkpoint"
 BOOTSTRAP = 400  # refits; enough for two digits of a 95% interval
 LEVEL = 0.95
 NEEDED = ("parameters", "tokens", "flops")
@@ -54,7 +56,7 @@ class Run:
 
     @property
     def role(self) -> str:
-        """ "fit", "repeat" or "held-out"."""
+        """ "fit", "repeat", "held-out" or "checkpoint"."""
         return str(self.point["role"])
 
     @property
@@ -131,7 +133,7 @@ def _check(record: Record) -> None:
         raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'scaling_laws' is needed.")
     for index, sample in enumerate(record.samples):
         point = sample.point
-        if point.get("role") not in ROLES:
+        if point.get("role") not in (*ROLES, CHECKPOINT):
             continue
         where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
         if not isinstance(point.get("case"), str) or not point["case"]:
@@ -235,13 +237,13 @@ def points(record: Record, roles: tuple[str, ...] = ROLES) -> list[Row]:
 
 
 def _explain(record: Record, run: Run, predicted: float, low: float | None, high: float | None) -> str:
-    off = abs(run.loss / predicted - 1)
+    off = abs(error(predicted, run.loss))
     noise = scatter(record)
     seeds = f" Runs that differ in the seed alone scatter by {_share(noise)}." if noise else ""
     if run.role == "repeat":
         return f"A fitted size with another seed, not in the fit: {_share(off)} from the law.{seeds}"
     if run.role == "fit":
-        said = f"In the fit; its residual is {_share(off)}."
+        said = f"In the fit; the law is {_share(off)} off."
         return said + (
             f" More than twice the scatter of the seed, {_share(noise)}." if noise and off > 2 * noise else ""
         )
@@ -294,6 +296,60 @@ def predicted_time(record: Record, run: Run) -> float | None:
     return run.flops * largest.time / largest.flops  # type: ignore[operator]
 
 
+def optimum(record: Record, flops: float) -> dict[str, tuple[float, float, float]]:
+    """The size and the data with the least loss at a budget, by the fitted law, each with its 95% interval.
+
+    Args:
+        record: of this topic.
+        flops: the budget as 6ND.
+
+    Returns:
+        (value, low, high) of "parameters", "tokens" and "loss".
+    """
+    fit = law(record)
+    rows = [[fit.E, fit.A, fit.alpha, fit.B, fit.beta], *fit.samples.tolist()]
+    found: dict[str, list[float]] = {"parameters": [], "tokens": [], "loss": []}
+    for e, a, alpha, b, beta in rows:
+        powers = {
+            "parameter_coefficient": a, "parameter_exponent": alpha, "token_coefficient": b, "token_exponent": beta
+        }  # fmt: skip
+        found["parameters"].append(float(formulas.compute_optimal_parameters(flops=flops, **powers)))
+        found["tokens"].append(float(formulas.compute_optimal_tokens(flops=flops, **powers)))
+        found["loss"].append(float(formulas.compute_optimal_loss(flops=flops, irreducible_loss=e, **powers)))
+    tail = (1 - LEVEL) / 2
+    return {n: (v[0], quantile(v[1:], tail), quantile(v[1:], 1 - tail)) for n, v in found.items()}
+
+
+def without_embedding(record: Record) -> Fit | None:
+    """The law with sizes counted without the embedding, as Kaplan et al. did; None where a point lacks that count."""
+    fitted = runs(record, ("fit",))
+    sizes = [r.point.get("non_embedding_parameters") for r in fitted]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in sizes):
+        return None
+    try:
+        return _fit(tuple(map(float, sizes)), tuple(r.tokens for r in fitted), tuple(r.loss for r in fitted), 0)  # type: ignore[arg-type]
+    except EfflabError:
+        return None
+
+
+def law_of_checkpoints(record: Record) -> Fit | None:
+    """The law fitted to the longest runs and to the same runs read before their end; None where none was."""
+    early = runs(record, (CHECKPOINT,))
+    fitted = runs(record, ("fit",))
+    used = [r for r in fitted if r.tokens == max(f.tokens for f in fitted)] + early
+    if not early:
+        return None
+    try:
+        return _fit(tuple(r.size for r in used), tuple(r.tokens for r in used), tuple(r.loss for r in used), 0)
+    except EfflabError:
+        return None
+
+
+def _loss(value: float) -> str:
+    """A loss with three decimals, so that a column of them lines up: "2.000 nats"."""
+    return f"{value:.3f} nats"
+
+
 def _share(value: float) -> str:
     """A small relative difference as a percentage: "0.31%"."""
     return f"{show(100 * value, digits=2)}%"
@@ -331,7 +387,7 @@ def missing(record: Record) -> list[str]:
 def summary(record: Record) -> str:
     """How well the law describes its own runs, and how well it predicted the larger ones."""
     fit, rows = law(record), points(record)
-    inside = [abs(math.log(r.ratio)) for r in rows if r.role == "fit"]
+    inside = [abs(r.error) for r in rows if r.role == "fit"]
     said = [
         f"The law fits its {len(inside)} runs to {_share(median(inside))} (median; worst {_share(max(inside))}).",
         f"{_constants(fit)}.",
@@ -340,7 +396,7 @@ def summary(record: Record) -> str:
         if r.role == "held-out":
             said.append(
                 f"Held out: {r.case}, {show(r.parameters, PARAMETER)} on {show(r.tokens, TOKEN)}: predicted "
-                f"{show(r.predicted, NAT)}, measured {show(r.measured, NAT)} ({_percent(r.error)}). {r.explanation}"
+                f"{_loss(r.predicted)}, measured {_loss(r.measured)} ({_percent(r.error)}). {r.explanation}"
             )
     return " ".join(said)
 
@@ -373,7 +429,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     rows = [
         [
             r.case, r.role, show(r.parameters), show(r.tokens), show(r.flops_over_6nd),
-            show(r.predicted, NAT), show(r.measured, NAT), _percent(r.error), r.explanation,
+            _loss(r.predicted), _loss(r.measured), _percent(r.error), r.explanation,
         ]
         for r in points(record)
     ]  # fmt: skip
@@ -422,6 +478,11 @@ def calibration_text(record: Record) -> str:
     ]
     if noise:
         parts.append(f"Runs that differ in the seed alone scatter by {_share(noise)} (standard deviation).")
+    other = without_embedding(record)
+    if other:
+        parts.append(
+            f"Counted without the embedding, the size exponent is {other.alpha:.2f} and the floor {other.E:.2f} nats."
+        )
     parts += [f"Mind: {w}" for w in fit.warnings]
     return "\n".join(parts)
 
@@ -452,12 +513,12 @@ def evidence(record: Record, case: str) -> str:
     run = _run(record, case)
     row = next(r for r in points(record) if r.case == case)
     lines = [
-        f"{case}: measured {show(run.loss, NAT)}",
-        f"  by the fitted law: {show(row.predicted, NAT)} ({_percent(row.error)})"
+        f"{case}: measured {_loss(run.loss)}",
+        f"  by the fitted law: {_loss(row.predicted)} ({_percent(row.error)})"
         + (f", 95% interval {row.low:.3f} to {row.high:.3f}" if row.low is not None else ""),
     ]
     lines += [
-        f"  by {name}: {show(value, NAT)} ({_percent(error(value, run.loss))})"
+        f"  by {name}: {_loss(value)} ({_percent(error(value, run.loss))})"
         for name, value in alternatives(record, run).items()
     ]
     sizes = sorted({r.size for r in runs(record, ("fit",))})
@@ -465,9 +526,24 @@ def evidence(record: Record, case: str) -> str:
         fewer = law(record, largest=sizes[-2], bootstrap=0)
         value = float(fewer.loss(run.size, run.tokens))
         lines.append(
-            f"  by a law fitted without the largest size: {show(value, NAT)} ({_percent(error(value, run.loss))})"
+            f"  by a law fitted without the largest size: {_loss(value)} ({_percent(error(value, run.loss))})"
+        )
+    other = law_of_checkpoints(record) if run.role == "held-out" else None
+    if other:
+        value = float(other.loss(run.size, run.tokens))
+        lines.append(
+            f"  by a law fitted to the longest runs, read on their way: {_loss(value)} "
+            f"({_percent(error(value, run.loss))})"
         )
     lines.append(f"  operations: {show(run.flops, FLOP)} counted, {show(row.flops_over_6nd)} times 6ND")
+    if run.role == "held-out":
+        best = optimum(record, formulas.training_flops(parameters=run.size, tokens=run.tokens))
+        n, d, loss = best["parameters"], best["tokens"], best["loss"]
+        lines.append(
+            f"  the best use of its 6ND, by the law: {show(n[0], PARAMETER, 2)} ({show(n[1], PARAMETER, 2)} to "
+            f"{show(n[2], PARAMETER, 2)}) on {show(d[0], TOKEN, 2)} ({show(d[1], TOKEN, 2)} to "
+            f"{show(d[2], TOKEN, 2)}), {_loss(loss[0])}"
+        )
     time = predicted_time(record, run)
     if run.time and time and run.role == "held-out":
         lines.append(
@@ -490,18 +566,43 @@ def sweep(record: Record, name: str) -> str:
         "loss by size": [r for r in rows if r.tokens == most],
         "loss by data": [r for r in rows if r.parameters == largest],
     }
+    known = [*series, *(["loss by schedule"] if runs(record, (CHECKPOINT,)) else [])]
+    if name not in known:
+        raise unknown("series", name, known)
     if name not in series:
-        raise unknown("series", name, series)
+        return schedules(record)
     chosen = sorted(series[name], key=lambda r: (r.parameters, r.tokens))
     head = ["run", "parameters", "tokens", "FLOP ÷ 6ND", "predicted", "measured", "error"]
     return columns(
         head,
         [
-            [r.case, show(r.parameters), show(r.tokens), show(r.flops_over_6nd), show(r.predicted, NAT),
-             show(r.measured, NAT), _percent(r.error)] for r in chosen
+            [r.case, show(r.parameters), show(r.tokens), show(r.flops_over_6nd), _loss(r.predicted),
+             _loss(r.measured), _percent(r.error)] for r in chosen
         ],
         range(1, 7),
     )  # fmt: skip
+
+
+def schedules(record: Record) -> str:
+    """A table of the runs that were read before their end, beside the runs whose schedule ended there."""
+    own = {(r.size, r.tokens): r.loss for r in runs(record, ("fit",))}
+    pairs = [(r, own[r.size, r.tokens]) for r in runs(record, (CHECKPOINT,)) if (r.size, r.tokens) in own]
+    pairs.sort(key=lambda pair: (pair[0].tokens, pair[0].size))
+    rows = [
+        [show(r.size), show(r.tokens), _loss(loss), _loss(r.loss), _percent(r.loss / loss - 1)]
+        for r, loss in pairs
+    ]
+    head = ["parameters", "tokens", "schedule ends there", "schedule goes on", "difference"]
+    said = [columns(head, rows, range(5))]
+    noise = scatter(record)
+    if noise:
+        # Both runs scatter.
+        clear = [r.loss / loss - 1 for r, loss in pairs if abs(math.log(r.loss / loss)) > 2 * math.sqrt(2) * noise]
+        said.append(
+            f"Beyond twice the scatter of two runs: {len(clear)} of {len(pairs)}, of them "
+            f"{sum(x > 0 for x in clear)} higher and {sum(x < 0 for x in clear)} lower."
+        )
+    return "\n".join(said)
 
 
 def compare(record: Record, slow: str, fast: str) -> str:
@@ -516,8 +617,8 @@ def compare(record: Record, slow: str, fast: str) -> str:
             raise unknown("compare: case", name, rows)
     a, b = rows[slow], rows[fast]
     lines = [
-        f"{r.case}: {show(r.parameters, PARAMETER)} on {show(r.tokens, TOKEN)}: predicted {show(r.predicted, NAT)}, "
-        f"measured {show(r.measured, NAT)}"
+        f"{r.case}: {show(r.parameters, PARAMETER)} on {show(r.tokens, TOKEN)}: predicted {_loss(r.predicted)}, "
+        f"measured {_loss(r.measured)}"
         for r in (a, b)
     ]
     lines.append(
@@ -538,7 +639,8 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
-    "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "alternatives", "answers", "asked", "banner",
-    "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law", "missing", "points",
-    "predicted_time", "runs", "scatter", "summary", "sweep", "table", "text",
+    "CALIBRATION", "CHECKPOINT", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "alternatives", "answers", "asked",
+    "banner", "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law",
+    "law_of_checkpoints", "missing", "optimum", "points", "predicted_time", "runs", "scatter", "schedules", "summary",
+    "sweep", "table", "text", "without_embedding",
 ]  # fmt: skip

@@ -185,7 +185,9 @@ def test_a_page_loads_the_scripts_of_what_it_shows(book):
     seen = set()
     for page in book.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        shown = set(re.findall(r'"name": ?"([a-z-]+)"', "".join(re.findall(r"application/json\">(.*?)</script>", text))))
+        shown = set(
+            re.findall(r'"name": ?"([a-z-]+)"', "".join(re.findall(r"application/json\">(.*?)</script>", text)))
+        )
         topics = {calculators.get(n).topic.replace("_", "-") for n in shown & set(calculators.every())}
         quiz = 'class="efflab-quiz"' in text
         wanted = {f"efflab-{t}.js" for t in topics} | ({"efflab-quiz.js"} if quiz else set())

@@ -173,7 +173,8 @@ def test_reading_agrees_with_python_word_for_word(v8, text, symbol):
         assert read == {"problem": said[:1].upper() + said[1:]}
     else:
         if math.isfinite(value):
-            assert read == {"value": value}
+            assert read.keys() == {"value"}
+            assert float(read["value"]) == value  # JavaScript writes 1e19 as an integer
         else:
             assert "not a finite number" in read["problem"]
 

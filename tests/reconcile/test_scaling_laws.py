@@ -199,5 +199,85 @@ def test_the_picture_shows_every_run():
     (axes,) = figure.axes
     drawn = sum(len(c.get_offsets()) for c in axes.collections if hasattr(c, "get_offsets") and len(c.get_offsets()))
     assert drawn >= len(SIZES) * len(TOKENS) + 1
-    assert any("held out: large" in t.get_text() for t in axes.get_legend().get_texts())
+    assert any("large, with the law" in t.get_text() for t in axes.get_legend().get_texts())
     assert plots.draw(given, "errors") is not None
+
+
+def test_errors_of_a_percent_are_drawn_in_percent():
+    pytest.importorskip("matplotlib").use("svg")
+    from efflab import plots
+
+    near = plots.draw(record(samples(*HELD, role="held-out", case="large", loss=planted(*HELD) * 1.02)), "errors")
+    far = plots.draw(record(samples(*HELD, role="held-out", case="large", loss=planted(*HELD) * 3)), "errors")
+    assert near.axes[0].get_xscale() == "linear" and far.axes[0].get_xscale() == "log"
+    near.canvas.draw()
+    assert {t.get_text()[-1] for t in near.axes[0].get_xticklabels()} == {"%"}
+    (drawn,) = (line for line in near.axes[0].lines if line.get_marker() == "o")
+    assert drawn.get_xdata()[0] == pytest.approx(2, abs=0.05)
+
+
+def test_the_best_split_of_a_budget_is_the_best_of_all_splits():
+    budget = 6 * HELD[0] * HELD[1]
+    sizes = [10 ** (3 + k / 5000) for k in range(20_000)]
+    best = min(sizes, key=lambda n: planted(n, budget / 6 / n))
+    found = reconcile.optimum(record(noise=0.001), budget)
+    for name, value in (
+        ("parameters", best), ("tokens", budget / 6 / best), ("loss", planted(best, budget / 6 / best))
+    ):  # fmt: skip
+        _, low, high = found[name]
+        assert low < value < high, name
+    exact = reconcile.optimum(record(), budget)
+    assert exact["parameters"][0] == pytest.approx(best, rel=0.01)
+    assert exact["loss"][0] == pytest.approx(planted(best, budget / 6 / best), rel=1e-4)
+
+
+def counted_without(given: Record, share: float) -> Record:
+    """The record with a count of parameters without the embedding, the share of all that is planted."""
+    for sample in given.samples:
+        sample.point["non_embedding_parameters"] = share * sample.point["parameters"]
+    return given
+
+
+def test_the_law_of_sizes_without_the_embedding():
+    """If the embedding is the same share of all models, the exponent stays and A shrinks by the share's power."""
+    fit = reconcile.without_embedding(counted_without(record(), 0.5))
+    assert fit.alpha == pytest.approx(ALPHA, rel=1e-3) and pytest.approx(E, rel=1e-3) == fit.E
+    assert pytest.approx(A * 0.5**ALPHA, rel=5e-3) == fit.A
+    assert reconcile.without_embedding(record()) is None
+    assert "without the embedding" in reconcile.calibration_text(counted_without(record(), 0.5))
+    assert "without the embedding" not in reconcile.calibration_text(record())
+
+
+def on_the_way(factor: float) -> list[list[Sample]]:
+    """The longest runs, read before their end, with losses that many times those of runs that end there."""
+    return [
+        samples(n, d, role="checkpoint", loss=planted(n, d) * factor) for n in SIZES for d in TOKENS if d < max(TOKENS)
+    ]
+
+
+def test_runs_read_on_their_way_stand_beside_those_whose_schedule_ended_there():
+    repeats = [samples(SIZES[0], TOKENS[0], role="repeat", case=f"again-{k}", loss=planted(SIZES[0], TOKENS[0]) * f)
+               for k, f in enumerate((0.999, 1.001))]  # fmt: skip
+    high = reconcile.sweep(record(*repeats, *on_the_way(1.03)), "loss by schedule")
+    pairs = len(SIZES) * (len(TOKENS) - 1)
+    assert high.count("+3.00%") == pairs
+    assert f"{pairs} of {pairs}, of them {pairs} higher and 0 lower" in high
+    low = reconcile.sweep(record(*repeats, *on_the_way(0.98)), "loss by schedule")
+    assert f"{pairs} of {pairs}, of them 0 higher and {pairs} lower" in low
+    within = reconcile.sweep(record(*repeats, *on_the_way(1.0005)), "loss by schedule")
+    assert f"0 of {pairs}" in within
+    with pytest.raises(EfflabError, match="loss by size"):
+        reconcile.sweep(record(), "loss by schedule")
+
+
+def test_the_law_of_runs_read_on_their_way_is_another_and_leaves_the_law_alone():
+    plain = record(samples(*HELD, role="held-out", case="large"))
+    assert reconcile.law_of_checkpoints(plain) is None
+    given = record(samples(*HELD, role="held-out", case="large"), *on_the_way(1.03))
+    other = reconcile.law_of_checkpoints(given)
+    # Higher losses of the shorter runs look like data that matters more.
+    assert float(other.loss(*HELD)) < planted(*HELD) * 0.999
+    assert reconcile.calibration(given) == reconcile.calibration(plain)
+    assert "read on their way" in reconcile.evidence(given, "large")
+    assert "read on their way" not in reconcile.evidence(plain, "large")
+    assert [r.case for r in reconcile.points(given)] == [r.case for r in reconcile.points(plain)]
