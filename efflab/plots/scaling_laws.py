@@ -49,7 +49,7 @@ def scaling_laws(record: Record) -> Any:
             )  # fmt: skip
             axes.scatter(
                 [r.parameters], [r.measured], s=150, color=colour, marker="*", edgecolor="white", linewidth=0.8,
-                zorder=4, label=f"{r.case}, with the law's 95% interval",
+                zorder=4, label=r.case,
             )  # fmt: skip
     axes.set(xscale="log", xlim=(low, high))
     axes.set_xlabel("parameters")

@@ -241,11 +241,12 @@ def _explain(record: Record, run: Run, predicted: float, low: float | None, high
     noise = scatter(record)
     seeds = f" Runs that differ in the seed alone scatter by {_share(noise)}." if noise else ""
     if run.role == "repeat":
-        return f"A fitted size with another seed, not in the fit: {_share(off)} from the law.{seeds}"
+        return f"A fitted run with another seed, not in the fit.{seeds}"
     if run.role == "fit":
-        said = f"In the fit; the law is {_share(off)} off."
-        return said + (
-            f" More than twice the scatter of the seed, {_share(noise)}." if noise and off > 2 * noise else ""
+        return (
+            f"The law is more than twice the scatter of the seed, {_share(noise)}, off."
+            if noise and off > 2 * noise
+            else ""
         )
     fitted = runs(record, ("fit",))
     more = run.flops / max(r.flops for r in fitted)
@@ -390,7 +391,7 @@ def summary(record: Record) -> str:
     inside = [abs(r.error) for r in rows if r.role == "fit"]
     said = [
         f"The law fits its {len(inside)} runs to {_share(median(inside))} (median; worst {_share(max(inside))}).",
-        f"{_constants(fit)}.",
+        f"Its constants: {_constants(fit)}.",
     ]
     for r in rows:
         if r.role == "held-out":
@@ -424,16 +425,19 @@ def _constants(fit: Fit) -> str:
 
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
-    """Head, rows of text (the last column explains) and the indices of numeric columns."""
-    head = ["run", "role", "parameters", "tokens", "FLOP ÷ 6ND", "predicted", "measured", "error", "why"]
+    """Head, rows of text (the last column explains) and the indices of numeric columns.
+
+    What the law has not seen comes first.
+    """
+    head = ["run", "parameters", "tokens", "FLOP ÷ 6ND", "predicted (nats)", "measured (nats)", "error", "why"]
     rows = [
         [
-            r.case, r.role, show(r.parameters), show(r.tokens), show(r.flops_over_6nd),
-            _loss(r.predicted), _loss(r.measured), _percent(r.error), r.explanation,
+            r.case, show(r.parameters), show(r.tokens), f"{r.flops_over_6nd:.2f}",
+            f"{r.predicted:.3f}", f"{r.measured:.3f}", _percent(r.error), r.explanation,
         ]
-        for r in points(record)
+        for r in sorted(points(record), key=lambda r: ("held-out", "repeat", "fit").index(r.role))
     ]  # fmt: skip
-    return head, rows, (2, 3, 4, 5, 6, 7)
+    return head, rows, (1, 2, 3, 4, 5, 6)
 
 
 def grid(record: Record) -> str:
@@ -525,9 +529,7 @@ def evidence(record: Record, case: str) -> str:
     if run.role == "held-out" and len(sizes) > 3:
         fewer = law(record, largest=sizes[-2], bootstrap=0)
         value = float(fewer.loss(run.size, run.tokens))
-        lines.append(
-            f"  by a law fitted without the largest size: {_loss(value)} ({_percent(error(value, run.loss))})"
-        )
+        lines.append(f"  by a law fitted without the largest size: {_loss(value)} ({_percent(error(value, run.loss))})")
     other = law_of_checkpoints(record) if run.role == "held-out" else None
     if other:
         value = float(other.loss(run.size, run.tokens))
@@ -589,8 +591,7 @@ def schedules(record: Record) -> str:
     pairs = [(r, own[r.size, r.tokens]) for r in runs(record, (CHECKPOINT,)) if (r.size, r.tokens) in own]
     pairs.sort(key=lambda pair: (pair[0].tokens, pair[0].size))
     rows = [
-        [show(r.size), show(r.tokens), _loss(loss), _loss(r.loss), _percent(r.loss / loss - 1)]
-        for r, loss in pairs
+        [show(r.size), show(r.tokens), _loss(loss), _loss(r.loss), _percent(r.loss / loss - 1)] for r, loss in pairs
     ]
     head = ["parameters", "tokens", "schedule ends there", "schedule goes on", "difference"]
     said = [columns(head, rows, range(5))]
