@@ -351,6 +351,11 @@ def _loss(value: float) -> str:
     return f"{value:.3f} nats"
 
 
+def _brief(value: float, unit: Unit) -> str:
+    """A count without its unit, which the column's head names: "275k"."""
+    return show(value, unit).partition(" ")[0]
+
+
 def _share(value: float) -> str:
     """A small relative difference as a percentage: "0.31%"."""
     return f"{show(100 * value, digits=2)}%"
@@ -432,7 +437,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     head = ["run", "parameters", "tokens", "FLOP ÷ 6ND", "predicted (nats)", "measured (nats)", "error", "why"]
     rows = [
         [
-            r.case, show(r.parameters), show(r.tokens), f"{r.flops_over_6nd:.2f}",
+            r.case, _brief(r.parameters, PARAMETER), _brief(r.tokens, TOKEN), f"{r.flops_over_6nd:.2f}",
             f"{r.predicted:.3f}", f"{r.measured:.3f}", _percent(r.error), r.explanation,
         ]
         for r in sorted(points(record), key=lambda r: ("held-out", "repeat", "fit").index(r.role))

@@ -226,7 +226,8 @@ class PublishedNumbers(_Directive):
         digits = len(re.sub(r"e[+-]?\d+|\D", "", str(published.printed).partition(" ")[0].lower()).strip("0")) or 1
         return [
             what,
-            html.escape(str(printed)),
+            # A number of many digits, as a specification prints it, may go on in a second line.
+            re.sub(r"(\d{10})(\d{4,})", r"\1<wbr>\2", html.escape(str(printed))),
             html.escape(show(row.ours, unit, max(3, min(digits, 6)))),
             f"{row.difference * 100:+.2f}%".replace("-", "−"),
             badge,
@@ -287,7 +288,7 @@ class Models(_Directive):
     """The catalog of models: shape, printed and counted size, tokens, sources and doubts."""
 
     def run(self) -> list[nodes.Node]:
-        head = ["Model", "Layers × width", "Query, KV heads", "Vocabulary", "Printed", "Counted", "Differs", "Tokens"]
+        head = ["Model", "Layers × width", "Query, KV heads", "Printed", "Counted", "Differs"]
         cells, notes = [], []
         for entry in catalog.models().values():
             shape, counted = entry.shape, transformer.parameter_count(**entry.architecture())
@@ -297,11 +298,9 @@ class Models(_Directive):
                     f"{html.escape(entry.name)}<br><small>{html.escape(entry.maker)}, {entry.year}</small>",
                     f"{shape.layers} × {shape.hidden_size:,}",
                     f"{shape.query_heads}, {shape.kv_heads}",
-                    f"{shape.vocabulary:,}",
                     html.escape(entry.parameters_printed),
                     f"{counted:,.0f}",
                     "0%" if abs(difference) < 5e-6 else f"{difference * 100:+.2f}%".replace("-", "−"),
-                    html.escape(entry.tokens_printed or "not published"),
                 ]
             )
             sources = "; ".join(
@@ -311,8 +310,12 @@ class Models(_Directive):
             )
             why = f"{html.escape(entry.differs.why)} " if entry.differs else ""
             doubts = " ".join(html.escape(d) for d in entry.doubts)
-            notes.append(f"{why}{doubts} <small>{sources}. Verified {entry.verified}.</small>".strip())
-        markup = table(head, cells, "Catalog of models", "efflab-stack", {4, 5, 6, 7}, notes)
+            tokens = f"Trained on {entry.tokens_printed}." if entry.tokens_printed else "Training tokens not published."
+            notes.append(
+                f"Vocabulary {shape.vocabulary:,}. {html.escape(tokens)} {why}{doubts} "
+                f"<small>{sources}. Verified {entry.verified}.</small>"
+            )
+        markup = table(head, cells, "Catalog of models", "efflab-stack", {3, 4, 5}, notes)
         return [nodes.raw("", markup, format="html")]
 
 
