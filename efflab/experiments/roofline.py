@@ -302,7 +302,7 @@ class Session:
 
     def measure_ceiling(self, name: str) -> Sample:
         """Measure a ceiling now."""
-        with self.precision(name.removeprefix("matmul-")):
+        with devices.float32_as(name.removeprefix("matmul-")):
             time_it = timer.waited if name == "overhead-waited" else timer.back_to_back
             limit = min(CEILING_TIMER["time_limit"], TIMER[self.scale]["time_limit"])
             options = CEILING_TIMER | {"shortest": TIMER[self.scale]["shortest"], "time_limit": limit}
@@ -324,17 +324,6 @@ class Session:
         when, _ = self.last.get(name, (-math.inf, 0.0))
         return time.monotonic() - when > FRESH_FOR
 
-    @contextlib.contextmanager
-    def precision(self, dtype: str) -> Iterator[None]:
-        """Let float32 products use TF32 only where that is what is measured."""
-        torch = devices.import_torch()
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-
     # Kernels
 
     def samples(self, point: dict[str, Any]) -> Iterator[Sample]:
@@ -349,7 +338,7 @@ class Session:
                 keep_pages(True)
 
     def _samples(self, point: dict[str, Any]) -> Iterator[Sample]:
-        with self.precision(point["dtype"]):
+        with devices.float32_as(point["dtype"]):
             built = BUILDERS[point["kernel"]](point, self.make(point["dtype"]))
             names = self.ceilings_for(point)
             options = TIMER[self.scale]

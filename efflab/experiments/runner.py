@@ -153,8 +153,8 @@ def _run(
     environment = devices.environment(chosen)
     folder = Path(out) if out is not None else LabBook().path / "records"
     _writable(folder)
-    spec = experiment.plan(scale, chosen, environment, None).spec
-    partial = folder / f"{experiment.topic}-{scale}-{_key(spec, environment)}.partial.json"
+    fresh = experiment.plan(scale, chosen, environment, None)
+    partial = folder / f"{experiment.topic}-{scale}-{_key(fresh, environment)}.partial.json"
 
     with _lock(partial):
         resumed = _resume(partial, experiment.topic, restart)
@@ -206,12 +206,13 @@ def _fits(experiment: Experiment, scale: str, device: Any) -> None:
         raise EfflabError(f"{name} measures a CPU and this run uses a GPU. Add --device cpu, or use --scale gpu.")
 
 
-def _key(spec: dict[str, Any], environment: Environment) -> str:
+def _key(plan: Plan, environment: Environment) -> str:
     """Eight characters that differ when a partial run must not be continued: other work, device or software."""
     same = {
-        "spec": spec,
+        "spec": plan.spec,
+        "points": [case.point for case in plan.cases],
         **environment.model_dump(
-            include={"device", "kind", "memory", "threads", "torch", "python", "efflab", "commit"}
+            include={"device", "kind", "memory", "threads", "torch", "python", "efflab", "commit", "dirty"}
         ),
     }
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]

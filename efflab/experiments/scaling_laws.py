@@ -345,11 +345,15 @@ class Trainer:
         self._optimizer.step()
 
 
+def narrow(device: Any) -> bool:
+    """Whether a device trains in bf16: a GPU that multiplies in it does."""
+    return device.type == "cuda" and not devices.missing_for("bf16", device)
+
+
 def _precision(device: Any) -> Any:
-    """bf16 products on a GPU that has them, float32 elsewhere."""
+    """Autocast to bf16 on a GPU that multiplies in it; weights, optimizer and cross-entropy stay float32."""
     torch = devices.import_torch()
-    on = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow(device))
 
 
 @contextlib.contextmanager
@@ -462,7 +466,7 @@ class Session:
         torch = devices.import_torch()
         inputs, targets = self.data["validation"]
         total = 0.0
-        with torch.no_grad(), _precision(self.device):
+        with torch.no_grad():  # in float32 everywhere
             for some, wanted in zip(inputs.split(128), targets.split(128), strict=True):
                 total += float(loss_of(model, some, wanted, "sum"))
         return total / targets.numel()
@@ -509,7 +513,7 @@ class ScalingLaws:
             "training_tokens": len(text.training), "validation_tokens": len(text.validation), "passes": 1,
             "learning_rate": f"{RATE:g} / width, rising over {WARM_UP:.0%} of the run, then falling to zero at its end",
             "optimizer": f"AdamW, betas {BETAS[0]} and {BETAS[1]}, no weight decay, gradients clipped at {CLIP:g}",
-            "precision": "bf16 autocast" if device.type == "cuda" else "fp32",
+            "precision": "bf16 autocast" if narrow(device) else "fp32",
             "threads": THREADS if device.type == "cpu" else None,
             "cases": [p["case"] for p in points],
         }  # fmt: skip

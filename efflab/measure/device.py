@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,50 @@ def import_torch() -> Any:
     except (ImportError, OSError) as error:
         raise EfflabError(f"torch does not import: {error}. Install it with 'pip install torch'.") from None
     return torch
+
+
+@contextlib.contextmanager
+def float32_as(dtype: str) -> Iterator[None]:
+    """Let float32 products use TF32 only where that is what is measured.
+
+    Args:
+        dtype: "tf32"; every other name means true float32.
+    """
+    torch = import_torch()
+    held = [b.matmul for b in (torch.backends.cuda, torch.backends.mkldnn) if hasattr(b, "matmul")]
+    # torch's older function for this fails once anybody has used the attributes, so it is used only without them.
+    held = [m for m in held if hasattr(m, "fp32_precision")]
+    before = [m.fp32_precision for m in held] if held else torch.get_float32_matmul_precision()
+    try:
+        for m in held:
+            m.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+        if not held:
+            torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+        yield
+    finally:
+        for m, value in zip(held, before, strict=False):
+            m.fp32_precision = value
+        if not held:
+            torch.set_float32_matmul_precision(before)
+
+
+def missing_for(dtype: str, device: Any) -> str:
+    """Why a GPU's matrix units do not multiply in a dtype, "" where they do; CPUs are not judged.
+
+    Args:
+        dtype: "tf32", "bf16" or "fp8"; others are not judged.
+        device: a torch device.
+    """
+    torch = import_torch()
+    needed = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}.get(dtype)
+    if device.type != "cuda" or needed is None:
+        return ""
+    if torch.version.hip is not None:
+        return "TF32 is not known of this GPU" if dtype == "tf32" else ""
+    found = tuple(torch.cuda.get_device_capability(device))
+    if found >= needed:
+        return ""
+    return f"{dtype} products need compute capability {needed[0]}.{needed[1]}; this GPU has {found[0]}.{found[1]}"
 
 
 def cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def scaling_laws(record: Record) -> Any:
     low = min(r.parameters for r in rows) / 1.5
     high = max(r.parameters for r in rows) * 1.5
     sizes = np.geomspace(low, high, 200)
-    for colour, marker, tokens in zip(COLOURS, MARKERS, sorted({r.tokens for r in rows}), strict=False):
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), sorted({r.tokens for r in rows}), strict=False)
+    for colour, marker, tokens in looks:
         axes.plot(sizes, fit.loss(sizes, tokens), color=colour, lw=1.4, label=show(tokens, TOKEN), zorder=1)
         of = [r for r in fitted if r.tokens == tokens]
         axes.scatter(

@@ -13,8 +13,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
 
 from efflab.errors import EfflabError, unknown
 from efflab.fits import Fit, fit_parametric_loss
@@ -22,7 +25,7 @@ from efflab.formulas import scaling_laws as formulas
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns, error, percent
 from efflab.records import Prediction, Record, median, quantile
-from efflab.units import FLOP, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
+from efflab.units import FLOP, FLOP_PER_SECOND, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
 
 LIMITS: tuple[str, ...] = ()
 CALIBRATION = {
@@ -171,20 +174,18 @@ def _fit(sizes: tuple[float, ...], tokens: tuple[float, ...], losses: tuple[floa
     return fit_parametric_loss(list(sizes), list(tokens), list(losses), bootstrap=bootstrap, seed=0)
 
 
-def law(record: Record, *, largest: float = math.inf, bootstrap: int = BOOTSTRAP) -> Fit:
+def law(record: Record) -> Fit:
     """The law fitted to the record's runs of role "fit".
 
     Args:
         record: of this topic.
-        largest: leave out models of more parameters than this.
-        bootstrap: refits for the intervals.
 
     Raises:
         EfflabError: as `runs`, or too few runs for the five constants.
     """
-    used = [r for r in runs(record, ("fit",)) if r.size <= largest]
+    used = runs(record, ("fit",))
     try:
-        return _fit(tuple(r.size for r in used), tuple(r.tokens for r in used), tuple(r.loss for r in used), bootstrap)
+        return _fit(tuple(r.size for r in used), tuple(r.tokens for r in used), tuple(r.loss for r in used), BOOTSTRAP)
     except EfflabError as problem:
         raise EfflabError(f"record {record.id}: no law can be fitted: {problem}") from None
 
@@ -261,10 +262,10 @@ def _explain(record: Record, run: Run, predicted: float, low: float | None, high
             f" The 95% interval for one more run is {low:.3f} to {high:.3f} nats; the measured loss lies "
             f"{'inside' if inside else 'outside'}."
         )
-        if not inside:
+        if not inside and noise and off > 2 * noise:
             said += (
-                " The runs scatter less than the law is off, which is consistent with a form or a recipe that changes "
-                "with size."
+                f" Runs that differ in the seed alone scatter by {_share(noise)}, so it is consistent with a form or a "
+                "recipe that changes with size."
             )
     return said
 
@@ -288,13 +289,33 @@ def alternatives(record: Record, run: Run) -> dict[str, float]:
     return found
 
 
-def predicted_time(record: Record, run: Run) -> float | None:
-    """Seconds that a run should take at the rate of the fitted run with the most operations; None without times."""
-    timed = [r for r in runs(record, ("fit",)) if r.time]
-    if not timed:
+@dataclass(frozen=True)
+class StepTime:
+    """The time of a training step as an overhead and operations at a rate, fitted to the timed runs of role "fit".
+
+    Attributes:
+        overhead: s in each step, whatever the size of the model.
+        rate: FLOP/s of what a larger model adds; infinite where steps take the same time at all sizes.
+    """
+
+    overhead: float
+    rate: float
+
+    def of(self, run: Run) -> float:
+        """Seconds of a run."""
+        return float(run.point["steps"]) * self.overhead + run.flops / self.rate
+
+
+def step_time(record: Record) -> StepTime | None:
+    """The step time of a record's fitted runs, relative errors least squares; None with fewer than two sizes."""
+    timed = [r for r in runs(record, ("fit",)) if r.time and r.point.get("steps")]
+    x = np.array([r.flops / float(r.point["steps"]) for r in timed])
+    y = np.array([float(r.time or 0) / float(r.point["steps"]) for r in timed])
+    if len(set(x.tolist())) < 2:
         return None
-    largest = max(timed, key=lambda r: r.flops)
-    return run.flops * largest.time / largest.flops  # type: ignore[operator]
+    design = np.stack([np.ones_like(x), x / x.max()], axis=1) / y[:, None]
+    overhead, most = nnls(design, np.ones_like(y))[0]  # neither is negative
+    return StepTime(float(overhead), float(x.max() / most) if most > 0 else math.inf)
 
 
 def optimum(record: Record, flops: float) -> dict[str, tuple[float, float, float]]:
@@ -327,10 +348,7 @@ def without_embedding(record: Record) -> Fit | None:
     sizes = [r.point.get("non_embedding_parameters") for r in fitted]
     if not all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in sizes):
         return None
-    try:
-        return _fit(tuple(map(float, sizes)), tuple(r.tokens for r in fitted), tuple(r.loss for r in fitted), 0)  # type: ignore[arg-type]
-    except EfflabError:
-        return None
+    return _law_or_none([replace(r, point=r.point | {"parameters": n}) for r, n in zip(fitted, sizes, strict=True)])
 
 
 def law_of_checkpoints(record: Record) -> Fit | None:
@@ -338,8 +356,11 @@ def law_of_checkpoints(record: Record) -> Fit | None:
     early = runs(record, (CHECKPOINT,))
     fitted = runs(record, ("fit",))
     used = [r for r in fitted if r.tokens == max(f.tokens for f in fitted)] + early
-    if not early:
-        return None
+    return _law_or_none(used) if early else None
+
+
+def _law_or_none(used: Sequence[Run]) -> Fit | None:
+    """The law of some runs without intervals; None where they are too few."""
     try:
         return _fit(tuple(r.size for r in used), tuple(r.tokens for r in used), tuple(r.loss for r in used), 0)
     except EfflabError:
@@ -351,9 +372,9 @@ def _loss(value: float) -> str:
     return f"{value:.3f} nats"
 
 
-def _brief(value: float, unit: Unit) -> str:
-    """A count without its unit, which the column's head names: "275k"."""
-    return show(value, unit).partition(" ")[0]
+def _brief(value: float, unit: Unit, digits: int = 3) -> str:
+    """A count without its unit, which stands beside it: "275k"."""
+    return show(value, unit, digits).partition(" ")[0]
 
 
 def _share(value: float) -> str:
@@ -530,32 +551,38 @@ def evidence(record: Record, case: str) -> str:
         f"  by {name}: {_loss(value)} ({_percent(error(value, run.loss))})"
         for name, value in alternatives(record, run).items()
     ]
-    sizes = sorted({r.size for r in runs(record, ("fit",))})
-    if run.role == "held-out" and len(sizes) > 3:
-        fewer = law(record, largest=sizes[-2], bootstrap=0)
-        value = float(fewer.loss(run.size, run.tokens))
-        lines.append(f"  by a law fitted without the largest size: {_loss(value)} ({_percent(error(value, run.loss))})")
-    other = law_of_checkpoints(record) if run.role == "held-out" else None
-    if other:
-        value = float(other.loss(run.size, run.tokens))
-        lines.append(
-            f"  by a law fitted to the longest runs, read on their way: {_loss(value)} "
-            f"({_percent(error(value, run.loss))})"
-        )
+    if run.role == "held-out":
+        fitted = runs(record, ("fit",))
+        sizes = sorted({r.size for r in fitted})
+        others = {
+            "without the largest size": _law_or_none([r for r in fitted if r.size < sizes[-1]]),
+            "to the three smallest sizes": _law_or_none([r for r in fitted if r.size in sizes[:3]]),
+            "to the longest runs, read on their way": law_of_checkpoints(record),
+        }
+        for what, other in others.items():
+            if other:
+                value = float(other.loss(run.size, run.tokens))
+                lines.append(f"  by a law fitted {what}: {_loss(value)} ({_percent(error(value, run.loss))})")
     lines.append(f"  operations: {show(run.flops, FLOP)} counted, {show(row.flops_over_6nd)} times 6ND")
     if run.role == "held-out":
         best = optimum(record, formulas.training_flops(parameters=run.size, tokens=run.tokens))
         n, d, loss = best["parameters"], best["tokens"], best["loss"]
         lines.append(
-            f"  the best use of its 6ND, by the law: {show(n[0], PARAMETER, 2)} ({show(n[1], PARAMETER, 2)} to "
-            f"{show(n[2], PARAMETER, 2)}) on {show(d[0], TOKEN, 2)} ({show(d[1], TOKEN, 2)} to "
-            f"{show(d[2], TOKEN, 2)}), {_loss(loss[0])}"
+            f"  the best use of its 6ND, by the law: {show(n[0], PARAMETER, 2)} ({_brief(n[1], PARAMETER, 2)} to "
+            f"{_brief(n[2], PARAMETER, 2)}) on {show(d[0], TOKEN, 2)} ({_brief(d[1], TOKEN, 2)} to "
+            f"{_brief(d[2], TOKEN, 2)}), {_loss(loss[0])}"
         )
-    time = predicted_time(record, run)
-    if run.time and time and run.role == "held-out":
+    model = step_time(record)
+    if run.time and model and run.role == "held-out":
+        at = f" and {show(model.rate, FLOP_PER_SECOND)}" if math.isfinite(model.rate) else ""
+        steps = float(run.point["steps"])
         lines.append(
-            f"  time: {show(time, SECOND)} at the rate of the largest fitted run, {show(run.time, SECOND)} measured "
-            f"({percent(error(time, run.time))})"
+            f"  time: {show(model.of(run), SECOND)} by the steps of the small models, {show(run.time, SECOND)} "
+            f"measured ({_percent(error(model.of(run), run.time))})"
+        )
+        lines.append(
+            f"  a step: {show(model.overhead, SECOND)} whatever the size{at}; overhead takes "
+            f"{percent(steps * model.overhead / model.of(run)).removeprefix('+')} of this run"
         )
     return "\n".join(lines)
 
@@ -605,7 +632,8 @@ def schedules(record: Record) -> str:
         # Both runs scatter.
         clear = [r.loss / loss - 1 for r, loss in pairs if abs(math.log(r.loss / loss)) > 2 * math.sqrt(2) * noise]
         said.append(
-            f"Beyond twice the scatter of two runs: {len(clear)} of {len(pairs)}, of them "
+            f"Beyond {_share(2 * math.sqrt(2) * noise)}, twice the scatter of a difference of two runs: "
+            f"{len(clear)} of {len(pairs)}, of them "
             f"{sum(x > 0 for x in clear)} higher and {sum(x < 0 for x in clear)} lower."
         )
     return "\n".join(said)
@@ -645,8 +673,8 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
-    "CALIBRATION", "CHECKPOINT", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "alternatives", "answers", "asked",
-    "banner", "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law",
-    "law_of_checkpoints", "missing", "optimum", "points", "predicted_time", "runs", "scatter", "schedules", "summary",
+    "CALIBRATION", "CHECKPOINT", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "StepTime", "alternatives", "answers",
+    "asked", "banner", "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law",
+    "law_of_checkpoints", "missing", "optimum", "points", "runs", "scatter", "schedules", "step_time", "summary",
     "sweep", "table", "text", "without_embedding",
 ]  # fmt: skip

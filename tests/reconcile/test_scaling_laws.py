@@ -115,10 +115,52 @@ def test_scatter_is_that_of_the_seeds():
 def test_operations_and_time_are_compared_with_the_rule():
     given = record(samples(*HELD, role="held-out", case="large"))
     assert all(r.flops_over_6nd == pytest.approx(1.1) for r in reconcile.points(given))
-    (run,) = reconcile.runs(given, ("held-out",))
-    assert reconcile.predicted_time(given, run) == pytest.approx(6.6 * HELD[0] * HELD[1] / 5e9)
     said = reconcile.evidence(given, "large")
     assert "1.1 times 6ND" in said and "without the largest size" in said and "without a floor" in said
+
+
+@pytest.mark.parametrize("overhead", [0.0, 2e-3])
+def test_the_time_of_a_run_is_an_overhead_a_step_and_operations_at_a_rate(overhead):
+    """Planted: so many seconds in each step, and 5 GFLOP/s."""
+    tokens_a_step = 256
+    held = samples(*HELD, role="held-out", case="large", steps=HELD[1] / tokens_a_step)
+    given = record(held)
+    for sample in given.samples:
+        steps = sample.point["tokens"] / tokens_a_step
+        sample.point["steps"] = steps
+        if sample.metric == "time":
+            sample.values[0] += steps * overhead
+    found = reconcile.step_time(given)
+    assert found.overhead == pytest.approx(overhead, abs=1e-9) and found.rate == pytest.approx(5e9)
+    (run,) = reconcile.runs(given, ("held-out",))
+    assert found.of(run) == pytest.approx(run.time)
+    assert "whatever the size and 5 GFLOP/s" in reconcile.evidence(given, "large")
+
+
+def test_steps_that_take_the_same_time_at_all_sizes_are_all_overhead():
+    given = record(samples(*HELD, role="held-out", case="large", steps=1000))
+    for sample in given.samples:
+        sample.point["steps"] = 1000
+        if sample.metric == "time":
+            sample.values[0] = 3.0
+    found = reconcile.step_time(given)
+    assert found.overhead == pytest.approx(3e-3)
+    (run,) = reconcile.runs(given, ("held-out",))
+    assert found.of(run) == pytest.approx(3.0)
+    assert "overhead takes 100% of this run" in reconcile.evidence(given, "large")
+    assert reconcile.step_time(record()) is None
+
+
+def test_sizes_that_only_the_largest_model_covers_leave_the_other_methods_out():
+    """Without the largest size five constants have four runs: that law is not shown, the rest is."""
+    given = record(samples(*HELD, role="held-out", case="large"))
+    given.samples = [
+        s for s in given.samples
+        if s.point["role"] == "held-out" or s.point["parameters"] == SIZES[-1] or
+        (s.point["tokens"] == TOKENS[0] and s.point["parameters"] in SIZES[1:4])
+    ]  # fmt: skip
+    said = reconcile.evidence(given, "large")
+    assert "by the fitted law" in said and "without the largest size" not in said
 
 
 def test_a_straight_line_without_a_floor_is_too_hopeful():
