@@ -9,8 +9,11 @@ from collections.abc import Iterable
 class EfflabError(ValueError):
     """Bad input. The message names the input, what is wrong with it and the mend.
 
-    The command line prints the message alone and exits with status 2.
+    The command line prints the message alone and exits with status 2. A notebook shows it without the traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> EfflabError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
-from efflab.reconcile import CALIBRATED, Row, Topic, error, percent
+from efflab.reconcile import CALIBRATED, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
@@ -62,11 +62,11 @@ def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair
     for prediction in predictions:
         for record in _candidates(prediction, found, usable.get(prediction.topic, [])):
             rows = _rows(prediction, record)
-            for name, row in rows.items():
+            for name, (case, measured, unit) in rows.items():
                 result.append(
                     Pair(
-                        prediction.created, prediction.topic, prediction.id, name, row.case,
-                        prediction.outputs[name].value, row.measured, row.unit, record.id,
+                        prediction.created, prediction.topic, prediction.id, name, case,
+                        prediction.outputs[name].value, measured, unit, record.id,
                     )
                 )  # fmt: skip
             if rows:
@@ -86,17 +86,24 @@ def _candidates(prediction: Prediction, own: list[Record], usable: list[Record])
     return [r for r in usable if r.id in ids and r.created >= prediction.created]
 
 
-def _rows(prediction: Prediction, record: Record) -> dict[str, Row]:
-    """What a record measured of a prediction's values, by the name of the output."""
+def _rows(prediction: Prediction, record: Record) -> dict[str, tuple[str, float, Unit]]:
+    """What a record says of a prediction's values, by the name of the output: the case, the value and its unit."""
     module: Topic = reconcile_topic(prediction.topic)
     by_case = {(row.case, row.metric): row for row in module.points(record)}
+    calibrated = module.calibration(record) if any(n.startswith(CALIBRATED) for n in prediction.outputs) else {}
     answered = module.answers(record, prediction) if prediction.calculator else {}
     found = {}
     for name, quantity in prediction.outputs.items():
         case, _, what = name.rpartition(".")
         row = answered.get(name) or by_case.get((case, what))
-        if row and quantity.unit == row.unit.symbol and quantity.value > 0:
-            found[name] = row
+        if row:
+            answer = row.case, row.measured, row.unit
+        elif (of := case.removeprefix(CALIBRATED)) != case and of in calibrated:
+            answer = case, calibrated[of], module.CALIBRATION[of][1]
+        else:
+            continue
+        if quantity.unit == answer[2].symbol and quantity.value > 0 and answer[1] > 0:
+            found[name] = answer
     return found
 
 
@@ -180,16 +187,16 @@ def _errors(matched: list[Pair]) -> str:
         f"<title>{html.escape(p.case)}: off by {show(p.factor, digits=2)}×</title></circle>"
         for (x, y), p in zip(dots, matched, strict=True)
     )
-    half = max(1, len(matched) // 2)
-    first, last = (
-        records.median([p.factor for p in matched[:half]]),
-        records.median([p.factor for p in matched[-half:]]),
-    )
-    said = (
-        f"Your first {half} predictions were off by a factor of {first:.2g} (median), your last {half} by {last:.2g}."
-    )
+    # Run by run: within one run the cases differ more than a learner learns.
+    by_run: dict[str, list[float]] = {}
+    for p in matched:
+        by_run.setdefault(p.record, []).append(p.factor)
+    medians = [f"{records.median(factors):.2g} (median of {len(factors)})" for factors in by_run.values()]
+    said = f"Your predictions were off by a factor of {medians[0]}."
     if len(matched) == 1:
-        said = f"Your first prediction was off by a factor of {first:.2g}."
+        said = f"Your first prediction was off by a factor of {matched[0].factor:.2g}."
+    elif len(medians) > 1:
+        said = f"Your predictions of the first run were off by a factor of {medians[0]}, of the last by {medians[-1]}."
     return (
         f"<h2>Error over time</h2><p>{said}</p>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(said)}">{"".join(lines)}'
@@ -212,7 +219,7 @@ def _predictions(predictions: list[Prediction], matched: list[Pair]) -> str:
             value = show(quantity.value, UNITS[quantity.unit])
             if module and what == "limiting_factor" and quantity.value in range(len(module.LIMITS)):
                 value = module.LIMITS[int(quantity.value)]
-            waits = name in asked or (case and what != "limiting_factor" and not case.startswith(CALIBRATED))
+            waits = name in asked or (case and what != "limiting_factor")
             rows.append(
                 [
                     prediction.created[:10], prediction.topic, prediction.calculator or prediction.source, name, value,

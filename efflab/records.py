@@ -633,15 +633,25 @@ def save(document: Record | Prediction, folder: str | os.PathLike[str]) -> Path:
 # The lab book
 
 
+def _course() -> Path:
+    """The course's folder where the current one is inside of it: one lab book for labs, exercises and terminal."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "labs" / "source").is_dir() and (folder / "notebooks" / "source").is_dir():
+            return folder if folder != here else Path()
+    return Path()
+
+
 class LabBook:
     """A learner's own predictions, records and progress: one folder.
 
     Args:
-        path: the folder; None means $EFFLAB_LABBOOK, else ./labbook. It is made when something is saved.
+        path: the folder; None means $EFFLAB_LABBOOK, else "labbook" in the course's folder where the current one is
+            inside of it, else ./labbook. It is made when something is saved.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        chosen = path if path is not None else os.environ.get("EFFLAB_LABBOOK") or "labbook"
+        chosen = path if path is not None else os.environ.get("EFFLAB_LABBOOK") or _course() / "labbook"
         self.path = Path(chosen).expanduser()
         if self.path.exists() and not self.path.is_dir():
             raise EfflabError(f"lab book {self.path}: this is a file, not a folder. Set EFFLAB_LABBOOK to a folder.")

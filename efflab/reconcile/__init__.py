@@ -16,6 +16,7 @@ from efflab.records import Prediction, Record
 from efflab.units import Unit
 
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
+SHARES = ("gain",)  # metrics that are shares of one, read and shown in percent
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
 
 Point = dict[str, Any]
@@ -156,9 +157,9 @@ def error(predicted: float, measured: float) -> float:
 
 
 def percent(value: float) -> str:
-    """A ratio as a signed percentage without decimals, with a true minus sign: "+12%", "−40%"."""
-    text = f"{value:+,.0%}"
-    return "0%" if text in ("+0%", "-0%") else text.replace("-", "−")
+    """A ratio as a signed percentage with a true minus sign, below one percent with a decimal: "+12%", "−0.4%"."""
+    text = f"{value:+.1%}" if abs(value) < 0.00995 else f"{value:+,.0%}"
+    return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
 
 
 def banner(record: Record) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from efflab import cli, labbook, records
+from efflab import cli, labbook, reconcile, records
 from efflab.records import LabBook, Prediction
 
 
@@ -423,3 +423,26 @@ def test_a_missing_package_is_named_with_its_mend(command: str, status: int, tmp
     if status:
         assert "'pydantic' is not installed" in done.stderr
         assert "pip install pydantic" in done.stderr
+
+
+def test_what_was_predicted_of_a_calibration_is_scored_too() -> None:
+    run = records.recorded("roofline")[-1]
+    copy = reconcile.topic("roofline").calibration(run)["copy"]
+    outputs = {"calibration-copy.bandwidth": (copy / 2, "B/s"), "relu-large.limiting_factor": (1.0, "")}
+    prediction = Prediction.new("roofline", outputs, inputs={"record": run.id})
+    (pair,), problems = labbook.pairs([prediction], [])
+    assert not problems and pair.output == "calibration-copy.bandwidth"
+    assert pair.measured == copy and pair.factor == pytest.approx(2)
+
+
+def test_the_error_is_told_run_by_run(book: Path) -> None:
+    run = records.recorded("roofline")[-1]
+    row = next(r for r in reconcile.topic("roofline").points(run) if r.case == "relu-large")
+    for name, factor in (("first", 4.0), ("second", 2.0)):
+        copy = run.model_copy(update={"id": name})
+        LabBook().save_record(copy)
+        outputs = {"relu-large.time": (row.measured * factor, "s")}
+        LabBook().save_prediction(Prediction.new("roofline", outputs, inputs={"record": name}))
+    assert cli.main(["labbook"]) == 0
+    text = (book / "labbook.html").read_text()
+    assert "of the first run were off by a factor of 4 (median of 1), of the last by 2 (median of 1)" in text

@@ -200,3 +200,29 @@ def test_a_disturbed_run_is_said_at_once(share: float, says: str, recorded: Path
     said = lab_module.disturbed(record)
     assert says in said
     assert bool(said) == bool(share)
+
+
+def test_a_gain_is_a_share_and_is_shown_in_percent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = Lab("scaling_laws", "replay", labbook=tmp_path)
+    for written in ("5", "150%", "1"):
+        with pytest.raises(EfflabError, match="a share lies below 100%"):
+            lab.predict(calibration={"doubling-size": written})
+    assert not LabBook(tmp_path).predictions()
+    lab.predict(calibration={"doubling-size": "0.05", "doubling-data": "5%"})
+    lab.measure()
+    capsys.readouterr()
+    lab.calibration()
+    assert capsys.readouterr().out.count("5.00%") == 2
+
+
+def test_a_notebook_shows_the_message_alone(lab: Lab) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    with pytest.raises(EfflabError) as raised:
+        lab.predict({"matmul-large": "5"})
+    shell = InteractiveShell.instance()
+    shown: list[str] = []
+    shell._showtraceback = lambda kind, value, lines: shown.extend(lines)  # type: ignore[method-assign]
+    shell.showtraceback((raised.type, raised.value, raised.tb))
+    InteractiveShell.clear_instance()
+    assert shown == [f"EfflabError: {raised.value}"]

@@ -446,3 +446,17 @@ def test_median_and_quartiles_agree_with_the_standard_library(values: list[float
 def test_no_values_no_median() -> None:
     with pytest.raises(EfflabError, match="no values"):
         records.median([])
+
+
+def test_labs_exercises_and_terminal_share_one_lab_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EFFLAB_LABBOOK", raising=False)
+    course = tmp_path / "course"
+    for folder in ("labs/source", "notebooks/source", "elsewhere"):
+        (course / folder).mkdir(parents=True)
+    found = set()
+    for folder in ("labs", "notebooks", "elsewhere", "."):
+        monkeypatch.chdir(course / folder)
+        found.add(LabBook().path.resolve())
+    assert found == {course.resolve() / "labbook"}
+    monkeypatch.chdir(tmp_path)
+    assert LabBook().path.resolve() == tmp_path.resolve() / "labbook"
