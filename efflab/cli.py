@@ -162,7 +162,11 @@ def _run(given: argparse.Namespace) -> int:
     for warning in record.warnings:
         print(f"warning: {warning}")
     print()
-    print(reconcile_topic(record.topic).summary(record))
+    try:
+        print(reconcile_topic(record.topic).summary(record))
+    except KeyboardInterrupt:
+        print(f"stopped before the summary; the record is complete: efflab replay {record.topic} --record {path}")
+        return 130
     return 0
 
 

@@ -172,6 +172,9 @@ def _run(
             record.warnings.append(f"resumed at {now()} after {_done(resumed, plan)} of {len(plan.cases)} cases")
         record.predictions = [*dict.fromkeys([*record.predictions, *predictions])]
         say = _Progress(len(plan.cases), experiment.topic, report)
+        say.warn(f"{experiment.topic}: {scale} scale, {len(plan.cases)} cases, on {environment.device} ({chosen})")
+        for unexpected in _unexpected(environment, chosen):
+            say.warn(f"warning: {unexpected}")
         try:
             _measure(record, plan, partial, chosen, say)
         except KeyboardInterrupt:
@@ -204,6 +207,21 @@ def _fits(experiment: Experiment, scale: str, device: Any) -> None:
         raise EfflabError(f"{name} needs a GPU and this run uses the CPU. Use --scale cpu, or --device cuda.")
     if scale == "cpu" and device.type != "cpu":
         raise EfflabError(f"{name} measures a CPU and this run uses a GPU. Add --device cpu, or use --scale gpu.")
+
+
+def _unexpected(environment: Environment, device: Any) -> list[str]:
+    """What a person would want to know before a run begins: a busy machine, a GPU that is not used."""
+    found = []
+    if device.type == "cpu":
+        load, cores = environment.load or 0.0, os.cpu_count() or 1  # the load is the whole machine's
+        if load > 0.5 * cores:
+            found.append(f"the load is {load:.1f} on {cores} cores. Other programs disturb a measurement: close them.")
+        granted = os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("CUDA_VISIBLE_DEVICES")
+        if granted not in (None, "", "0", "-1", "NoDevFiles"):
+            torch = devices.import_torch()
+            why = "torch sees none" if not torch.cuda.is_available() else "--device says cpu"
+            found.append(f"a GPU was granted and is not used: {why}. See 'efflab doctor'.")
+    return found
 
 
 def _key(plan: Plan, environment: Environment) -> str:

@@ -124,8 +124,9 @@ def training_state_bytes(
     Equation: M = P \left( \frac{b_w}{N_w} + \frac{b_g}{N_g} + \frac{K}{N_o} \right)
     Where: P = parameters; N = ranks; \text{stage} = zero_stage; \text{convention} = convention
     Source: Rajbhandari et al. 2020, arXiv:1910.02054, section 5 and table 1
-    Assumes: stage 0 splits nothing, 1 the optimizer's state, 2 the gradients too, 3 the weights too (FSDP). No
-        activations, buffers or fragmentation.
+    Assumes: weight, gradient and optimizer's state have 2, 2 and 12 bytes, 2, 4 and 12, or in FP32 4, 4 and 8. Stage 0
+        splits nothing, 1 the optimizer's state over the N ranks, 2 the gradients too, 3 the weights too (FSDP); what
+        is not split is divided by 1. No activations, buffers or fragmentation.
     """
     return sum(
         part(parameters=parameters, ranks=ranks, zero_stage=zero_stage, convention=convention)

@@ -107,7 +107,8 @@ def largest_finite(*, exponent_bits: ExponentBits, mantissa_bits: MantissaBits, 
         \quad \left(2^{E_{\max}} \left(2 - 2^{1-m}\right) \text{ for fn}\right)
     Where: e = exponent_bits; m = mantissa_bits; \mathrm{flavour} = flavour
     Source: IEEE 754-2019, section 3.3; OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats (MX) 1.0
-    Assumes: in fn the mantissa of all ones at the top exponent is NaN.
+    Assumes: the exponent of the largest number is 2^(e-1) - 1 for ieee, and one more for fn and finite, which use
+        the top exponent for numbers; in fn its mantissa of all ones is NaN.
     """
     top = power_of_two(largest_exponent(exponent_bits=exponent_bits, mantissa_bits=mantissa_bits, flavour=flavour))
     if flavour == "fn":
@@ -477,8 +478,9 @@ def rms_rounding_error(*, epsilon: Number) -> Number:
     Equation: r = \varepsilon \sqrt{\frac{1}{12} \cdot \frac{1}{\ln 2} \int_1^2 \frac{ds}{s^3}}
         = \frac{\varepsilon}{\sqrt{32 \ln 2}} \approx 0.212 \, \varepsilon
     Where: \varepsilon = epsilon
-    Source: Definition: an error spread evenly over one spacing has variance q^2/12, and significands of numbers that
-        span several binades have density 1/(s \ln 2) (Hamming 1970, On the Distribution of Numbers)
+    Source: Definition: the variance of an error spread evenly over one spacing is a twelfth of its square, and the
+        density of significands s of numbers that span several binades falls as 1/s (Hamming 1970, On the Distribution
+        of Numbers)
     Assumes: the numbers are in the normal range and have many more bits than the format keeps. The same factor holds
         for the norm of the error over the norm of a vector of normal random numbers, within 0.3%.
     """
@@ -523,11 +525,12 @@ def dot_product_error(
 ) -> Number:
     r"""Expected error of a matrix product in low precision, norm of the error over norm of the result.
 
-    Equation: \sqrt{2 r_i^2 + r_a^2 \left(\frac{k + 1}{2} + \frac{n/k + 1}{2} - \frac{k}{n}\right) + r_o^2}
+    Equation: \sqrt{2 r_i^2 + r_a^2 \left(\frac{k + 1}{2} + \frac{n/k + 1}{2} - \frac{k}{n}\right) + r_o^2},
+        \quad r = \frac{\varepsilon}{\sqrt{32 \ln 2}}
     Where: n = terms; \varepsilon_i = input_epsilon; \varepsilon_a = accumulator_epsilon;
         \varepsilon_o = output_epsilon; k = block_size
     Source: Definition: independent relative errors of both inputs, of the accumulation and of the result add up as
-        squares, r = \varepsilon / \sqrt{32 \ln 2}; see rms_rounding_error and accumulation_error
+        squares; see rms_rounding_error and accumulation_error
     Assumes: both matrices hold independent random numbers of mean zero that span the format's binades, no overflow
         or underflow; n is the inner dimension; each input is rounded to the nearest. An epsilon of 0 stands for a
         step without rounding. Sums run in order within blocks of k, then over the blocks; k = n is one running sum.

@@ -44,9 +44,10 @@ def picture(of: str, kind: str) -> Callable[..., Any]:
 
 
 def errors(record: Record) -> Any:
-    """Draw how far each case's measured value is from the predicted one, sorted.
+    """Draw how far each case's predicted and measured value are apart, sorted.
 
-    The axis is logarithmic, in factors, with the ±25% band; where every case lies in that band, it is in percent.
+    The axis is of measured over predicted, logarithmic, with the ±25% band. Where every case lies in that band, it is
+    of the error in percent, as the tables have it.
 
     Raises:
         EfflabError: matplotlib is missing, or the record has no cases.
@@ -62,17 +63,17 @@ def errors(record: Record) -> Any:
     axes.axvline(origin, color="#000000", lw=1)
     for y, r in enumerate(rows):
         colour, marker = STYLE.get(r.regime, PLAIN)
-        x = 100 * (r.ratio - 1) if near else r.ratio
+        x = 100 * r.error if near else r.ratio
         axes.plot([origin, x], [y, y], color=colour, lw=1.5)
         axes.plot(x, y, marker=marker, color=colour, ms=7)
     axes.set_yticks(range(len(rows)), [f"{r.case}, {show(r.measured, r.unit)}" for r in rows], fontsize=8)
     what = " or ".join(dict.fromkeys(r.metric for r in rows))
     if near:
-        widest = 120 * max(furthest - 1, 1e-3)
+        widest = 120 * max(1e-3, *(abs(r.error) for r in rows))
         axes.set_xlim(-widest, widest)
         axes.xaxis.set_major_formatter("{x:+g}%")
         axes.grid(True, axis="x", alpha=0.3)
-        axes.set_xlabel(f"measured {what} against the predicted one")
+        axes.set_xlabel(f"error of the predicted {what}: predicted against measured")
         return figure
     axes.axvspan(1 / NEAR, NEAR, color="#999999", alpha=0.25, lw=0, label=f"within a factor of {NEAR}")
     axes.set_xscale("log")

@@ -31,7 +31,7 @@ def scaling_laws(record: Record) -> Any:
     held = [r for r in rows if r.role == "held-out"]
     if not fitted:
         raise EfflabError(f"record {record.id}: it has no fitted runs to draw. Measure it again.")
-    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 5.0), layout="constrained")
     low = min(r.parameters for r in rows) / 1.5
     high = max(r.parameters for r in rows) * 1.5
     sizes = np.geomspace(low, high, 200)
@@ -60,5 +60,5 @@ def scaling_laws(record: Record) -> Any:
         f"{record.environment.device}, {record.created[:10]}: law fitted to {len(fitted)} small runs", fontsize=10
     )
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(title="training tokens", fontsize=8, title_fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure

@@ -415,7 +415,8 @@ def summary(record: Record) -> str:
     """How well the law describes its own runs, and how well it predicted the larger ones."""
     fit, rows = law(record), points(record)
     inside = [abs(r.error) for r in rows if r.role == "fit"]
-    said = [
+    said = ["Smoke scale: its runs are too short to say anything about a law."] if record.scale == "smoke" else []
+    said += [
         f"The law fits its {len(inside)} runs to {_share(median(inside))} (median; worst {_share(max(inside))}).",
         f"Its constants: {_constants(fit)}.",
     ]

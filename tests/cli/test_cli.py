@@ -438,11 +438,12 @@ def test_what_was_predicted_of_a_calibration_is_scored_too() -> None:
 def test_the_error_is_told_run_by_run(book: Path) -> None:
     run = records.recorded("roofline")[-1]
     row = next(r for r in reconcile.topic("roofline").points(run) if r.case == "relu-large")
-    for name, factor in (("first", 4.0), ("second", 2.0)):
+    for name, factor, year in (("first", 4.0, 2000), ("second", 2.0, 2001)):
         copy = run.model_copy(update={"id": name})
         LabBook().save_record(copy)
         outputs = {"relu-large.time": (row.measured * factor, "s")}
-        LabBook().save_prediction(Prediction.new("roofline", outputs, inputs={"record": name}))
+        made = Prediction.new("roofline", outputs, inputs={"record": name})
+        LabBook().save_prediction(made.model_copy(update={"created": f"{year}-01-01T00:00:00Z"}))
     assert cli.main(["labbook"]) == 0
     text = (book / "labbook.html").read_text()
     assert "of the first run were off by a factor of 4 (median of 1), of the last by 2 (median of 1)" in text
