@@ -153,6 +153,31 @@ def test_another_sweep_does_not_continue_a_partial_run(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.partial.json"))) == 1
 
 
+def test_points_that_differ_under_the_same_names_are_another_run(tmp_path: Path) -> None:
+    """What a case measures may stand in its point alone, such as its batch."""
+
+    class Sized(Fake):
+        def __init__(self, batch: int, **cases: Callable[[], float]) -> None:
+            super().__init__(**cases)
+            self.batch = batch
+
+        def plan(self, *arguments: Any) -> runner.Plan:
+            plan = super().plan(*arguments)
+            for case in plan.cases:
+                case.point["batch"] = self.batch
+            return plan
+
+    with pytest.raises(runner.Interrupted):
+        run(Sized(4, a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)
+    other, same = (Sized(batch, a=lambda: 5.0, b=lambda: 6.0) for batch in (8, 4))
+    record, _ = run(other, tmp_path)
+    assert other.ran == ["a", "b"]
+    assert [(s.point["batch"], s.values) for s in record.samples] == [(8, [5.0]), (8, [6.0])]
+    record, _ = run(same, tmp_path)
+    assert same.ran == ["b"]
+    assert [(s.point["batch"], s.values) for s in record.samples] == [(4, [1.0]), (4, [6.0])]
+
+
 def test_restart_sets_the_partial_run_aside(tmp_path: Path) -> None:
     with pytest.raises(runner.Interrupted):
         run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)

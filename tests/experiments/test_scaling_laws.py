@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +205,89 @@ def test_positions_matter_beyond_the_mixed_characters() -> None:
         assert not torch.allclose(model(tokens)[:, -1], model(swapped)[:, -1], atol=1e-5)
 
 
+def written_out(model: Any, tokens: Any) -> Any:
+    """The logits of a model's weights, in numpy: rotary positions as complex numbers, attention row by row.
+
+    RoFormer (Su et al. 2021), equations 12 to 15: position m turns pair j by the angle m θ_j. Here the pairs are
+    (j, j + half of the head) and θ_j is 1000^(-j / half).
+    """
+    w = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
+    length, d = tokens.shape[1], w["embedding.weight"].shape[1]
+    heads = max(1, d // 32)
+    half = d // heads // 2
+    turn = np.exp(1j * np.outer(np.arange(length), 1000.0 ** -(np.arange(half) / half)))
+
+    def norm(x: Any, weight: Any) -> Any:
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        q, k = ((x[:, :half] + 1j * x[:, half:]) * turn for x in (q, k))
+        rows = []
+        for i in range(length):
+            scores = np.exp((q[i].conj() * k[: i + 1]).sum(-1).real / math.sqrt(2 * half))
+            rows.append(scores @ v[: i + 1] / scores.sum())
+        return np.stack(rows)
+
+    def block(x: Any, n: int) -> Any:
+        of = {name.removeprefix(f"blocks.{n}."): weight for name, weight in w.items()}
+        q, k, v = np.split(norm(x, of["before_attention.weight"]) @ of["query_key_value.weight"].T, 3, -1)
+        parts = (slice(h * 2 * half, (h + 1) * 2 * half) for h in range(heads))
+        x = x + np.concatenate([attend(q[:, p], k[:, p], v[:, p]) for p in parts], -1) @ of["out.weight"].T
+        y = norm(x, of["before_mlp.weight"]) @ of["up.weight"].T
+        y = y / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+        return x + y @ of["down.weight"].T
+
+    found = []
+    for sequence in tokens.numpy():
+        each = [w["embedding.weight"][t] * math.sqrt(d) for t in sequence]
+        none = np.zeros(d)
+        x = np.stack(
+            [np.concatenate([each[i - b] if i >= b else none for b in range(4)]) @ w["mix.weight"].T
+             for i in range(length)]
+        )  # fmt: skip
+        for n in range(len(model.blocks)):
+            x = block(x, n)
+        found.append(norm(x, w["norm.weight"]) @ w["embedding.weight"].T)
+    return torch.from_numpy(np.stack(found))
+
+
+@pytest.mark.parametrize(("width", "layers"), [(20, 1), (64, 2), (96, 1)])
+def test_a_model_computes_what_its_text_says(width: int, layers: int) -> None:
+    model = scaling_laws.build(scaling_laws.Shape(width, layers, 30, 24), CPU, 0).double()
+    random_ = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():  # norms begin at one, where leaving one out would change little
+            weight.mul_(1 + torch.rand(weight.shape, generator=random_))
+        tokens = torch.randint(0, 30, (3, 24), generator=random_)
+        # The model's cosines were float32 before it was double.
+        torch.testing.assert_close(model(tokens), written_out(model, tokens), rtol=0, atol=3e-5)
+
+
+def test_attention_depends_on_the_distance_of_two_positions_and_on_nothing_else_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One character over and over: past the mix's reach all positions hold the same, so only positions can differ."""
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def listens(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        seen.append((q @ k.transpose(-2, -1), v))
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listens)
+    model = scaling_laws.build(scaling_laws.Shape(64, 1, 50, 32), CPU, 0)
+    with torch.no_grad():
+        model(torch.full((1, 32), 7))
+    ((scores, values),) = seen
+    scores, values = scores[0, :, 3:, 3:], values[0, :, 3:]
+    torch.testing.assert_close(values, values[:, :1].expand_as(values))
+    by_distance = [scores.diagonal(-back, -2, -1) for back in range(29)]
+    for same in by_distance:
+        torch.testing.assert_close(same, same[:, :1].expand_as(same), rtol=0, atol=1e-4)
+    firsts = torch.stack([same[:, 0] for same in by_distance], -1)
+    assert (firsts.diff(dim=-1).abs() > 1e-3).all(), "another distance, another score"
+
+
 def test_weights_depend_on_the_seed_and_the_callers_random_state_stays() -> None:
     shape = scaling_laws.Shape(16, 1, 50, 8)
     torch.manual_seed(7)
@@ -257,6 +341,123 @@ def test_one_step_is_the_textbooks(session: scaling_laws.Session) -> None:
     for old, sign, new in zip(before, signs, model.parameters(), strict=True):
         moved = (new.detach() - old)[sign != 0]
         torch.testing.assert_close(moved, -0.01 * sign[sign != 0], atol=1e-4, rtol=0)
+
+
+def adam(model: Any, batches: list[tuple[Any, Any]], rates: list[float]) -> list[float]:
+    """Train a model in place with Adam written out (Kingma and Ba 2015, algorithm 1), without weight decay.
+
+    Betas 0.9 and 0.98, as the records say; a gradient whose norm over all weights exceeds 1 is scaled to 1.
+
+    Returns:
+        The norms of the gradients before they are clipped.
+    """
+    weights = list(model.parameters())
+    first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    norms = []
+    for t, ((inputs, targets), rate) in enumerate(zip(batches, rates, strict=True), 1):
+        loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        gradients = torch.autograd.grad(loss, weights)
+        norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in gradients)))
+        with torch.no_grad():
+            for w, g, m, v in zip(weights, gradients, first, second, strict=True):
+                g = g * min(1.0, 1.0 / norms[-1])
+                m.copy_(0.9 * m + 0.1 * g)
+                v.copy_(0.98 * v + 0.02 * g * g)
+                w -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.98**t)).sqrt() + 1e-8)
+    return norms
+
+
+def test_many_steps_are_adam_written_out(session: scaling_laws.Session) -> None:
+    """Of gradients that are clipped, some by much more than others, and of gradients that are not."""
+    inputs, targets = session.data["training"]
+    batches = [(inputs[at], targets[at]) for at in session.order(12, 0)]
+    rates = [0.03 * (1 - step / 24) for step in range(12)]
+    expected, model = (scaling_laws.build(session.shape(16), CPU, 0) for _ in range(2))
+    start = [w.detach().clone() for w in model.parameters()]
+    norms = adam(expected, batches, rates)
+    clipped = [n for n in norms if n > 1]
+    assert 2 <= len(clipped) <= 10 and max(clipped) > 1.3 * min(clipped)
+    trainer = scaling_laws.Trainer(model, CPU)
+    for (some, wanted), rate in zip(batches, rates, strict=True):
+        trainer.step(some, wanted, rate)
+    for old, found, right in zip(start, model.parameters(), expected.parameters(), strict=True):
+        assert float((right.detach() - old).abs().mean()) > 0.02
+        torch.testing.assert_close(found, right, rtol=0, atol=5e-5)
+
+
+def test_a_whole_run_is_that_training_of_those_sequences_at_those_rates(session: scaling_laws.Session) -> None:
+    point = session.point(16, 2048, "fit")
+    inputs, targets = session.data["training"]
+    batches = [(inputs[at], targets[at]) for at in session.order(point["steps"], point["seed"])]
+    rates = [scaling_laws.learning_rate(step, point["steps"], 16) for step in range(point["steps"])]
+    model = scaling_laws.build(session.shape(16), CPU, point["seed"])
+    adam(model, batches, rates)
+    found, _, _ = session.train(point)
+    assert found == pytest.approx(session.validate(model), rel=1e-4)
+
+
+@pytest.mark.parametrize("stops", [(), (512,), (512, 1024, 1536)])
+def test_the_clock_counts_all_of_the_training_and_nothing_else(
+    stops: tuple[int, ...], session: scaling_laws.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a clock that one step moves by 1, a model's making by 1,000 and a validation by 1,000,000."""
+    now = [0]
+
+    def slow(target: Any, name: str, takes: int) -> None:
+        does = getattr(target, name)
+
+        def instead(*arguments: Any) -> Any:
+            now[0] += takes
+            return does(*arguments)
+
+        monkeypatch.setattr(target, name, instead)
+
+    slow(scaling_laws.Trainer, "step", 1)
+    slow(scaling_laws, "build", 1000)
+    slow(scaling_laws.Session, "validate", 1_000_000)
+    monkeypatch.setattr(scaling_laws.Session, "_now", lambda _: float(now[0]))
+    point = session.point(16, 2048, "fit")
+    _, seconds, found = session.train(point, stops)
+    assert seconds == point["steps"]
+    assert set(found) == set(stops)
+    assert now[0] // 1_000_000 == len(stops) + 1, "the clock moved while it was not read"
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_training_is_autocast_where_it_is_said_to_be_and_the_validation_never(
+    narrow: bool, session: scaling_laws.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, told that it is a GPU with bf16 or one without."""
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def listens(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        seen[torch.is_grad_enabled()] |= {q.dtype, k.dtype, v.dtype}
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listens)
+    monkeypatch.setattr(scaling_laws, "narrow", lambda _: narrow)
+    model = scaling_laws.build(session.shape(16), CPU, 0)
+    inputs, targets = (t[:4] for t in session.data["training"])
+    scaling_laws.Trainer(model, CPU).step(inputs, targets, 0.01)
+    session.validate(model)
+    assert seen == {True: {torch.bfloat16 if narrow else torch.float32}, False: {torch.float32}}
+    assert {w.dtype for w in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 0), "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16 autocast"), ((9, 0), "bf16 autocast")],
+)
+def test_the_plan_says_the_precision_of_the_gpu_at_hand(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan builds nothing on the device, so that a GPU can be played here."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    found = scaling_laws.EXPERIMENT.plan("smoke", torch.device("cuda"), None, None)
+    assert found.spec["precision"] == precision
+    assert plan("smoke").spec["precision"] == "fp32", "on a CPU"
 
 
 def test_losses_on_the_way_change_nothing(session: scaling_laws.Session) -> None:
@@ -331,6 +532,7 @@ def test_a_run_gives_a_record_that_can_be_reconciled(record: Record) -> None:
     assert all(s.status == "ok" for s in record.samples)
     spec = record.spec
     assert spec["sha256"] == scaling_laws.corpus(TINY.text, TINY.every, TINY.validation).sha256
+    assert spec["precision"] == "fp32"
     assert spec["passes"] == 1 and spec["validation_tokens"] <= 2000 < spec["training_tokens"]
 
 
@@ -376,4 +578,5 @@ def test_names_are_short_and_exact_enough() -> None:
 def test_a_smoke_run_on_a_gpu(tmp_path: Any) -> None:
     found, _ = runner.run(scaling_laws.EXPERIMENT, scale="smoke", device="cuda", out=tmp_path, report=lambda _: None)
     assert all(s.status == "ok" for s in found.samples)
-    assert found.spec["precision"] in ("bf16 autocast", "fp32")
+    ampere = torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
+    assert found.spec["precision"] == ("bf16 autocast" if ampere else "fp32")

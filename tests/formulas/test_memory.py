@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from efflab.formulas import memory as m
+from efflab.measure.memory import SavedTensors
 from efflab.units import BYTE, parse, show, show_binary
 
 sizes = st.integers(1, 6)
@@ -172,13 +173,9 @@ def test_full_recomputation_keeps_the_layers_inputs(dtype):
             y = checkpoint(layer, y, use_reentrant=False)
         return y
 
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        seen = []
-        hooks = [layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in net]
-        run()
-        for hook in hooks:
-            hook.remove()
+    saved = SavedTensors(own=net.parameters())
+    with saved.region("layers"):
+        result = run()
     ours = m.layer_activation_bytes(
         layers=layers,
         sequence_length=length,
@@ -194,8 +191,9 @@ def test_full_recomputation_keeps_the_layers_inputs(dtype):
         dropout=False,
         recomputation="full",
     )
-    assert ours == storages(seen)
-    assert storages(kept) <= ours  # the checkpointed layers keep nothing of their own
+    assert [(k.shape, k.nbytes) for k in saved.kept() if k.nbytes] == layers * [(tuple(x.shape), ours / layers)]
+    result.sum().backward()
+    assert saved.bytes() == 0, "it was the backward pass that they were kept for"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
