@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import struct
 import sys
 from fractions import Fraction
@@ -228,6 +229,16 @@ def test_stochastic_by_adding_noise():
     assert verdict(3, noisy)
 
 
+def test_stochastic_by_adding_and_cutting_off():
+    """As in the textbooks."""
+    assert verdict(3, lambda x, b, u: rounded(x, b, to=lambda v: math.floor(v + u())))
+
+
+def test_a_draw_below_one_is_not_printed_as_one():
+    said = wrong(3, lambda x, b, u: rounded(x, b, to=lambda v: v + (u() > 0.9)), "moved a number of the format")
+    assert "uniform() gives 0.99999994." in said
+
+
 def on_the_magnitude(x, bits, uniform):
     return math.copysign(stochastic(abs(x), bits, uniform), x)
 
@@ -310,6 +321,30 @@ def test_kahan_with_the_other_sign_kept():
     assert verdict(4, other)
 
 
+def test_misplaced_parentheses():
+    """What was lost grows without end, so the numbers leave the range of floats."""
+
+    def doubling(values, zero, *, sign=1):
+        total = lost = zero
+        for value in values:
+            y = value - lost
+            t = total + y
+            lost = t - (total - y)
+            total = t
+        return total
+
+    said = wrong(4, doubling, "parentheses")
+    assert "(t − total) − y" in said
+
+
+def test_a_narrow_number_may_be_infinite():
+    large = Narrow(1e308)
+    assert (large + large)._value == math.inf and (-large - large)._value == -math.inf
+    assert Narrow(sys.float_info.max)._value == math.inf
+    assert math.isnan((Narrow(math.inf) - Narrow(math.inf))._value)
+    assert wrong(4, lambda v, z: Narrow(math.inf), None) and wrong(4, lambda v, z: Narrow(math.nan), None)
+
+
 def test_kahan_works_on_torch_scalars():
     """What the exercise's text promises."""
     ones = torch.ones(1000, dtype=torch.bfloat16)
@@ -368,11 +403,22 @@ def test_state():
         ("gigabytes", lambda p, n, s: state(p, n, s) / 1e9),
         ("gigabytes", lambda p, n, s: state(p, n, s) / 2**30),
         ("divided another part", lambda p, n, s: p * (14 + 2 / n) if s == 1 else state(p, n, s)),
+        ("forgot the optimiser state", lambda p, n, s: p * (12 // n + 4) if s == 1 else state(p, n, s)),
         (None, lambda p, n, s: 1.0),
     ],
 )
 def test_state_mistakes(mistake, function):
     wrong(5, function, mistake)
+
+
+def test_rounding_down_is_said_with_digits_that_differ():
+    def floors(p, n, s):
+        parts = [p * 2 // (n if s > 2 else 1), p * 2 // (n if s > 1 else 1), p * 12 // (n if s > 0 else 1)]
+        return sum(parts)
+
+    said = wrong(5, floors, "rounded down")
+    got, right = re.search(r"gives ([\d,]+); ([\d,.]+) is right", said).groups()
+    assert 0 < float(right.replace(",", "")) - float(got.replace(",", "")) < 3 and "rounded down by //" in said
 
 
 # 6. The largest batch
@@ -413,7 +459,9 @@ def test_batch_mistakes(mistake, function):
 # 7. Saved tensors
 
 
-def saved(model, x, *, parameters=False, twice=False, size=lambda t: t.untyped_storage().nbytes(), output=False):
+def saved(
+    model, x, *, parameters=False, twice=False, first=False, size=lambda t: t.untyped_storage().nbytes(), output=False
+):
     kept = {}
 
     def pack(t):
@@ -421,7 +469,7 @@ def saved(model, x, *, parameters=False, twice=False, size=lambda t: t.untyped_s
         if parameters or all(
             t.untyped_storage().data_ptr() != p.untyped_storage().data_ptr() for p in model.parameters()
         ):
-            kept[key] = size(t)
+            kept[key] = kept[key] if first and key in kept else size(t)
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -469,6 +517,8 @@ def test_what_a_linear_layer_keeps_by_hand():
         ("four bytes each", lambda m, x: saved(m, x, size=lambda t: 4 * t.numel())),
         ("counted the output", lambda m, x: saved(m, x, output=True)),
         ("counted the input alone", lambda m, x: x.nbytes),
+        ("counted a part of a storage", lambda m, x: saved(m, x, size=lambda t: t.nbytes)),
+        ("counted a part of a storage", lambda m, x: saved(m, x, size=lambda t: t.nbytes, first=True)),
         (None, lambda m, x: 17),
     ],
 )
@@ -479,6 +529,29 @@ def test_saved_mistakes(mistake, function):
     if mistake == "counted everything packed":
         names.add("counted the parameters")  # of a linear layer both are the same
     assert said.misconception in names, said.feedback
+
+
+def test_views_are_told_from_their_storage():
+    said = verdict(7, lambda m, x: saved(m, x, size=lambda t: t.nbytes)).feedback
+    assert "gives 8,480 B" in said and "Right is 13,600 B" in said
+    assert "views of one storage" in said and "take untyped_storage().nbytes()" in said
+    elements = verdict(7, lambda m, x: saved(m, x, size=lambda t: t.numel())).feedback
+    assert "or take nbytes" not in elements and "untyped_storage().nbytes()" in elements
+
+
+def test_what_is_listed_adds_up():
+    said = verdict(7, lambda m, x: saved(m, x) + (17 if "Attention" in type(m).__name__ else 0)).feedback
+    right, listed = re.search(r"it keeps ([\d,]+) B: (.*)", said).groups()
+    sizes = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) B for", listed)]
+    assert sum(sizes) == int(right.replace(",", "")) == 13_600 and len(sizes) > 1
+
+
+@pytest.mark.parametrize("answer", [saved, lambda model, x: 17], ids=["right", "wrong"])
+def test_the_learners_random_state_stays(answer):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    check("precision-code-7", answer)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_grad_keeps_nothing():
