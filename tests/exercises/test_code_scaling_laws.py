@@ -281,6 +281,10 @@ def plainly(a, b, e, alpha, beta, n, d, losses, delta):
     return huber(delta, np.log(np.abs(e + a / n**alpha + b / d**beta)) - np.log(losses)).sum()
 
 
+def one_sided(r, delta, size):
+    return np.where(r <= delta, r**2 / 2, delta * (size(r) - delta / 2)).sum()
+
+
 def jump(r, delta, beyond):
     return np.where(np.abs(r) <= delta, r**2 / 2, beyond).sum()
 
@@ -308,6 +312,14 @@ def jump(r, delta, beyond):
         (
             "jump at delta",
             lambda *x: jump(residuals(*x[:-1]), x[-1], x[-1] * (np.abs(residuals(*x[:-1])) - x[-1])),
+        ),
+        *(
+            (
+                "no absolute value",
+                lambda *x, s=s, f=f: one_sided(s * residuals(*x[:-1]), x[-1], f),
+            )
+            for s in (1, -1)
+            for f in (np.abs, lambda r: r)
         ),
         (None, lambda *x: 0.5),
     ],

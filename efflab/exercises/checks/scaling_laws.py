@@ -377,7 +377,7 @@ def huber_objective(answer: Any) -> None:
     law = (6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083)
     for a, b, e, alpha, beta, spread, outlier, delta, what in (
         (*law, 2e-4, 0.0, 1e-3, "runs near the law"),
-        (*law, 2e-4, 0.1, 1e-3, "runs near the law and one outlier"),
+        (*law, 2e-4, 0.1, 1e-3, "runs near the law and two outliers"),
         (*law, 3e-2, 0.0, 1e-3, "runs far from the law"),
         (5.5, 7.1, 0.6, 0.35, 0.37, 1e-2, 0.3, 1e-2, "runs on either side of delta"),
     ):
@@ -385,7 +385,7 @@ def huber_objective(answer: Any) -> None:
         d = 10 ** generator.uniform(9, 11.5, 9)
         predicted = np.exp(e) + np.exp(a) / n**alpha + np.exp(b) / d**beta
         noise = generator.normal(0, spread, 9)
-        noise[4] += outlier
+        noise[[4, 7]] += outlier, -outlier  # on both sides, or a test without the absolute value looks like squares
         losses = predicted * np.exp(noise)
         arguments = dict(zip(names, (a, b, e, alpha, beta, n, d, losses, delta), strict=True))
         value = function(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()})
@@ -436,6 +436,15 @@ def huber_objective(answer: Any) -> None:
                     "base 10",
                     huber(r / math.log(10)),
                     "with logarithms of base 10. Take the natural ones.",
+                ),
+                *(
+                    (
+                        "no absolute value",
+                        float(np.where(side <= delta, r**2 / 2, delta * (beyond - delta / 2)).sum()),
+                        "|r| <= delta is tested without the absolute value, so a large negative residual takes r²/2.",
+                    )
+                    for side in (r, -r)
+                    for beyond in (np.abs(r), side)
                 ),
                 (
                     "squared everywhere",
