@@ -58,7 +58,7 @@ def test_intensity_mistakes(mistake, function):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda m, n, k, bytes_per_element: None, "Is the `return` missing"),
+        (lambda m, n, k, bytes_per_element: print(end=""), "Is the `return` missing"),
         (lambda m, n, k, bytes_per_element: True, "a number is expected"),
         (lambda m, n, k, bytes_per_element: "315 FLOP/B", "a number is expected"),
         (lambda m, n, k, bytes_per_element: [1, 2], "one number is expected"),
@@ -130,11 +130,49 @@ def test_a_function_not_written_yet(monkeypatch):
         raise NotImplementedError("Return the intensity.")
 
     result = verdict(1, matmul_intensity)
-    assert result.outcome == "not counted" and result.feedback == "Return the intensity."
+    assert result.outcome == "not counted"
+    assert result.feedback == "matmul_intensity is not written yet. Return the intensity."
     monkeypatch.setenv("EFFLAB_STRICT", "1")
-    with pytest.raises(NotImplementedError, match="roofline-code-1: Return the intensity") as caught:
+    with pytest.raises(NotImplementedError, match="matmul_intensity is not written yet") as caught:
         verdict(1, matmul_intensity)
     assert isinstance(caught.value, NotWritten) and len(caught.value._render_traceback_()) == 1
+
+
+def with_dots(m, n, k, bytes_per_element): ...
+
+
+def with_pass(m, n, k, bytes_per_element):
+    pass
+
+
+def with_a_docstring(m, n, k, bytes_per_element):
+    """FLOP per byte."""
+
+
+def with_a_return(m, n, k, bytes_per_element):
+    """FLOP per byte."""
+    return None
+
+
+@pytest.mark.parametrize("function", [with_dots, with_pass, with_a_docstring, with_a_return])
+def test_an_empty_function_is_not_written_yet(function):
+    result = verdict(1, function)
+    assert result.outcome == "not counted"
+    assert result.feedback == "matmul_intensity is not written yet: its body is empty."
+
+
+def test_a_bare_not_implemented_error_is_not_written_yet():
+    def blank(m, n, k, bytes_per_element):
+        raise NotImplementedError
+
+    assert verdict(1, blank).feedback == "matmul_intensity is not written yet."
+
+
+def test_a_body_that_forgets_its_return_is_an_attempt():
+    def forgot(m, n, k, bytes_per_element):
+        intensity = 2 * m * n * k / bytes_per_element  # noqa: F841
+
+    assert verdict(1, forgot).outcome == "wrong" and "Is the `return` missing" in verdict(1, forgot).feedback
 
 
 def test_an_interrupt_is_not_swallowed():

@@ -106,6 +106,14 @@ def test_the_newest_of_the_topic_is_taken_by_default(data, tmp_path):
     assert "Did you mean 'roofline-mine'" in check("roofline-own-1", "roofline-min").feedback
 
 
+@pytest.mark.parametrize("topic", ["roofline", "precision", "scaling_laws"])
+def test_the_courses_own_run_is_called_that(topic):
+    for shipped in recorded(topic):
+        result = check(f"{topic}-own-1", shipped)
+        assert result.misconception == "not own" and f"Record {shipped.id} is the recorded run" in result.feedback
+        assert result.feedback.count(shipped.id) == 1 and "holds the repeats" not in result.feedback
+
+
 def test_a_damaged_file_is_no_answer(tmp_path, labbook):
     (labbook / "records").mkdir(parents=True)
     path = labbook / "records" / "a.json"

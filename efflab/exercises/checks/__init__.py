@@ -7,6 +7,7 @@ call went wrong, what came back and what was expected.
 
 from __future__ import annotations
 
+import dis
 import importlib
 import inspect
 import math
@@ -33,7 +34,7 @@ class NotCounted(Exception):
 
 
 class NotWritten(Exception):
-    """The function raises NotImplementedError: the learner has not begun."""
+    """The function is empty or raises NotImplementedError: the learner has not begun."""
 
 
 def find(topic: str, name: str) -> Callable[[Any], str | None]:
@@ -80,6 +81,19 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _empty() -> None: ...
+
+
+def blank(function: Any) -> bool:
+    """Whether a function's body does nothing: `...`, `pass`, a docstring, or a bare return."""
+
+    def does(code: Any) -> list[tuple[str, Any]]:
+        return [(i.opname, i.argval) for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP", "CACHE")]
+
+    code = getattr(function, "__code__", None)
+    return code is not None and does(code) == does(_empty.__code__)
+
+
 class Subject:
     """The learner's function, called with care.
 
@@ -91,6 +105,7 @@ class Subject:
     Raises:
         NotCounted: not a function.
         NotYet: it cannot take these parameters.
+        NotWritten: its body does nothing.
     """
 
     def __init__(self, function: Any, name: str, *parameters: str) -> None:
@@ -110,6 +125,8 @@ class Subject:
             raise NotYet(
                 f"{name} must take the parameters ({', '.join(parameters)}); yours takes {signature}."
             ) from None
+        if blank(function):
+            raise NotWritten(f"{name} is not written yet: its body is empty.")
 
     def describe(self, **arguments: Any) -> str:
         """The call as it would be written."""
@@ -122,7 +139,7 @@ class Subject:
         except (NotYet, NotCounted):
             raise  # a fake device's objection
         except NotImplementedError as error:
-            raise NotWritten(str(error) or f"{self.name} is not written yet.") from None
+            raise NotWritten(f"{self.name} is not written yet. {error}".strip()) from None
         except SystemExit:
             raise NotYet(f"{self.describe(**arguments)} calls exit(). Return the result instead.") from None
         except Exception as error:

@@ -55,7 +55,13 @@ def own(topic: str, answer: Any) -> Record:
     if record.topic != topic:
         raise NotYet(f"Record {record.id} is of {record.topic}, not of {topic}. Run '{command(topic)}'.")
     for shipped in records.recorded(topic):
-        if record.id == shipped.id or copied(record, shipped):
+        if record.id == shipped.id:
+            raise NotYet(
+                f"Record {record.id} is the recorded run that comes with the course. "
+                f"Run '{command(topic)}' on your own device and check that record.",
+                "not own",
+            )
+        if copied(record, shipped):
             raise NotYet(
                 f"Record {record.id} holds the repeats of {shipped.id}, which comes with the course. "
                 f"Run '{command(topic)}' on your own device and check that record.",
