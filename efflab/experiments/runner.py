@@ -172,7 +172,7 @@ def _run(
             record.warnings.append(f"resumed at {now()} after {_done(resumed, plan)} of {len(plan.cases)} cases")
         record.predictions = [*dict.fromkeys([*record.predictions, *predictions])]
         say = _Progress(len(plan.cases), experiment.topic, report)
-        say.warn(f"{experiment.topic}: {scale} scale, {len(plan.cases)} cases, on {environment.device} ({chosen})")
+        say.warn(f"{experiment.topic}: {scale} scale on {environment.device} ({chosen}), cases: {len(plan.cases)}")
         for unexpected in _unexpected(environment, chosen):
             say.warn(f"warning: {unexpected}")
         try:

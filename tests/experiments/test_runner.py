@@ -378,3 +378,24 @@ def test_sigterm_says_how_to_continue(tmp_path: Path, root: Path) -> None:
     assert process.returncode == 130
     assert "Run the same command again to continue" in rest
     assert "Traceback" not in rest
+
+
+def test_a_run_says_what_would_disturb_it_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load is the whole machine's, so it is held against all of its cores."""
+    for name in ("SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+
+    def said(load: float) -> list[str]:
+        monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+        lines: list[str] = []
+        runner.run(Fake(one=lambda: 1.0), scale="smoke", device="cpu", out=tmp_path, report=lines.append)
+        assert lines[0].startswith("fake: smoke scale on ") and lines[0].endswith("cases: 1")
+        return [line for line in lines if line.startswith("warning: ")]
+
+    assert said(1.0) == []
+    (busy,) = said(5.3)
+    assert "the load is 5.3 on 8 cores" in busy
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    (unused,) = said(1.0)
+    assert "a GPU was granted and is not used" in unused

@@ -363,25 +363,19 @@ def test_device_time_by_the_days_of_real_runs(run):
     assert s.devices_for_time(device_time=time, time=days * 86400) == pytest.approx(chips, rel=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("hours", "peak", "mfu", "printed"), [(1.46e6, 9.9e14, 0.4, 2.08e24), (6.4e6, 990e12, 0.43, 9.808e24)]
-)
-def test_operations_in_gpu_hours_as_epoch_estimated_them(hours, peak, mfu, printed):
-    """Epoch AI's notes on Llama 3.1 8B and Llama 3 70B, from the GPU-hours that their model cards name."""
-    found = s.flops_in_device_time(device_time=hours * 3600, peak_performance=peak, mfu=mfu)
-    assert found == pytest.approx(printed, rel=1e-3)
+def test_operations_in_device_time_and_in_its_price():
+    """Narayanan et al. 2021, arXiv:2104.04473, section 5.1: GPT-3 in 34 days on 1024 A100 at 140 TFLOP/s each.
 
-
-def test_operations_in_the_price_of_gpt3():
-    """AssemblyAI rents the 1024 A100 on which Narayanan et al. 2021 train GPT-3 in 34 days: $2,451,526.58.
-
-    Each reaches 140 TFLOP/s, and the work is 8 x 175B x 300B with the forward pass that is computed again. Half a day
-    of 34 is 1.5%.
+    The work is 8 x 175B x 300B, with the forward pass that is computed again. Half a day of 34 is 1.5%.
     """
-    price = 2.933908 / 3600
-    assert s.training_cost(device_time=1024 * 34 * 86400, price=price) == pytest.approx(2_451_526.58, abs=0.01)
-    found = s.flops_in_cost(cost=2_451_526.58, price=price, peak_performance=312e12, mfu=140 / 312)
-    assert found == pytest.approx(8 * 175e9 * 300e9, rel=0.015)
+    hours = 1024 * 34 * 24
+    work = 8 * 175e9 * 300e9
+    found = s.flops_in_device_time(device_time=hours * 3600, peak_performance=312e12, mfu=140 / 312)
+    assert found == pytest.approx(work, rel=0.015)
+    cost = s.training_cost(device_time=hours * 3600, price=2.5 / 3600)
+    assert cost == pytest.approx(2_088_960)  # 835,584 GPU-hours at 2.50 USD
+    found = s.flops_in_cost(cost=2_088_960, price=2.5 / 3600, peak_performance=312e12, mfu=140 / 312)
+    assert found == pytest.approx(work, rel=0.015)
 
 
 @given(st.floats(1e9, 1e13), st.floats(1, 1e6), st.integers(1, 10**5), st.floats(1e8, 1e12))
