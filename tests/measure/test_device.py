@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,36 @@ def test_the_environment_of_a_gpu() -> None:
     assert found.memory == torch.cuda.get_device_properties(0).total_memory
     with pytest.raises(EfflabError, match="torch sees"):
         device.choose("cuda:99")
+
+
+@pytest.fixture
+def matmuls() -> Iterator[list[object]]:
+    """Where torch keeps how float32 products may be done; as it was afterwards."""
+    held: list[object] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [m.fp32_precision for m in held]  # type: ignore[attr-defined]
+    yield held
+    for m, value in zip(held, before, strict=True):
+        m.fp32_precision = value  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("owner", [("none", "none"), ("tf32", "ieee"), ("ieee", "bf16"), ("tf32", "tf32")])
+def test_float32_is_what_is_measured_and_then_as_its_owner_set_it(
+    owner: tuple[str, str], matmuls: list[object]
+) -> None:
+    """Also where somebody has used torch's attributes, after which its older function fails."""
+
+    def now() -> list[str]:
+        return [m.fp32_precision for m in matmuls]  # type: ignore[attr-defined]
+
+    for m, value in zip(matmuls, owner, strict=True):
+        m.fp32_precision = value  # type: ignore[attr-defined]
+    before = now()  # "none" may read as what holds above it
+    with contextlib.suppress(RuntimeError), device.float32_as("tf32"):
+        assert now() == ["tf32", "tf32"]
+        raise RuntimeError
+    assert now() == before
+    with device.float32_as("fp32"):
+        assert now() == ["ieee", "ieee"]
+        x = torch.ones(2, 2)
+        assert torch.equal(x @ x, 2 * x)
+    assert now() == before
