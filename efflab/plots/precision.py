@@ -35,23 +35,75 @@ def precision(record: Record) -> Any:
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     for colour, marker, dtype in zip(COLOURS[1:], MARKERS, both, strict=False):
         axes.scatter(rates[dtype], errors[dtype], s=90, color=colour, marker=marker, edgecolor="white", zorder=3)
-        axes.annotate(
-            f"{dtype}: {show(rates[dtype], FLOP_PER_SECOND)}, {show(errors[dtype], digits=2)}",
-            (rates[dtype], errors[dtype]), xytext=(0, 10), textcoords="offset points", fontsize=9, ha="center",
-            zorder=4, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.7},
-        )  # fmt: skip
     if "fp64" in rates:
         label = f"fp64, the reference: {show(rates['fp64'], FLOP_PER_SECOND)}"
         axes.axvline(rates["fp64"], color=COLOURS[0], lw=1.2, ls="--", zorder=1, label=label)
-        axes.legend(loc="lower right", fontsize=9)
+        figure.legend(loc="outside lower right", fontsize=9)
     shown = [rates[d] for d in rates if d in both or d == "fp64"]
-    axes.set(xscale="log", yscale="log", xlim=(min(shown) / 2, max(shown) * 2))
-    axes.set_ylim(min(errors[d] for d in both) / 5, max(errors[d] for d in both) * 5)
+    axes.set(xscale="log", yscale="log", xlim=(min(shown) / 2, max(shown) * 3))
+    axes.set_ylim(min(errors[d] for d in both) / 5, max(errors[d] for d in both) * 10)
     axes.set_xlabel("rate of the largest product (FLOP/s; int8: operations/s)")
     axes.set_ylabel("relative error (Frobenius norm)")
     axes.set_title(f"{record.environment.device}, {record.created[:10]}: error against rate", fontsize=10)
     axes.grid(True, which="major", alpha=0.3)
+    texts = {d: f"{d}: {show(rates[d], FLOP_PER_SECOND)}\nerror {show(errors[d], digits=2)}" for d in both}
+    _label(figure, axes, {texts[d]: (rates[d], errors[d]) for d in both}, rates.get("fp64"))
     return figure
+
+
+# Where a label may stand, from its point, in points: the offset and which of its own sides lies there.
+PLACES = tuple(
+    ((x * far, y * far), ("left" if x > 0 else "right" if x < 0 else "center"),
+     ("bottom" if y > 0 else "top" if y < 0 else "center"))
+    for far in (8, 16, 28, 44)
+    for x, y in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
+)  # fmt: skip
+
+
+def _label(figure: Any, axes: Any, points: dict[str, tuple[float, float]], line: float | None) -> None:
+    """Set each label beside its point where it stays inside the frame and covers nothing.
+
+    Nothing is another label, a marker or the vertical line at `line`, and no other marker is near. Where there is no
+    such place, the one that covers fewest of them is taken.
+    """
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # from here on the frame lies where it will be drawn
+    figure.set_layout_engine("none")
+    frame, half = axes.get_window_extent(), 7 * figure.dpi / 72
+    markers = {}
+    for text, place in points.items():
+        x, y = axes.transData.transform(place)
+        markers[text] = Bbox.from_extents(x - half, y - half, x + half, y + half)
+    taken = []
+    if line is not None:
+        x = axes.transData.transform((line, next(iter(points.values()))[1]))[0]
+        taken.append(Bbox.from_extents(x - 2, frame.y0, x + 2, frame.y1))
+    for text, point in points.items():
+        beside = [box.padded(half) for other, box in markers.items() if other != text]  # a label belongs to one marker
+        best: tuple[int, Any, Any] | None = None
+        for offset, across, up in PLACES:
+            far = max(map(abs, offset)) > 16
+            note = axes.annotate(
+                text, point, xytext=offset, textcoords="offset points", fontsize=9, ha=across, va=up, zorder=4,
+                arrowprops={"arrowstyle": "-", "lw": 0.8, "color": "#999999"} if far else None,
+            )  # fmt: skip
+            note.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(note)  # without the line that leads to it
+            outside = box.x0 < frame.x0 + 2 or box.x1 > frame.x1 - 2 or box.y0 < frame.y0 + 2 or box.y1 > frame.y1 - 2
+            covered = 100 * outside + 10 * sum(box.overlaps(other) for other in (*markers.values(), *taken))
+            covered += sum(box.overlaps(other) for other in beside)
+            if best is None or covered < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = covered, note, box
+            else:
+                note.remove()
+            if covered == 0:
+                break
+        assert best is not None
+        taken.append(best[2])
 
 
 def memory(record: Record) -> Any:

@@ -56,6 +56,11 @@ MULTIPLIES = {
     "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm"),
 }  # fmt: skip
 NOTHING = "The record does not explain it."
+LARGE = 1024  # rows from which several threads are worth their cost
+HINDERED = 3  # how many times faster one thread is only where something else runs on the others' cores
+# A tiny product that takes longer than the smallest one, times this, waited. A GPU may only launch either of them.
+WAITED = {"cpu": 1.0, "cuda": 1.5, "rocm": 1.5}
+DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning goes on that doubts a time
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,11 @@ def calibration_text(record: Record) -> str:
     head = ["dtype", "size", "rate", "to fp32", "overhead", *(["data sheet, dense"] if entry else [])]
     lines = [columns(head, table, (1, 2, 3, 4))] if table else ["No product was measured."]
     lines += [said for dtype in rates if (said := _hardware(record, dtype, rates))]
+    lines += [
+        f"The overhead of {dtype} was disturbed: its tiny product took longer than a product that is predicted from it."
+        for dtype in rates
+        if _waited(record, dtype)
+    ]
     if block := block_size(record):
         terms, measured, k = block
         single = expected_error("fp32", terms, terms, terms)
@@ -267,15 +277,16 @@ def _a(dtype: str) -> str:
 
 
 def _hardware(record: Record, dtype: str, rates: Mapping[str, float]) -> str:
-    """Why a narrow dtype is slower than fp32 on a CPU, by the instructions that the processor lists."""
+    """Why a dtype of fewer bits is slower than fp32 on a CPU, by the instructions that the processor lists."""
     listed = record.spec.get("instructions")
     if record.environment.kind != "cpu" or dtype not in MULTIPLIES or not isinstance(listed, list) or not listed:
         return ""
-    if "fp32" not in rates or NEAR * rates[dtype] >= rates["fp32"]:
+    if "fp32" not in rates or rates[dtype] >= rates["fp32"]:
         return ""
     x86 = "x86" in (record.environment.platform or "")
     needed = [i for i in MULTIPLIES[dtype] if not x86 or i.startswith(("amx", "avx"))]
-    slower = f"{dtype} is {rates['fp32'] / rates[dtype]:.2g} times slower than fp32 here."
+    factor = rates["fp32"] / rates[dtype]
+    slower = f"{dtype} is {f'{factor:.2g} times' if factor >= 1.1 else f'{factor - 1:.1%}'} slower than fp32 here."
     if not needed:
         return f"{slower} No CPU instruction multiplies it. Consistent with converting every element to a wider type."
     if not set(needed) & set(listed):
@@ -335,7 +346,24 @@ def _epsilon(dtype: str) -> float:
 
 def normal_largest(count: float) -> float:
     """The median of the largest magnitude among `count` standard normal numbers."""
-    return NormalDist().inv_cdf(0.5 + 0.5 * 0.5 ** (1 / count))
+    # Each exceeds it with probability 1 - 0.5^(1/count), in both tails together; expm1 keeps what is left of it.
+    return -NormalDist().inv_cdf(-0.5 * math.expm1(math.log(0.5) / count))
+
+
+def truncated_inputs_error(epsilon: float) -> float:
+    """Relative error of a product of normal random matrices whose inputs lose their last bits, not rounded to nearest.
+
+    What is lost lies between 0 and the spacing, with the sign of the number. So its mean square is four times that of
+    rounding, and its mean does not vanish: sums of products shrink too.
+
+    Args:
+        epsilon: spacing of the format at 1.
+    """
+    normal = NormalDist()
+    # Mean of |x| times the spacing at x, over all powers of two; half of the spacing is lost on average.
+    spacing = epsilon * sum(2.0 ** (e + 1) * (normal.pdf(2.0**e) - normal.pdf(2.0 ** (e + 1))) for e in range(-60, 6))
+    square = 4 * float(formulas.rms_rounding_error(epsilon=epsilon)) ** 2
+    return math.sqrt(2 * square + 2 * (spacing / 2) ** 2)
 
 
 def parameter_count(point: Mapping[str, Any]) -> float:
@@ -451,7 +479,12 @@ def _slower(record: Record, sample: Sample, predicted: float, seconds: float) ->
     alone = _value(record, sample, "time_one_thread")
     threads = record.environment.threads
     if alone and threads > 1 and alone < 0.9 * seconds:
-        yield f"One thread is faster than {threads}: one thread takes {show(alone, SECOND)}."
+        times = f"it takes {show(alone, SECOND)}, {threads} take {show(seconds, SECOND)}"
+        pair = f"One thread is faster than {threads}: {times}."
+        other = "something else that used the cores while this was measured"
+        if n >= LARGE or seconds >= HINDERED * alone:  # type: ignore[operator]
+            yield f"{pair} Consistent with {other}."
+        yield f"{pair} Consistent with {other}, or with threads that cost more than they bring at this size."
     if alone and threads > 1 and alone < 1.1 * seconds:
         yield (
             f"One thread takes {show(alone, SECOND)}, no longer than {threads}. Consistent with a library that runs "
@@ -486,11 +519,17 @@ def _faster(record: Record, sample: Sample, predicted: float, seconds: float) ->
     top = largest(record, dtype)
     assert top is not None
     wait = overheads(record)[dtype]
-    if record.environment.kind == "cpu" and 1 / NEAR <= seconds / (predicted - wait) <= NEAR:
+    if (found := _waited(record, dtype)) and wait > 0.1 * predicted:
+        size, shortest = found
+        yield (
+            f"The overhead was disturbed: the tiny product took {show(wait, SECOND)}, the one of size {size:,} "
+            f"{show(shortest, SECOND)}. Without it {show(_flops(point) / peaks(record)[dtype], SECOND)} are predicted."
+        )
+    if record.environment.kind == "cpu" and (wait > seconds / 2 or 1 / NEAR <= seconds / (predicted - wait) <= NEAR):
         yield (
             f"{show(wait, SECOND)} of the prediction is the time of the tiny product; without it "
-            f"{show(predicted - wait, SECOND)} are left. Consistent with a tiny product that was disturbed, or "
-            "that the library treats in another way."
+            f"{show(predicted - wait, SECOND)} are left. Consistent with an overhead that was disturbed, or with a "
+            "tiny product that the library treats in another way."
         )
     rates = [_flops(s.point) / median(s.values) for s in (sample, top)]
     text = (
@@ -513,6 +552,14 @@ def _faster(record: Record, sample: Sample, predicted: float, seconds: float) ->
     yield text
 
 
+def _waited(record: Record, dtype: str) -> tuple[int, float] | None:
+    """Size and time, s, of a dtype's smallest product, where the tiny one that stands for the overhead took longer."""
+    found, wait = _products(record, dtype), overheads(record).get(dtype, 0.0)
+    if not found or wait <= WAITED[record.environment.kind] * median(found[0].values):
+        return None
+    return int(found[0].point["m"]), median(found[0].values)
+
+
 def _why_error(record: Record, sample: Sample, predicted: float, measured: float) -> str:
     if said := agrees(measured / predicted):
         return said
@@ -527,6 +574,14 @@ def _why_error(record: Record, sample: Sample, predicted: float, measured: float
             )
         return NOTHING
     single, none = (expected_error(dtype, terms, terms, k) for k in (terms, math.sqrt(terms)))
+    if dtype == "tf32":
+        # Cut off with the sign of the number it is this; cut off downwards the mean vanishes, and it is twice rounding.
+        cut = truncated_inputs_error(_epsilon(dtype))
+        if 2 * math.sqrt(2) * _rounding(dtype) / NEAR <= measured <= cut * NEAR:
+            return (
+                f"Inputs whose last bits are cut off, not rounded to nearest, would give {show(cut)}. Consistent with "
+                "truncation of the inputs."
+            )
     if measured > single:
         return (
             f"Even one running sum of {terms:,} terms in fp32 would give {show(single)}. Consistent with sums that "
@@ -721,6 +776,9 @@ def text(record: Record) -> str:
             head, body, numeric = _table(record, rows)
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
             parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in body if not r[-1].startswith("As predicted")))
+    doubted = {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
+    if named := [str(s.point["case"]) for s in record.samples if s.metric == "time" and s.point.get("case") in doubted]:
+        parts.append(f"Disturbed while measured, as the record warns: {', '.join(dict.fromkeys(named))}.")
     parts.append(
         "Times use the rate of each dtype's largest product and the overhead of its tiny one; neither predicts itself."
     )
@@ -933,5 +991,5 @@ __all__ = [
     "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Row", "answers", "asked", "banner", "block_size", "calibration",
     "calibration_text", "cases", "compare", "datasheet", "describe", "dtype_errors", "evidence", "expected_bytes",
     "expected_error", "expected_time", "largest", "missing", "normal_largest", "overheads", "parameter_count", "peaks",
-    "points", "summary", "sweep", "table", "text",
+    "points", "summary", "sweep", "table", "text", "truncated_inputs_error",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from efflab import records
+from efflab import lab, records
 from efflab.errors import EfflabError
 from efflab.experiments import precision as experiment
 from efflab.experiments import runner
@@ -140,6 +140,9 @@ def test_calibration_gives_peaks_and_speedups() -> None:
         ("fp8", 20e9, "No CPU instruction multiplies it", "lists no"),
         ("bf16", 20e9, "lists avx512_bf16: the record does not explain it", "lists no"),
         ("fp16", 200e9, "200 GFLOP/s", "slower"),
+        ("fp16", 100e9, "100 GFLOP/s", "slower"),
+        ("fp8", 83.5e9, "fp8 is 1.2 times slower than fp32 here. No CPU instruction multiplies it", "lists no"),
+        ("fp8", 98e9, "fp8 is 2.0% slower than fp32 here. No CPU instruction multiplies it", "lists no"),
     ],
 )
 def test_a_slow_dtype_is_explained_by_what_the_processor_lists(dtype: str, peak: float, said: str, unsaid: str) -> None:
@@ -159,7 +162,14 @@ def test_explanations_of_times_follow_the_records_own_numbers() -> None:
     alone = record(sample(product(500), 5e-3), sample(product(500), 5e-3, "time_one_thread"))
     assert "on one thread" in only(alone).explanation
     hindered = record(sample(product(500), 5e-3), sample(product(500), 2e-3, "time_one_thread"))
-    assert "One thread is faster than 2: one thread takes 2 ms" in only(hindered).explanation
+    pair = "One thread is faster than 2: it takes 2 ms, 2 take 5 ms. Consistent with something else that used the cores"
+    assert pair in only(hindered).explanation
+    assert "cost more than they bring" in only(hindered).explanation, "of a small product this may be too"
+    for n, seconds in ((500, 7e-3), (1500, 0.2)):
+        at = product(n)
+        hindered = record(sample(at, seconds), sample(at, seconds / 3.3 if n == 500 else 0.15, "time_one_thread"))
+        assert "used the cores while this was measured." in only(hindered).explanation
+        assert "cost more" not in only(hindered).explanation
     shared = record(sample(product(500), 5e-3), sample(product(500), 10e-3, "time_one_thread"))
     assert "thread" not in only(shared).explanation
 
@@ -175,10 +185,69 @@ def test_explanations_of_times_follow_the_records_own_numbers() -> None:
     fast = only(record(sample(product(500), 1e-3))).explanation
     assert "It reaches 250 GFLOP/s" in fast
     assert "cache" in fast, "3 MB fit into 32 MiB and 48 MB do not"
-    slow_tiny = [*calibration(overhead=5e-3), blocks()]
-    assert "5 ms of the prediction is" in only(record(samples=[*slow_tiny, sample(product(500), 2.6e-3)])).explanation
+    slow_tiny = [*calibration(overhead=2e-3), blocks()]
+    assert "2 ms of the prediction is" in only(record(samples=[*slow_tiny, sample(product(500), 2.6e-3)])).explanation
     large = only(record(sample(product(1900), 0.05))).explanation
     assert "cache" not in large
+
+
+def test_an_overhead_that_was_disturbed_is_named() -> None:
+    """fp16 as one run had it: 7.98 ms where 21 µs are usual."""
+    times = {256: 1.1e-3, 512: 6.5e-3, 1024: 48e-3}
+    products = [sample(product(n, "fp16"), t) for n, t in times.items()]
+    found = record(*calibration("fp16", 45e9, overhead=7.98e-3, n=2048), *products)
+    said = {r.case: r.explanation for r in precision.points(found)}
+    for n in (256, 512):
+        assert said[f"matmul-fp16-{n}"].startswith(
+            "The overhead was disturbed: the tiny product took 7.98 ms, the one of size 256 1.1 ms. Without it "
+        )
+    assert "5.97 ms are predicted" in said["matmul-fp16-512"]
+    assert "The overhead of fp16 was disturbed" in precision.calibration_text(found)
+    assert "The overhead of fp32" not in precision.calibration_text(found)
+
+    # Comparable to the whole product, and not longer: it may be the library too.
+    found = record(*calibration("fp16", 45e9, overhead=0.9e-3, n=2048), products[0])
+    assert "Consistent with an overhead that was disturbed" in only(found).explanation
+
+    # A GPU launches a small product as long as a tiny one.
+    launched = [*calibration(overhead=6e-6), blocks(), sample(product(250), 5e-6)]
+    assert "disturbed" not in precision.text(record(samples=launched, kind="cuda", device="Unknown GPU"))
+    launched = [*calibration(overhead=6e-4), blocks(), sample(product(250), 3.2e-4)]
+    found = record(samples=launched, kind="cuda", device="Unknown GPU")
+    assert only(found).explanation.startswith("The overhead was disturbed")
+
+
+def test_a_run_says_which_timed_cases_were_disturbed() -> None:
+    """What calibrates counts, what is not timed does not, and a quarter is the limit, as of the exercise."""
+    untimed = [sample(step(p, w), 5e6, "memory", "B") for p in precision.MEMORY for w in precision.STATE]
+    steady = [sample(product(n), 2 * n**3 / PEAK) for n in (100, 200, 300, 400, 500, 600)]
+    assert lab.disturbed(record(*steady, *untimed)) == ""
+
+    def warned(*cases: str) -> str:
+        return lab.disturbed(record(*steady, *untimed, warnings=[f"{c}: disturbed: something ran" for c in cases]))
+
+    said = warned("overhead-fp32", "matmul-fp32-2000")
+    assert said.startswith(
+        "Disturbed while it was measured: 2 of 8 timed cases (matmul-fp32-2000, overhead-fp32). Predictions rest on "
+        "matmul-fp32-2000, overhead-fp32."
+    )
+    assert said.endswith("keeps their warnings.")
+    assert warned("overhead-fp32", "matmul-fp32-2000", "matmul-fp32-100").endswith(lab.AGAIN), "3 of 8"
+    assert warned("matmul-fp32-100", "matmul-fp32-200").endswith(lab.AGAIN), "2 of the 6 that are predicted"
+    assert warned("matmul-fp32-100").endswith("keeps their warnings.")
+    assert warned("step-fp32-math", "matmul-fp32-1") == "", "not timed"
+    other = lab.disturbed(record(*steady, warnings=["matmul-fp32-100: measured, but what follows failed"]))
+    assert other == "", "a warning that does not doubt the time"
+    wide = sample(product(700), 7e-3, spread=0.4)
+    assert "1 of 9 timed cases (matmul-fp32-700)" in lab.disturbed(record(*steady, *untimed, wide))
+
+
+def test_the_text_repeats_what_the_record_warns_of() -> None:
+    found = record(
+        sample(product(500), 2.52e-3), warnings=["matmul-fp32-500: wide: it spans 80%", "matmul-fp32-500: disturbed: x"]
+    )
+    assert "Disturbed while measured, as the record warns: matmul-fp32-500." in precision.text(found)
+    assert "Disturbed" not in precision.text(record(sample(product(500), 2.52e-3)))
 
 
 # Error
@@ -223,6 +292,44 @@ def test_the_largest_of_many_normal_numbers() -> None:
     rng = np.random.default_rng(0)
     largest = [np.abs(rng.standard_normal(10_000)).max() for _ in range(300)]
     assert precision.normal_largest(10_000) == pytest.approx(np.median(largest), rel=0.02)
+
+
+def test_the_largest_of_absurdly_many_is_a_number() -> None:
+    """Where 0.5^(1/count) rounds to one: a damaged record must not stop the reader."""
+    assert precision.normal_largest(1) == pytest.approx(0.6744897501960817)
+    # P(|x| > z) is about 2 φ(z) / z (1 - 1/z²), and a share log 2 / count exceeds the median.
+    for count in (1e9, 2.0**62, 2.0**124):
+        z = precision.normal_largest(count)
+        tail = 2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / z * (1 - 1 / z**2)
+        assert tail == pytest.approx(math.log(2) / count, rel=0.01)
+    found = record(sample(error(2**31, "int8"), 0.02, "error", ""))
+    assert precision.text(found) == precision.text(found)
+    assert only(found).predicted > 0.02
+
+
+def test_a_truncated_input_errs_as_predicted() -> None:
+    """float32 inputs without their last 13 bits, as tensor cores read them, by numpy's own bits."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 400, 400)).astype(np.float32)
+    x, w = ((m.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32).astype(float) for m in (a, b))
+    exact = a.astype(float) @ b.T.astype(float)
+    seen = np.linalg.norm(x @ w.T - exact) / np.linalg.norm(exact)
+    assert precision.truncated_inputs_error(2**-10) == pytest.approx(seen, rel=0.01)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, "As predicted"), (2.0, "truncation"), (2.6, "truncation"),
+                                              (5.0, "fewer bits than fp32")])  # fmt: skip
+def test_tf32_inputs_may_be_truncated(factor: float, said: str) -> None:
+    def row(value: float, dtype: str = "tf32") -> precision.Row:
+        return only(record(sample(error(400, dtype), value, "error", ""), kind="cuda", device="Unknown GPU"))
+
+    predicted = row(1e-3).predicted
+    found = row(factor * predicted).explanation
+    assert said in found
+    if said == "truncation":
+        assert "Consistent with truncation of the inputs." in found
+        assert "sums" not in found
+        assert "truncation" not in row(factor * row(1e-3, "fp16").predicted, "fp16").explanation
 
 
 def test_running_sums_in_float32_err_as_predicted() -> None:
@@ -530,6 +637,52 @@ def test_pictures_are_drawn_of_what_there_is() -> None:
     for draw in (plots.precision, plots.memory):
         with pytest.raises(EfflabError, match="to draw"):
             draw(record(samples=[]))
+
+
+def overlapping(figure: Any) -> list[str]:
+    """The labels of the picture that leave its frame, or cover another one, a marker or the line of fp64."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    frame, boxes = axes.get_window_extent(), {}
+    for note in axes.texts:
+        boxes[note.get_text()] = Text.get_window_extent(note)
+    others = []
+    for points in axes.collections:
+        x, y = axes.transData.transform(points.get_offsets()[0])
+        others.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
+    for line in axes.lines:
+        x = axes.transData.transform((line.get_xdata()[0], 1e-3))[0]
+        others.append(Bbox.from_extents(x - 1, frame.y0, x + 1, frame.y1))
+    return [
+        text
+        for text, box in boxes.items()
+        if not (frame.containsx(box.x0) and frame.containsx(box.x1))
+        or not (frame.containsy(box.y0) and frame.containsy(box.y1))
+        or any(box.overlaps(o) for o in [*others, *(b for t, b in boxes.items() if t != text)])
+    ]
+
+
+GPU = {  # FLOP/s and error, near those of an H200
+    "fp64": (60e12, 0), "fp32": (50e12, 3e-7), "tf32": (400e12, 7.6e-4), "bf16": (780e12, 2.9e-3),
+    "fp16": (760e12, 3.6e-4), "fp8": (1400e12, 0.038), "int8": (1450e12, 0.02),
+}  # fmt: skip
+
+
+def test_no_label_of_the_picture_leaves_it_or_covers_another() -> None:
+    plots = pytest.importorskip("efflab.plots.precision")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    for found in records.recorded("precision"):
+        assert overlapping(plots.precision(found)) == []
+    gpu = [s for d, (rate, _) in GPU.items() for s in calibration(d, rate)]
+    gpu += [sample(error(2000, d), e, "error", "") for d, (_, e) in GPU.items() if e]
+    figure = plots.precision(record(samples=gpu, kind="cuda", device="Unknown GPU"))
+    assert len(figure.axes[0].texts) == 6
+    assert overlapping(figure) == []
 
 
 def test_a_run_that_was_recorded_reconciles(tmp_path: Any) -> None:
