@@ -14,12 +14,13 @@ from typing import Any
 
 from efflab import records
 from efflab.errors import EfflabError, unknown
-from efflab.reconcile import CALIBRATED, Topic, columns, error, percent
+from efflab.reconcile import CALIBRATED, SHARES, Topic, columns, error, percent
 from efflab.reconcile import topic as topic_module
-from efflab.records import LabBook, Prediction, Record
+from efflab.records import LabBook, Prediction, Record, Sample, median
 from efflab.units import SECOND, UNITS, Unit, parse, show
 
 MODES = ("live", "replay")
+AGAIN = "Do not build on this run: close other programs and measure again with a new Lab."
 
 
 class Lab:
@@ -29,7 +30,7 @@ class Lab:
         topic: such as "roofline".
         mode: "live" or "replay"; None takes $EFFLAB_MODE, else "live".
         record: in replay, the file to replay; None takes the newest recorded run that comes with the course.
-        labbook: where predictions and records are kept; None takes $EFFLAB_LABBOOK, else ./labbook.
+        labbook: where predictions and records are kept; None takes $EFFLAB_LABBOOK, else the course's own.
         scale, device: in live mode, what to measure; None lets the device decide.
 
     Raises:
@@ -174,7 +175,12 @@ class Lab:
             if name not in self._topic.CALIBRATION:
                 raise unknown("predict: calibration", name, self._topic.CALIBRATION)
             what, unit = self._topic.CALIBRATION[name]
-            outputs[f"{CALIBRATED}{name}.{what}"] = (_positive(written, unit, f"predict: {name}"), unit.symbol)
+            value = _positive(written, unit, f"predict: {name}")
+            if what in SHARES and value >= 1:
+                raise EfflabError(
+                    f"predict: {name}: {written!r} is {value:.0%}, and a share lies below 100%. Write '5%' for 0.05."
+                )
+            outputs[f"{CALIBRATED}{name}.{what}"] = (value, unit.symbol)
         inputs: dict[str, records.Scalar] = {"mode": self.mode}
         if self._replayed is not None:
             inputs["record"] = self._replayed.id
@@ -223,9 +229,10 @@ class Lab:
                 device=self._device,
                 out=self.labbook.path / "records",
                 predictions=self._committed,
-                report=lambda line: print(line.partition(": ")[0], flush=True),
+                # What a case measured is not shown yet.
+                report=lambda line: print(line.partition(": ")[0] if line.startswith("[") else line, flush=True),
             )
-            print(f"Measured: {len(self._record.samples)} samples, kept in your lab book as {self._path.name}.")
+            print(f"Measured: {len(self._record.samples)} samples, kept in your lab book: {self._path}")
         if said := disturbed(self._record):
             print(said)
         for line in self._topic.missing(self._record):
@@ -262,10 +269,11 @@ class Lab:
             yours = self._outputs.get(f"{CALIBRATED}{name}.{what}")
             measured = found.get(name)
             if yours and measured:
-                rows.append([name, show(yours, unit), show(measured, unit), percent(error(yours, measured))])
+                said = [f"{v:.2%}" if what in SHARES else show(v, unit) for v in (yours, measured)]
+                rows.append([name, *said, percent(error(yours, measured))])
         if rows:
             print()
-            print(columns(["", "you", "measured", "your error"], rows, (1, 2, 3)))
+            print(columns(["", "you", "from this run", "your error"], rows, (1, 2, 3)))
 
     # Reconcile
 
@@ -314,6 +322,8 @@ class Lab:
         if factors:
             off = show(records.median(factors), digits=3 if records.median(factors) < 1.1 else 2)
             print(f"\nYour predictions are off by a factor of {off} (median of {len(factors)}).")
+        if (said := disturbed(record)).endswith(AGAIN):
+            print(f"\n{said}")
 
     def table(self) -> None:
         """Print every case of the run: predicted, measured, and why they part."""
@@ -367,13 +377,44 @@ def _positive(written: str, unit: Unit, name: str) -> float:
 
 
 def disturbed(record: Record) -> str:
-    """One sentence on the cases that the record's warnings name; empty where there is none."""
-    cases = {str(s.point["case"]) for s in record.samples if s.point.get("role") not in ("ceiling", "calibration")}
-    named = sorted(cases & {w.partition(":")[0] for w in record.warnings})
+    """One sentence on the timed cases that are wide or disturbed, what calibrates included; empty where there is none.
+
+    What counts, and how many may be, is the rule by which the check of one's own record counts.
+    """
+    timed = [
+        s
+        for s in record.samples
+        if s.metric == "time" and s.status == "ok" and s.point.get("role") != "ceiling" and median(s.values) > 0
+    ]
+    named = sorted({str(s.point.get("case")) for s in timed if not _steady(record, [s])})
     if not named:
         return ""
+    cases = {str(s.point.get("case")) for s in timed}
     some = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
-    said = f"Disturbed while it was measured: {len(named)} of {len(cases)} cases ({some})."
-    if len(named) > len(cases) / 4:
-        return f"{said} Do not build on this run: close other programs and measure again with a new Lab."
+    every = {str(s.point.get("case")) for s in record.samples if s.point.get("role") != "ceiling"}
+    kind = "cases" if cases == every else "timed cases"
+    said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
+    calibrating = {str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration"}
+    if rested := [case for case in named if case in calibrating]:
+        said += f" Predictions rest on {', '.join(rested)}."
+    if not _quiet(record, timed):
+        return f"{said} {AGAIN}"
     return f"{said} The record keeps their warnings."
+
+
+def _quiet(record: Record, timed: list[Sample]) -> bool:
+    """At most as many of the timed cases are disturbed as may be, of all and of those that are predicted."""
+    predicted = [s for s in timed if s.point.get("role") not in ("calibration", "bandwidth")]
+    return all(_steady(record, samples) for samples in (timed, predicted))
+
+
+def _steady(record: Record, samples: list[Sample]) -> bool:
+    """The check of one's own record finds these samples steady; of one sample, it is neither wide nor disturbed."""
+    from efflab.exercises.checks import NotYet
+    from efflab.exercises.checks.records import steady
+
+    try:
+        steady(record, samples)
+    except NotYet:
+        return False
+    return True
