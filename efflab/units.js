@@ -67,6 +67,7 @@ const QUANTITY = new RegExp(
   "^\\s*([+\\-−]?(?:[0-9][0-9,_]*\\.?[0-9]*|\\.[0-9]+)(?:[eE][+\\-−]?[0-9]+)?)" +
     `(?:\\s*(?:[×x*·]|\\\\times)\\s*10\\s*(?:\\^|\\*\\*)?\\s*\\{?${EXPONENT}\\}?)?\\s*(.*?)\\s*$`, "u");
 const POWER = /^\s*(2|10)\s*(?:\^|\*\*)\s*([+\-−]?[0-9]{1,3})(?![0-9.])\s*(.*?)\s*$/u;
+const FRACTION = /^\s*([+\-−]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*\/\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*$/u;
 const lowered = (text) => text.replace(/[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−]/gu, (c) => "0123456789+--"["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−".indexOf(c)]);
 const quoted = (text) => text.includes("'") && !text.includes('"')
   ? `"${text.replace(/\\/g, "\\\\")}"` : `'${text.replace(/\\/g, "\\\\").replace(/'/g, "\\'")}'`;
@@ -78,7 +79,7 @@ const REAL = new RegExp(
 function real(text) { // any number, as parse(text, REAL) in Python: {value} or {problem}
   const match = REAL.exec(text);
   if (!match) {
-    const found = parse(text, "");
+    const found = FRACTION.test(text) ? { problem: "unit /" } : parse(text, "");
     if (found.problem?.startsWith("unit ")) found.problem = `${quoted(text)} is not a number. Write it like 0.1, 3e-8, 2^-24, -0, inf or nan.`;
     return found;
   }
@@ -89,10 +90,17 @@ function real(text) { // any number, as parse(text, REAL) in Python: {value} or 
   return { value: sign && sign !== "+" ? -size : size };
 }
 
-function parse(text, symbol) { // {value} in base units, perhaps infinite; or {problem}: why the text is no such quantity
-  const unit = UNITS[symbol];
+// {value} in base units, perhaps infinite; or {problem}: why the text is no such quantity. `named` is the unit to name
+function parse(text, symbol, named) {
+  const unit = UNITS[symbol], guess = !named || unit.prefixes.length === 1;
+  named ||= unit.example;
+  const fraction = symbol ? null : FRACTION.exec(text);
+  if (fraction) {
+    const under = Number(fraction[2]);
+    return under ? { value: Number(lowered(fraction[1])) / under } : { problem: `${quoted(text)} divides by zero.` };
+  }
   const power = POWER.exec(text), match = power ?? QUANTITY.exec(text);
-  if (!match) return { problem: `no number found in ${quoted(text)}. Write it like '3.2${symbol && " " + unit.example}'.` };
+  if (!match) return { problem: `no number found in ${quoted(text)}. Write it like '3.2${symbol && " " + named}'.` };
   let number;
   if (power) number = power[1] === "2" ? 2 ** Number(lowered(power[2])) : Number("1e" + lowered(power[2]));
   else {
@@ -108,11 +116,12 @@ function parse(text, symbol) { // {value} in base units, perhaps infinite; or {p
   }
   const written = match[3];
   if (Object.hasOwn(unit.accepted, written)) return { value: number * unit.accepted[written] };
-  if (!written) return { problem: `${quoted(text)} has no unit. Add one, such as '${text.trim()} ${unit.example}'.` };
+  const add = guess ? `Add one, such as '${text.trim()} ${named}'.` : `Add the one that you mean, such as ${named}.`;
+  if (!written) return { problem: `${quoted(text)} has no unit. ${add}` };
   if (unit.bytes && /^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written))
     return { problem: `${quoted(written)} means bits. Write bytes with a capital B, such as '${written.replace("b", "B")}'.` };
   if (unit.bytes && /^[kmgtp]i?b(\/s|ps)?$/i.test(written))
     return { problem: `unit ${quoted(written)} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.` };
-  const wanted = symbol ? `Write it in ${unit.example}.` : "Write a plain number, such as 4096.";
+  const wanted = symbol ? `Write it in ${named}.` : "Write a plain number, such as 4096.";
   return { problem: `unit ${quoted(written)} is not a unit of ${unit.kind}. ${wanted}` };
 }

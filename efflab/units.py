@@ -237,38 +237,50 @@ _POWER = re.compile(r"^\s*(?P<base>2|10)\s*(?:\^|\*\*)\s*(?P<power>[+\-−]?[0-9
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻−", "0123456789+--")
 
 
-def parse(text: str | float, unit: Unit, name: str = "value") -> float:
-    """Read a quantity such as "4.8 TB/s" or "2^30 B" into base units.
+_FRACTION = re.compile(r"^\s*([+\-−]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*/\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*$")
+
+
+def parse(text: str | float, unit: Unit, name: str = "value", example: str | None = None) -> float:
+    """Read a quantity such as "4.8 TB/s", "2^30 B" or, where a pure number is expected, "1/128" into base units.
 
     Args:
         text: number and unit. A bare number is accepted only where the unit is a pure number.
         unit: what is expected.
         name: what to call the input in an error.
+        example: the unit to name in an error; None for a usual one.
 
     Raises:
         EfflabError: no number, no unit, or a unit of another kind.
     """
+    named = example or unit.example()
+    # A number without a unit may be meant in another prefix than the example's.
+    guess = example is None or len(unit.prefixes) == 1
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise EfflabError(f"{name}: expected a number with a unit such as '3 {unit.example()}', got {text!r}.")
+        raise EfflabError(f"{name}: expected a number with a unit such as '3 {named}', got {text!r}.")
     if unit.signed:
         return _real(str(text), name)
     if isinstance(text, int | float):
         if unit.symbol and "" not in unit.accepted():
-            raise EfflabError(
-                f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{text} {unit.example()}'."
-            )
+            sample = f"{text if guess else 3} {named}"
+            raise EfflabError(f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{sample}'.")
         return float(text)
+    if not unit.symbol and (fraction := _FRACTION.match(text)):
+        over, under = (float(part.replace("−", "-")) for part in fraction.groups())
+        if under == 0:
+            raise EfflabError(f"{name}: {text!r} divides by zero.")
+        return over / under
     if match := _POWER.match(text):
         power = match["power"].translate(_SUPERSCRIPTS)
         number = 2.0 ** int(power) if match["base"] == "2" else float(f"1e{power}")
         written = match["unit"]
     else:
-        number, written = _number(text, unit, name)
+        number, written = _number(text, unit, name, named)
     accepted = unit.accepted()
     if written in accepted:
         return number * accepted[written]
     if not written:
-        raise EfflabError(f"{name}: {text!r} has no unit. Add one, such as '{text.strip()} {unit.example()}'.")
+        add = f"Add one, such as '{text.strip()} {named}'." if guess else f"Add the one that you mean, such as {named}."
+        raise EfflabError(f"{name}: {text!r} has no unit. {add}")
     if unit is BYTE or unit is BYTE_PER_SECOND:
         if re.match(r"^[kKMGTP]?i?b(it)?s?(/s|ps)?$", written):
             raise EfflabError(
@@ -279,7 +291,7 @@ def parse(text: str | float, unit: Unit, name: str = "value") -> float:
             raise EfflabError(
                 f"{name}: unit {written!r} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB."
             )
-    wanted = f"Write it in {unit.example()}." if unit.symbol else "Write a plain number, such as 4096."
+    wanted = f"Write it in {named}." if unit.symbol else "Write a plain number, such as 4096."
     raise EfflabError(f"{name}: unit {written!r} is not a unit of {quantity(unit)}. {wanted}")
 
 
@@ -294,7 +306,7 @@ def _real(text: str, name: str) -> float:
     """Any number: "-0", "0.1", "2^-24", "1.5 × 2^-24", "-inf", "nan". Too large for a double is infinite."""
     match = _REAL.match(text)
     if not match:
-        number, written = _number(text, REAL, name)
+        number, written = _number(text, REAL, name, "")
         if written:
             raise EfflabError(f"{name}: {text!r} is not a number. Write it like 0.1, 3e-8, 2^-24, -0, inf or nan.")
         return number
@@ -314,11 +326,11 @@ def _scaled(value: float, power: int) -> float:
         return math.inf
 
 
-def _number(text: str, unit: Unit, name: str) -> tuple[float, str]:
-    """The number of a quantity, and its unit as written."""
+def _number(text: str, unit: Unit, name: str, example: str) -> tuple[float, str]:
+    """The number of a quantity, and its unit as written. `example` is the unit to name in an error."""
     match = _QUANTITY.match(text)
     if not match:
-        wanted = f"3.2 {unit.example()}" if unit.symbol else "3.2"
+        wanted = f"3.2 {example}" if unit.symbol else "3.2"
         raise EfflabError(f"{name}: no number found in {text!r}. Write it like '{wanted}'.")
     digits = match["number"].replace("_", "").translate(_SUPERSCRIPTS)
     if "," in digits and not re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):

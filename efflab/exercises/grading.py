@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from efflab.units import parse
 
 Outcome = Literal["right", "wrong", "not counted"]
 WIDTH = 100
+_PLAIN = re.compile(r"[0-9][0-9,]*\.?[0-9]*")  # a number without exponent and sign; quiz.js has the same
 _shown_hints: dict[str, int] = {}
 
 
@@ -190,7 +192,7 @@ def _example(item: Question) -> str:
         case Choice():
             return repr(next(iter(item.ordered)))
         case Numeric():
-            return repr(f"3 {item.unit_type.example()}".strip())
+            return repr(item.wanted.partition("such as ")[2].partition(" or ")[0] or "3")
         case Code():
             return "your_function"
     return "'path/of/record.json'"
@@ -231,7 +233,7 @@ def _judge_numeric(item: Numeric, answer: Any) -> tuple[str, str | None]:
         except (TypeError, ValueError, RuntimeError):
             raise checks.NotCounted(f"Give one value, not {type(answer).__name__} of several.") from None
     try:
-        value = parse(answer, item.unit_type, "answer")
+        value = parse(answer, item.unit_type, "answer", item.example)
     except EfflabError as error:
         said = str(error).removeprefix("answer: ")
         raise checks.NotCounted(said[:1].upper() + said[1:]) from None
@@ -246,6 +248,8 @@ def _judge_numeric(item: Numeric, answer: Any) -> tuple[str, str | None]:
             return _Wrong(misconception.feedback), misconception.name
     if (near := item.near_bounds) and near[0] <= value <= near[1]:
         return _Wrong(CLOSE), None
+    if item.example == "%" and value > 1 and _PLAIN.fullmatch(written := str(answer).strip()):
+        raise checks.NotCounted(f"Did you mean {written}%? Without the percent sign {written} is more than the whole.")
     return _Wrong(item.wrong), None
 
 
@@ -274,6 +278,5 @@ def show(question_id: str) -> ShownQuestion:
         case Choice():
             parts.append("\n".join(f"- ({letter}) {option.text}" for letter, option in item.ordered.items()))
         case Numeric():
-            wanted = f"a number with its unit, such as {_example(item)}" if item.unit else "a number"
-            parts.append(f"Answer: {wanted}.")
+            parts.append(f"Answer: {item.wanted}.")
     return ShownQuestion("\n\n".join(parts))

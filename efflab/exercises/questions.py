@@ -173,6 +173,21 @@ class Numeric(_Question):
         return UNITS[self.unit]
 
     @property
+    def example(self) -> str:
+        """The unit that the answer is printed in, "GB" or "%": whoever adds it to a number is not led astray."""
+        if self.printed is None:
+            return self.unit_type.example()
+        return re.sub(r"^[0-9.,]+(e-?[0-9]+)?\s*", "", self.printed)
+
+    @property
+    def wanted(self) -> str:
+        """What to answer with, for a person: "a number with its unit, such as 3 GB"."""
+        if self.example == "%":
+            return "a share, such as 25% or 0.25"
+        gap = "" if self.unit_type.counted else " "
+        return f"a number with its unit, such as 3{gap}{self.example}" if self.unit else "a number"
+
+    @property
     def value(self) -> float:
         """The right answer, base units."""
         return evaluate(self.answer, self.unit_type, "answer")

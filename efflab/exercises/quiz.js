@@ -11,8 +11,8 @@ const QUESTION_ID = /^[a-z][a-z_]*-(?:code-|own-)?[1-9][0-9]?$/;
 const { quoted } = QUANTITIES;
 
 /** {value} in base units, or {problem}: a sentence that says why the text is no finite quantity of this unit. */
-function parse(text, symbol) {
-  const { value, problem } = QUANTITIES.parse(text, symbol);
+function parse(text, symbol, example) {
+  const { value, problem } = QUANTITIES.parse(text, symbol, example);
   if (problem) return { problem: problem[0].toUpperCase() + problem.slice(1) };
   return Number.isFinite(value) ? { value } : { problem: `${quoted(text)} is not a finite number.` };
 }
@@ -95,6 +95,18 @@ function openNumeric(sealed, value) {
     }
   }
   return null;
+}
+
+const PLAIN = /^[0-9][0-9,]*\.?[0-9]*$/;
+
+/** {right, feedback} of what was typed, or {problem}; `wrong` is the feedback for what is not recognised. */
+function judgeNumeric(sealed, text, wrong) {
+  const { value, problem } = parse(text, sealed.unit, sealed.example);
+  if (problem) return { problem };
+  const found = openNumeric(sealed, value), written = text.trim();
+  if (!found && sealed.example === "%" && value > 1 && PLAIN.test(written))
+    return { problem: `Did you mean ${written}%? Without the percent sign ${written} is more than the whole.` };
+  return found ?? { right: false, feedback: wrong };
 }
 
 // Progress: the file that efflab.exercises.progress_file reads and writes.
@@ -327,9 +339,7 @@ class Quiz {
       return openChoice(this.sealed, answer) ?? { problem: "This question is damaged. Reload the page." };
     }
     if (!answer.trim()) return { problem: "Type an answer first." };
-    const { value, problem } = parse(answer, this.sealed.unit);
-    if (problem) return { problem };
-    return openNumeric(this.sealed, value) ?? { right: false, feedback: this.root.dataset.wrong };
+    return judgeNumeric(this.sealed, answer, this.root.dataset.wrong);
   }
 
   check() {
@@ -516,4 +526,4 @@ if (typeof document !== "undefined") {
   else page.start();
 }
 
-return { parse, openChoice, openNumeric, readProgress, writeProgress, merged, store };
+return { parse, openChoice, openNumeric, judgeNumeric, readProgress, writeProgress, merged, store };

@@ -43,7 +43,8 @@ ID, SEED = 6, 16  # bytes
 def seal(question: Choice | Numeric) -> dict[str, Any]:
     """What the page carries of a question, ready for JSON: no answer, no feedback in plain.
 
-    Keys: kind, salt, rounds, boxes (base64), and for a number unit, step, nearStep, entries (base64).
+    Keys: kind, salt, rounds, boxes (base64), and for a number unit, example, step, nearStep, entries
+    (base64).
     """
     secret = hashlib.sha512(b"efflab secret\0" + canonical(question).encode()).digest()
     salt = hashlib.sha512(b"efflab salt\0" + canonical(question).encode()).digest()[:12]
@@ -74,6 +75,7 @@ def seal(question: Choice | Numeric) -> dict[str, Any]:
     return {
         "kind": "numeric",
         "unit": question.unit,
+        "example": question.example,
         "salt": _text(salt),
         "rounds": ROUNDS,
         "step": STEP,

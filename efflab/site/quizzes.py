@@ -127,12 +127,11 @@ class QuizDirective(SphinxDirective):
 
 def field(item: Numeric, ident: str) -> str:
     """The text field of a numeric question."""
-    example = f"a number with its unit, such as 3 {item.unit_type.example()}" if item.unit else "a number"
     return (
         f'<p class="efflab-quiz-field"><label for="{ident}-input">Your answer</label> '
         f'<input class="efflab-quiz-input" id="{ident}-input" type="text" maxlength="200" spellcheck="false" '
         f'autocapitalize="off" autocomplete="off" aria-describedby="{ident}-unit {ident}-feedback"> '
-        f'<span class="efflab-quiz-unit" id="{ident}-unit">{escape(example)}</span></p>\n'
+        f'<span class="efflab-quiz-unit" id="{ident}-unit">{escape(item.wanted)}</span></p>\n'
     )
 
 

@@ -46,6 +46,8 @@ MISTAKES = {name: value for topic in TOPICS for name, value in by_hand(topic).MI
 def written(value: float, question: Numeric) -> str:
     """The value as a learner would type it: in base units, or in the unit that people read instead."""
     symbol, size = question.unit_type.shown or (question.unit, 1.0)
+    if question.example == "%":
+        return f"{100 * value:.9g}%"
     return f"{value / size:.9g} {symbol}".strip()
 
 
@@ -144,6 +146,36 @@ def test_reasonable_rounding_is_right(question: Numeric):
     for (name, mistake), value in MISTAKES.items():
         if name == question.id:
             assert abs(value / right - 1) > 1.3 * margin, mistake
+
+
+def test_an_exact_number_is_asked_for_exactly():
+    for answer in ("65504", "65,504", 65504):
+        assert check("precision-2", answer)
+    for answer in ("65500", "65510", "65503", "65505", "65.5e3"):
+        assert check("precision-2", answer).outcome == "wrong"
+    assert "rounded" in check("precision-2", "65500").feedback
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_the_feedback_of_a_mistake_does_not_tell_the_answer(question: Numeric):
+    shown = question.printed.split()[0].rstrip("%")
+    for misconception in question.misconceptions:
+        if shown in str(misconception.value):
+            continue  # the learner wrote this number, with another unit
+        assert not re.search(rf"(?<![\d.,]){re.escape(shown)}(?![\d]|[.,]\d)", misconception.feedback), (
+            f"{misconception.name}: {shown}"
+        )
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_the_suggested_unit_leads_to_the_right_answer(question: Numeric):
+    number = re.match(r"[0-9.,]+(e-?[0-9]+)?", question.printed)[0]
+    assert check(question.id, f"{number} {question.example}")
+    said = check(question.id, number)
+    if "" not in question.unit_type.accepted():
+        assert said.outcome == "not counted" and re.search(rf"such as .*{question.example}[.']", said.feedback)
+        assert " or " not in said.feedback
+    assert question.example in question.wanted
 
 
 @pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)

@@ -50,6 +50,17 @@ def test_a_wrong_prefix_is_wrong(answer):
         ("roofline-5", "6.44 Gb", "means bits"),
         ("roofline-5", "6 gib", "not spelled as SI does"),
         ("roofline-9", "29.2", "no unit"),
+        ("scaling_laws-1", "3.15e23", "'3.15e23' has no unit. Add the one that you mean, such as FLOP."),
+        ("precision-14", "810", "'810' has no unit. Add the one that you mean, such as GB."),
+        ("precision-14", 810, "810 has no unit. Write it as text with its unit, such as '3 GB'."),
+        ("precision-14", "x", "Write it like '3.2 GB'."),
+        ("precision-14", "810 s", "Write it in GB."),
+        ("scaling_laws-7", "51.4", "Did you mean 51.4%?"),
+        ("scaling_laws-7", 51.4, "Did you mean 51.4%?"),
+        ("scaling_laws-7", np.float64(51.4), "Did you mean 51.4%?"),
+        ("precision-20", " 70 ", "Did you mean 70%?"),
+        ("precision-20", "29", "Did you mean 29%?"),
+        ("precision-12", "1/0", "'1/0' divides by zero"),
         ("roofline-2", "e", "not an option"),
         ("roofline-2", 1, "letter"),
         ("roofline-2", "", "not an option"),
@@ -75,6 +86,17 @@ def test_no_answer_at_all_says_how():
 def test_pure_numbers_need_no_unit():
     assert check("roofline-11", 103) and check("roofline-11", "103") and check("roofline-11", np.int64(103))
     assert check("roofline-8", "1.44x") and check("roofline-8", "144%") and check("roofline-8", 1.44)
+
+
+def test_a_fraction_is_a_number():
+    assert check("precision-12", "1/4") and check("precision-4", "1/128") and check("precision-4", " 1 / 128. ")
+    assert check("precision-20", "80/114") and not check("precision-20", "34/114")
+    assert check("roofline-1", "295/1").outcome == "not counted"
+
+
+def test_a_share_above_one_may_be_a_known_mistake():
+    assert check("precision-20", "2.35").misconception == "compared with what stays"
+    assert check("precision-20", "200%").outcome == check("precision-20", "2e2").outcome == "wrong"
 
 
 def test_the_text_is_the_same_each_time_and_folded():

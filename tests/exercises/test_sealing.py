@@ -52,10 +52,9 @@ def judged(v8, question, answer):
     if isinstance(question, Choice):
         found = v8("efflabQuiz.openChoice", sealed, answer)
     else:
-        read = v8("efflabQuiz.parse", answer, sealed["unit"])
-        if "problem" in read:
-            return "not counted", read["problem"]
-        found = v8("efflabQuiz.openNumeric", sealed, read["value"]) or {"right": False, "feedback": question.wrong}
+        found = v8("efflabQuiz.judgeNumeric", sealed, answer, question.wrong)
+        if "problem" in found:
+            return "not counted", found["problem"]
     return ("right" if found["right"] else "wrong"), found["feedback"]
 
 
@@ -152,22 +151,35 @@ def test_the_page_and_python_agree(v8, question, data):
     assert (outcome, feedback) == (result.outcome, result.feedback), answer
 
 
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_what_is_not_counted_is_said_alike(v8, question):
+    number = re.match(r"[0-9.,]+(e-?[0-9]+)?", question.printed)[0]
+    for answer in (
+        number, f" {number} ", f"{number} parsec", "x", "1/4", "1/0", "51.4", "70", "1,234.5", "2.35", "300%", "3e2",
+        "-70", "1", "1.0", "70x", "/4", "1/4/2", "1/4 B", "−3 / .5",
+    ):  # fmt: skip
+        result = check(question.id, answer)
+        assert judged(v8, question, answer) == (result.outcome, result.feedback), answer
+
+
 ALPHABET = "0123456789.,_+-−eExX×*·^{}()⁻¹⁰²³ \\timesGMkTPKiBbsFLOP/hmindyu%µ'\""
 
 
 @given(
     text=st.text(ALPHABET, max_size=14)
+    | st.from_regex(r" ?[-+−]?[0-9]{0,3}\.?[0-9]{0,2} ?/ ?[0-9]{0,3}\.?[0-9]{0,2} ?[GMsB]?", fullmatch=True)
     | st.from_regex(
         r"[-+−]?[0-9][0-9,_]{0,7}\.?[0-9]{0,3}(e-?[0-9]{1,3})?( ?[×x*] ?10\^?-?[0-9]{1,2})?"
         r" ?[GMkTKi]{0,2}[BFLOPsb/]{0,6}",
         fullmatch=True,
     ),
     symbol=st.sampled_from(sorted(UNITS)),
+    example=st.sampled_from([None, "GB", "M GPU-h"]),
 )
-def test_reading_agrees_with_python_word_for_word(v8, text, symbol):
-    read = v8("efflabQuiz.parse", text, symbol)
+def test_reading_agrees_with_python_word_for_word(v8, text, symbol, example):
+    read = v8("efflabQuiz.parse", text, symbol, example)
     try:
-        value = parse(text, UNITS[symbol], "answer")
+        value = parse(text, UNITS[symbol], "answer", example)
     except EfflabError as error:
         said = str(error).removeprefix("answer: ")
         assert read == {"problem": said[:1].upper() + said[1:]}

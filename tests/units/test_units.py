@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 
 import pint
 import pytest
@@ -96,6 +97,9 @@ UREG.define("usd = [currency]")
         ("4.6 million USD", DOLLAR, 4.6e6),
         ("30.84M GPU-h", DEVICE_SECOND, 30.84e6 * 3600),
         ("2 GPU-hours", DEVICE_SECOND, 7200),
+        ("1/4", NUMBER, 0.25),
+        (" 1 / 128 ", NUMBER, 1 / 128),
+        ("−1.5/.5", NUMBER, -3.0),
     ],
 )
 def test_reads(text, unit, value):
@@ -121,6 +125,9 @@ def test_reads(text, unit, value):
         ("5 GB", NUMBER, "a pure number. Write a plain number, such as 4096"),
         ("2^12.5", NUMBER, "a pure number"),
         ("3^2", NUMBER, "a pure number"),
+        ("1/0", NUMBER, "divides by zero"),
+        ("1/4/2", NUMBER, "a pure number"),
+        ("1/4", SECOND, "not a unit of time"),
         ("70 GB", PARAMETER, "Write it in B parameters"),
         ("3", DEVICE_SECOND, "has no unit.*3 GPU-h"),
         ("3 h", DEVICE_SECOND, "GPU-h"),
@@ -131,6 +138,22 @@ def test_refuses_and_says_why(text, unit, says):
     with pytest.raises(EfflabError, match=says) as caught:
         units.parse(text, unit, "answer")
     assert str(caught.value).startswith("answer:")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "example", "says"),
+    [
+        ("810", BYTE, "GB", "Add the one that you mean, such as GB."),
+        (810, BYTE, "GB", "such as '3 GB'."),
+        ("x", BYTE, "GB", "Write it like '3.2 GB'."),
+        ("3 s", BYTE, "GB", "Write it in GB."),
+        (None, BYTE, "GB", "such as '3 GB', got"),
+        ("295", FLOP_PER_BYTE, "FLOP/B", "Add one, such as '295 FLOP/B'."),
+    ],
+)
+def test_an_error_names_the_example_that_is_given(text, unit, example, says):
+    with pytest.raises(EfflabError, match=re.escape(says)):
+        units.parse(text, unit, "answer", example)
 
 
 @pytest.mark.parametrize("unit", [SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, JOULE, WATT])

@@ -29,6 +29,7 @@ MISTAKES = {
     ("precision-2", "used the exponent of all ones"): 2047 * 2**6,
     ("precision-2", "took a bias of 16"): 2047 * 2**4,
     ("precision-2", "took E5M2"): 0b111 * 2**13,
+    ("precision-2", "rounded"): 65500,
     ("precision-3", "forgot the NaN"): 0b1111 * 2**5,
     ("precision-3", "kept the exponent for infinity"): 0b1111 * 2**4,
     ("precision-3", "forgot the mantissa"): 256,
