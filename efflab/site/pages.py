@@ -352,7 +352,7 @@ class RecordedRuns(_Directive):
         banner = html.escape(module.banner(record))
         summary = html.escape(module.summary(record))
         return f'<p class="efflab-run-banner">{banner}</p><p>{summary}</p>' + table(
-            [html.escape(h) for h in head[:-1]], cells, banner, "efflab-run-table", numeric, notes
+            [html.escape(h) for h in head[:-1]], cells, banner, "efflab-run-table efflab-stack", numeric, notes
         )
 
 
@@ -390,8 +390,8 @@ def drawn(directive: _Directive, topic: str, kind: str | None = None) -> list[no
             for theme in ("light", "dark")
         )
         figures.append(
-            f'<figure class="efflab-figure"><div role="region" tabindex="0" aria-label="Plot, {device}, {day}">'
-            f"{images}</div><figcaption>{caption}</figcaption></figure>"
+            f'<figure class="efflab-figure"><a href="{up}_images/{name}-light.svg" title="Open the picture alone">'
+            f"{images}</a><figcaption>{caption}</figcaption></figure>"
         )
     return [nodes.raw("", "".join(figures), format="html")]
 
@@ -400,7 +400,7 @@ def _drawings(record: records.Record, kind: str | None) -> dict[str, str]:
     """The topic's plot as SVG for a light and for a dark page. Text stays text, so the files are small."""
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")  # a picture may measure its texts, which the backend for SVG does not
     from efflab import plots
 
     # A fixed salt keeps the ids inside the drawing, and so the built page, the same from build to build.
