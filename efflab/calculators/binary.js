@@ -1,5 +1,5 @@
 // Numbers of binary formats, written exactly and as bits, as binary.py does. efflabUnits comes before this text; the
-// value of the whole is {exact, fields}.
+// value of the whole is {exact, fields, BRIEF}.
 
 const { raised, group } = efflabUnits;
 const LONGEST = 60, BRIEF = 12; // significant digits that are written out

@@ -110,7 +110,7 @@ def _given(used: Mapping[str, Formula], binary: bool) -> str:
     lines = [f"{json.dumps(n)}: [{json.dumps(list(read(f).where))}, {reading.javascript(f)}]" for n, f in used.items()]
     given = "formulas: {\n" + ",\n".join(lines) + "\n}"
     return given + (
-        f",\nbinary: (() => {{\n{_source('binary.js')}\nreturn {{ exact, fields }};\n}})()" if binary else ""
+        f",\nbinary: (() => {{\n{_source('binary.js')}\nreturn {{ exact, fields, BRIEF }};\n}})()" if binary else ""
     )
 
 
@@ -133,6 +133,7 @@ def declaration(calculator: Calculator) -> dict[str, Any]:
         "names": calculator._names(),
         "units": {n: u.symbol for n, u in calculator.units.items()},
         "verdict": [{"text": c.text, "when": [list(w) for w in c.when]} for c in calculator.verdict],
+        "cautions": [{"text": c.text, "when": [list(w) for w in c.when]} for c in calculator.cautions],
         "curve": _curve(calculator.curve) if calculator.curve else None,
         "stack": _stack(calculator) if calculator.stack else None,
         "bits": vars(calculator.bits) if calculator.bits else None,
@@ -224,12 +225,12 @@ def _output(output: Output | Ratio | Sum | Value, exact: set[str]) -> dict[str, 
     found: dict[str, Any] = {"name": output.name, "label": output.label, "shown": output.shown}
     found["exact"] = output.name in exact
     if isinstance(output, Ratio):
-        found |= {"over": output.over, "under": output.under, "percent": output.percent}
+        found |= {"over": output.over, "under": output.under, "percent": output.percent, "whole": output.whole}
     elif isinstance(output, Sum):
-        found |= {"of": list(output.of), "minus": list(output.minus)}
+        found |= {"of": list(output.of), "minus": list(output.minus), "rounded": output.rounded}
     elif isinstance(output, Output):
         found |= {"formula": read(output.formula).name, "given": dict(output.given)}
-        found |= {"words": list(output.words)}
+        found |= {"words": list(output.words), "whole": output.whole}
     return _full(found)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,7 +49,15 @@ if TYPE_CHECKING:
     from efflab.records import Prediction
 
 State = dict[str, float | str]
-_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+_COMPARE = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
+    "no multiple of": lambda a, b: a % b != 0,
+}  # fmt: skip
+# How a refusal of `parse` ends: with an example, in place of which an input has one of its own.
+_HINT = re.compile(r" (?:Add one, such as|Write it like|Write it in|Write a plain number, such as) [^\n]*$")
+# "128k" and "16Ki" where a size is a plain number; k is a thousand here too.
+_SIZE = re.compile(r"(.*[0-9])\s*(k|K|M|Ki|Mi)")
+_SIZES = {"k": 1e3, "K": 1e3, "M": 1e6, "Ki": 1024.0, "Mi": 1048576.0}
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,7 @@ class Calculator:
         curve, stack, bits, compare: the drawings, each or None, shown in this order: bits, stack, curve, table.
         intro: one or two sentences under the title.
         note: what the numbers leave out, under the drawing.
+        cautions: cases; the verdict is followed by every one that holds.
 
     Raises:
         EfflabError: the declaration is wrong; names the calculator, the field and the mend.
@@ -194,6 +204,7 @@ class Calculator:
     compare: Table | None = None
     intro: str = ""
     note: str = ""
+    cautions: Sequence[Case] = ()
     units: dict[str, Unit] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -267,7 +278,7 @@ class Calculator:
             number = 0.0
         else:
             # 10 × 1e-6 is 9.999999999999999e-6: keep the digits that were typed
-            number = float(f"{parse(value, unit, name):.15g}")
+            number = float(f"{self._read(value, given, unit, name):.15g}")
         if not math.isfinite(number):
             raise EfflabError(f"{name} must be a finite number, got {value!r}.")
         if not (given.low <= number <= given.high or (given.zero and number == 0)):
@@ -278,6 +289,23 @@ class Calculator:
         if given.integer and number != round(number):
             raise EfflabError(f"{name} must be a whole number, got {typed}.")
         return int(number) if given.integer else number
+
+    def _read(self, text: str, given: Slider, unit: Unit, name: str) -> float:
+        """A quantity as typed. A refusal ends with an example that this input takes."""
+        size = _SIZE.fullmatch(text.strip()) if given.integer and not unit.symbol else None
+        try:
+            return parse(size[1], unit, name) * _SIZES[size[2]] if size else parse(text, unit, name)
+        except EfflabError as error:
+            message, first = str(error), f"{given.default:,}" if given.integer else show(given.default, unit)
+            end = f" Write it like '{first}'."
+            hint = _HINT.search(message)
+            if hint and "plain number" in hint[0]:
+                end = f" Write a plain number, such as {first}."
+            if hint and hint[0].startswith(" Add"):
+                better = f"{text.strip()} {first.rpartition(' ')[2]}"
+                fits = given.low <= float(f"{parse(better, unit):.15g}") <= given.high
+                end = f" Add one, such as '{better}'." if fits else f" Add one, as in '{first}'."
+            raise EfflabError(_HINT.sub(lambda _: end, message)) from None
 
     def evaluate(self, **state: Any) -> Result:
         """Compute every output.
@@ -300,8 +328,10 @@ class Calculator:
         if scope.problem:
             verdict = scope.problem
         else:
-            case = next(c for c in self.verdict if all(_holds(w, values) for w in c.when))
-            verdict = PLACEHOLDER.sub(lambda m: self._text(m[1], full, values.get(m[1])), case.text)
+            case, *_ = (c for c in self.verdict if all(_holds(w, values) for w in c.when))
+            cautions = (c for c in self.cautions if all(_holds(w, values) for w in c.when))
+            said = " ".join(c.text for c in (case, *cautions))
+            verdict = PLACEHOLDER.sub(lambda m: self._text(m[1], full, values.get(m[1])), said)
         return Result(self, full, values, relevant, verdict, scope.problem)
 
     def sweep(self, y: str, x: str, points: Iterable[float], **state: Any) -> list[float | None]:
@@ -337,8 +367,9 @@ class Calculator:
     def _names(self) -> list[str]:
         """Every value that is shown or spoken of."""
         names = self._drawn()
-        names += [n for c in self.verdict for left, _, right in c.when for n in (left, right) if isinstance(n, str)]
-        texts = [c.text for c in self.verdict]
+        cases = [*self.verdict, *self.cautions]
+        names += [n for c in cases for left, _, right in c.when for n in (left, right) if isinstance(n, str)]
+        texts = [c.text for c in cases]
         if curve := self.curve:
             texts += [curve.describe, curve.slope_label, *(m.label for m in curve.marks)]
         if self.stack:
@@ -361,6 +392,8 @@ class Calculator:
             return show(100 * value) + ("%" if math.isfinite(value) else "")
         if isinstance(computed, Output) and computed.words:
             return computed.words[int(value)]
+        if getattr(computed, "whole", False) and value < 1e15:
+            return f"{math.ceil(value):,}"
         if name in self.exact:
             return binary.exact(value, brief)
         unit = self.units[name]
@@ -369,6 +402,13 @@ class Calculator:
         if brief and unit.counted and said in self.label(name).lower():  # "70B" beside "Parameters"
             return text.replace(f" {said}", "")
         return text
+
+    def written(self, name: str, state: State, value: float | None) -> tuple[str, str]:
+        """A value among the outputs, and what stands small under it: all digits of one that is given rounded."""
+        text, output = self._text(name, state, value), self.computed.get(name)
+        if not getattr(output, "rounded", False) or value is None or len(text) <= binary.BRIEF:
+            return text, ""
+        return f"≈ {show(value)}", f"exactly {text}"
 
     def head(self, name: str) -> str:
         """What stands over a column of a value: its label, and a unit that all its cells have."""

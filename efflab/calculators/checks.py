@@ -279,7 +279,7 @@ class Declaration:
         if not cases or cases[-1].when:
             raise self.fail("verdict: the last case must hold always. Add a Case without conditions.")
         known = self._known()
-        for case in cases:
+        for case in (*cases, *self.calculator.cautions):
             self._check_text("verdict", case.text)
             for left, relation, right in case.when:
                 if relation not in RELATIONS:
@@ -348,6 +348,9 @@ class Declaration:
         for name in self.calculator._names():
             if name not in self.calculator.units and name in self._known():
                 raise self.fail(f"{name!r} is shown, but no formula, ratio or sum says what unit it has.")
+        for name, output in self.calculator.computed.items():
+            if getattr(output, "whole", False) and self.calculator.units[name].symbol:
+                raise self.fail(f"output {name}: only a plain number is written whole.")
 
     def _check_wiring(self) -> None:
         """Walk from every shown value to the inputs, for each way in which the options can wire it."""

@@ -19,6 +19,24 @@ const parse = (text, symbol, name) => checked(efflabUnits.parse(text, symbol), n
 const real = (text, name) => checked(efflabUnits.real(text), name);
 const rounded = (value, digits) => Number(value.toPrecision(digits));
 
+// how a refusal ends: with an example, in place of which an input has one of its own
+const HINT = / (?:Add one, such as|Write it like|Write it in|Write a plain number, such as) [^\n]*$/;
+const SIZE = /^(.*[0-9])\s*(k|K|M|Ki|Mi)$/, SIZES = { k: 1e3, K: 1e3, M: 1e6, Ki: 1024, Mi: 1048576 };
+
+function quantity(text, input, what) { // as typed; throws
+  const symbol = input.unit, size = input.integer && !symbol && SIZE.exec(text.trim());
+  const { value, problem } = efflabUnits.parse(size ? size[1] : text, symbol);
+  if (!problem) return size ? value * SIZES[size[2]] : value;
+  const first = input.integer ? group(String(input.default)) : show(input.default, symbol);
+  const hint = HINT.exec(problem)?.[0] ?? "";
+  let end = hint.includes("plain number") ? ` Write a plain number, such as ${first}.` : ` Write it like '${first}'.`;
+  if (hint.startsWith(" Add")) {
+    const better = `${text.trim()} ${first.split(" ").pop()}`, number = rounded(parse(better, symbol, what), 15);
+    end = input.low <= number && number <= input.high ? ` Add one, such as '${better}'.` : ` Add one, as in '${first}'.`;
+  }
+  throw new Error(`${what}: ${problem.replace(HINT, () => end)}`);
+}
+
 function accept(spec, input, value, what) { // a number or a text, as the input keeps it; throws
   if (input.kind === "choice") {
     if (!input.options.some((o) => o.name === value))
@@ -31,7 +49,7 @@ function accept(spec, input, value, what) { // a number or a text, as the input 
   }
   const symbol = input.unit, text = typeof value === "string";
   // 10 × 1e-6 is 9.999999999999999e-6: keep the digits that were typed
-  const number = !text ? value : input.zero && value.trim() === "0" ? 0 : rounded(parse(value, symbol, what), 15);
+  const number = !text ? value : input.zero && value.trim() === "0" ? 0 : rounded(quantity(value, input, what), 15);
   const typed = text ? value.trim() : `${rounded(value, 12)} ${symbol}`.trim();
   if (!Number.isFinite(number)) throw new Error(`${what} must be a finite number, got '${value}'.`);
   if (!((input.low <= number && number <= input.high) || (input.zero && number === 0)))
@@ -73,7 +91,7 @@ function compile(spec) { // a declaration leaves out what is empty or false
   const curve = spec.curve && { at: [], marks: [], runs: [], describe: "", ...spec.curve, lines: spec.curve.lines.map((l) => ({ label: "", ...l })) };
   const computed = byName(outputs.filter((o) => o.formula || o.over || o.of));
   const exact = new Set(outputs.filter((o) => o.exact).map((o) => o.name));
-  return { exact, drawn: [], names: [], intro: "", note: "", ...spec, inputs, outputs, shown, curve, setters, table: byName(inputs), computed };
+  return { exact, drawn: [], names: [], intro: "", note: "", cautions: [], ...spec, inputs, outputs, shown, curve, setters, table: byName(inputs), computed };
 }
 
 const filled = (text, find) => text.replace(/\{(\w+)\}/g, (_, name) => find(name));
@@ -158,9 +176,15 @@ function textOf(c, state, name, value, brief) {
   if (value === null || value === undefined) return "—";
   if (output?.percent) return percent(value);
   if (output?.words) return output.words[value];
+  if (output?.whole && value < 1e15) return group(String(Math.ceil(value)));
   if (c.exact.has(name)) return BINARY.exact(value, brief);
   const text = show(value, c.units[name]);
   return brief ? unsaid(text, c.units[name], (output ?? input)?.label ?? "") : text;
+}
+
+function writtenOut(c, state, name, value) { // a value among the outputs, and what stands small under it
+  const text = textOf(c, state, name, value), rounded = c.computed.get(name)?.rounded && value !== null;
+  return rounded && text.length > BINARY.BRIEF ? [`≈ ${show(value, "")}`, `exactly ${text}`] : [text, ""];
 }
 
 const alone = (c, name) => { // the unit that the head of a column can say for all its cells
@@ -173,6 +197,7 @@ const cellOf = (c, state, name, value) => textOf(c, state, name, value, true).re
 
 const RELATIONS = {
   "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "==": (a, b) => a === b,
+  "no multiple of": (a, b) => a % b !== 0,
 };
 
 function evaluate(c, state) {
@@ -188,7 +213,8 @@ function evaluate(c, state) {
     const a = values[left], b = typeof right === "string" ? values[right] : right;
     return a !== null && b !== null && RELATIONS[relation](a, b);
   };
-  const verdict = s.problem ?? filled(c.verdict.find((v) => v.when.every(holds)).text, text);
+  const said = () => [c.verdict.find((v) => v.when.every(holds)), ...c.cautions.filter((v) => v.when.every(holds))];
+  const verdict = s.problem ?? filled(said().map((v) => v.text).join(" "), text);
   return { state, values, relevant, verdict, problem: s.problem, offer: s.offer, text };
 }
 
@@ -274,10 +300,11 @@ function python(c, result) { // the calls of the formulas that give the numbers 
     emit(o.name);
     const label = JSON.stringify(o.label + ":");
     if (o.words) return [fitted(`${o.name}_words = (`, o.words.map((w) => JSON.stringify(w)), ")"), `print(${label}, ${o.name}_words[int(${o.name})])`];
-    const text = o.percent ? `show(100 * ${o.name}) + "%"` : o.exact ? `exact(${o.name})` : `show(${o.name}, UNITS["${c.units[o.name]}"])`;
+    const text = o.percent ? `show(100 * ${o.name}) + "%"` : o.exact ? `exact(${o.name})` : o.whole ? `f"{ceil(${o.name}):,}"` : `show(${o.name}, UNITS["${c.units[o.name]}"])`;
     return [`print(${label}, ${text})`];
   });
   const imports = [`from efflab.formulas import ${[...modules].sort().join(", ")}`, "from efflab.units import UNITS, show", ""];
+  if (shown.some((o) => o.whole)) imports.unshift("from math import ceil", "");
   if (shown.some((o) => o.exact)) imports.unshift("from efflab.calculators.binary import exact");
   const told = [`# ${c.title}`, ...(result.problem ? [`# ${result.problem}`] : [])];
   return [...(prints.length ? imports : []), ...told, ...inputs, "", ...calls, "", ...prints, ""].join("\n");
@@ -637,6 +664,7 @@ function mount(root, spec, host) {
     error.hidden = true;
     field.removeAttribute("aria-invalid");
     field.removeAttribute("aria-describedby");
+    doubt();
   }
   function take(input, field, error, quietly) { // what was typed; quietly: while it is typed, when it may be unfinished
     try {
@@ -650,8 +678,14 @@ function mount(root, spec, host) {
       error.hidden = false;
       field.setAttribute("aria-invalid", "true");
       field.setAttribute("aria-describedby", error.id);
+      doubt();
       return false;
     }
+  }
+  function doubt() { // while an input is refused, what is shown belongs to the inputs before
+    const stale = !!root.querySelector("[aria-invalid]");
+    root.classList.toggle("calc-stale", stale);
+    staleNote.hidden = !stale;
   }
   function heading(input) { // over the first input of a group
     if (!input.group || headings.has(input.group)) return [];
@@ -666,7 +700,8 @@ function mount(root, spec, host) {
     change(name, value);
     rows.get(name).node.querySelector("select").focus();
   } });
-  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, list, verdict);
+  const staleNote = element("p", { class: "calc-stale-note", hidden: true }, "Not yet with the number that was refused: these results are of the inputs before it.");
+  const list = element("dl"), live = element("div", { class: "calc-results", "aria-live": "polite" }, staleNote, list, verdict);
   for (const o of c.shown) {
     const dd = element("dd");
     outputs.set(o.name, dd);
@@ -810,7 +845,11 @@ function mount(root, spec, host) {
     clearTimeout(quiet);
     quiet = setTimeout(() => live.setAttribute("aria-busy", "false"), 400);
     for (const { node, names } of headings.values()) node.hidden = !names.some((n) => result.relevant.includes(n));
-    for (const [name, dd] of outputs) put(dd, result.text(name));
+    for (const [name, dd] of outputs) {
+      const [first, exactly] = writtenOut(c, state, name, result.values[name]);
+      if (dd.textContent === first + (exactly && ` ${exactly}`)) continue;
+      dd.replaceChildren(first, ...(exactly ? [" ", element("small", {}, exactly)] : []));
+    }
     put(verdict, result.verdict);
     verdict.classList.toggle("calc-bad", !!result.problem);
     if (result.offer) put(offer, `Use ${result.offer.label}`);

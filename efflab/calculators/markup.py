@@ -98,8 +98,11 @@ def _figure(result: Result, curve: Curve) -> str:
 
 
 def _output(result: Result, name: str, label: str) -> str:
-    wide = ' class="calc-exact"' if name in result.calculator.exact else ""
-    return f"<div{wide}><dt>{escape(label)}</dt><dd>{escape(result.text(name))}</dd></div>"
+    calculator = result.calculator
+    wide = ' class="calc-exact"' if name in calculator.exact else ""
+    first, exactly = calculator.written(name, result.state, result.values[name])
+    small = f" <small>{escape(exactly)}</small>" if exactly else ""
+    return f"<div{wide}><dt>{escape(label)}</dt><dd>{escape(first)}{small}</dd></div>"
 
 
 def _bits(result: Result) -> str:

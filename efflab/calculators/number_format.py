@@ -10,6 +10,10 @@ from efflab.formulas import precision
 _GROUPS = {64: "64 and 32 bits", 32: "64 and 32 bits", 19: "64 and 32 bits", 16: "16 bits", 8: "8 bits"}
 _LARGEST = 1.7976931348623157e308  # of FP64: beyond it only infinity is typed
 
+_INFINITE = (
+    "Infinity stays infinity. A number larger than the largest FP64 number, 1.8 × 10³⁰⁸, is read as infinity as well."
+)
+
 
 def _format(entry: Format) -> Option:
     scale = entry.flavour == "scale"
@@ -52,7 +56,7 @@ explorer = Calculator(
         Output(precision.next_above, label="Next above", given={"value": "stored"}, exact=True),
         Value("stored", "Stored", exact=True),
         Output(precision.next_below, label="Next below", given={"value": "stored"}, exact=True),
-        Sum("error", of=["stored"], minus=["value"], label="Error: stored less typed", exact=True),
+        Sum("error", of=["stored"], minus=["value"], label="Error: stored less typed", exact=True, rounded=True),
         Output(precision.deviation, "relative_error", "Relative error"),
         Output(
             precision.number_class,
@@ -85,8 +89,8 @@ explorer = Calculator(
             [("kind", "==", 4), ("value", "<", 0)],
         ),
         Case("NaN stays NaN. Its bits here are one of the patterns that mean it.", [("kind", "==", 4)]),
-        Case("Infinity stays infinity.", [("kind", "==", 3), ("value", ">", _LARGEST)]),
-        Case("Infinity stays infinity.", [("kind", "==", 3), ("value", "<", -_LARGEST)]),
+        Case(_INFINITE, [("kind", "==", 3), ("value", ">", _LARGEST)]),
+        Case(_INFINITE, [("kind", "==", 3), ("value", "<", -_LARGEST)]),
         Case(
             "Overflow: the largest number of {format} is {largest_finite}, and what is beyond becomes infinite.",
             [("kind", "==", 3)],

@@ -15,7 +15,7 @@ from efflab.units import NUMBER, Unit
 Formula = Callable[..., Any]
 read = cache(reading.read)
 
-RELATIONS = ("<", "<=", ">", ">=", "==")
+RELATIONS = ("<", "<=", ">", ">=", "==", "no multiple of")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _DECADE = ("1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8")
 
@@ -163,6 +163,7 @@ class Output:
         shown: listed among the outputs. Other values serve the verdict and the drawings only.
         exact: written exactly, for a number of a binary format: all its decimals, or m × 2^e where they are many.
         words: what the value is called, where it is an index into these.
+        whole: written as the next whole number, with all its digits: how many devices are needed.
     """
 
     formula: Formula
@@ -172,6 +173,7 @@ class Output:
     shown: bool = True
     exact: bool = False
     words: Sequence[str] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ class Ratio:
         over, under: names of the two values.
         unit: unit of the result.
         percent: written as a percentage.
+        whole: as an output's.
     """
 
     name: str
@@ -192,6 +195,7 @@ class Ratio:
     unit: Unit = NUMBER
     percent: bool = False
     shown: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,7 @@ class Sum:
         of: names of what is added; all of one unit, which is the sum's.
         minus: names of what is taken away.
         exact: as an output's.
+        rounded: with `exact`: what is exact stands small under its first digits.
     """
 
     name: str
@@ -211,6 +216,7 @@ class Sum:
     label: str = ""
     shown: bool = True
     exact: bool = False
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Case:
-    """One case of a verdict: a sentence, and when it holds.
+    """One case of a verdict, or one caution: a sentence, and when it holds.
 
     Attributes:
         text: the sentence; `{name}` is replaced by that value with its unit.

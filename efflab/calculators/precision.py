@@ -20,6 +20,26 @@ def _count(name: str, high: float, default: float, label: str, help: str = "") -
     return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
 
 
+def _pick_model(default: str, length: str, *names: str) -> Choice:
+    """A model that sets these values, and the positions that it has learned: none where none limit the length."""
+    own = {n: f"own_{n}" for n in names} | {"positions": length}  # a model of one's own is as long as it is asked to be
+    return pick_model(default, sets={n: n for n in (*names, "positions")}, own=own)
+
+
+def _cautions(length: str) -> list[Case]:
+    """What no model can be: heads in parts, and texts longer than its positions."""
+    return [
+        Case(
+            "Impossible as set: {query_heads} heads do not divide by {tensor_parallel}.",
+            [("query_heads", "no multiple of", "tensor_parallel")],
+        ),
+        Case(
+            f"Impossible as set: {{model}} has learned {{positions}} positions, not {{{length}}}.",
+            [("positions", ">", 0), (length, ">", "positions")],
+        ),
+    ]
+
+
 def _split(label: str, alone: dict[str, object]) -> Choice:
     """Over how many accelerators the layers are split: powers of two, as heads are. `alone`: what 1 also sets."""
     options = [Option("1", "1: not split", sets={"tensor_parallel": 1} | alone)]
@@ -124,7 +144,7 @@ def _advice() -> list[Case]:
         ),
         Case(
             "Over by {over}. Even ZeRO stage 3 with a data-parallel degree of {ranks} leaves {state_zero} of state on "
-            "each accelerator: the {whole_state} of the model take more than {needed} of them, before activations.",
+            "each accelerator: the {whole_state} of the model take at least {needed} of them, before activations.",
             [("state_zero", ">", "capacity")],
         ),
         Case(
@@ -158,9 +178,8 @@ training_memory = Calculator(
     inputs=[
         *_grouped(
             "",
-            pick_model(
-                "Llama 3.1 8B",
-                sets={n: n for n in ("parameters", "layers", "hidden_size", "query_heads", "vocabulary")},
+            _pick_model(
+                "Llama 3.1 8B", "sequence_length", "parameters", "layers", "hidden_size", "query_heads", "vocabulary"
             ),
             *custom_model("parameters", "layers", "hidden_size", "query_heads", "vocabulary"),
             _CONVENTION,
@@ -211,7 +230,7 @@ training_memory = Calculator(
         *_output_layer(),
         Sum("free", ["capacity"], minus=["total"], shown=False),
         Sum("over", ["total"], minus=["capacity"], shown=False),
-        Ratio("needed", "whole_state", "capacity", shown=False),
+        Ratio("needed", "whole_state", "capacity", shown=False, whole=True),
         Output(
             memory.training_state_bytes,
             "state_zero",
@@ -249,6 +268,7 @@ training_memory = Calculator(
         ),
         *_advice(),
     ],
+    cautions=_cautions("sequence_length"),
     note="Modelled, not measured. Activations are those of Korthikanti et al. 2022 for a GPT layer: dropout, a plain "
     "MLP four times as wide as the model, no pipeline; a gated MLP differs. In FP32 they are doubled, up to 11% "
     "too much. Tensor parallelism splits the vocabulary too. Framework, workspaces, communication buffers and "
@@ -270,8 +290,8 @@ kv_cache = Calculator(
     inputs=[
         *_grouped(
             "",
-            pick_model("Llama 2 7B", sets={n: n for n in ("parameters", "layers", "kv_heads", "head_dim")}),
-            *custom_model("parameters", "layers", "kv_heads", "head_dim"),
+            _pick_model("Llama 2 7B", "context_length", "parameters", "layers", "query_heads", "kv_heads", "head_dim"),
+            *custom_model("parameters", "layers", "query_heads", "kv_heads", "head_dim"),
             _bits(
                 "weight_bits",
                 "bytes_per_parameter",
@@ -310,6 +330,7 @@ kv_cache = Calculator(
         ),
         Ratio("weights", "whole_weights", "tensor_parallel", "Weights", unit=BYTE, shown=False),
         Output(memory.kv_heads_per_device, "heads_here", shown=False),
+        Output(memory.kv_heads_per_device, "query_heads_here", given={"kv_heads": "query_heads"}, shown=False),
         Output(memory.kv_bytes_per_token, "token_bytes_here", given={"kv_heads": "heads_here"}, shown=False),
         Output(memory.kv_cache_bytes, "sequence_bytes", given={"kv_heads": "heads_here", "batch": 1}, shown=False),
         Output(memory.kv_cache_bytes, "cache", "KV cache", given={"kv_heads": "heads_here"}, shown=False),
@@ -369,6 +390,7 @@ kv_cache = Calculator(
             "tokens.",
         ),
     ],
+    cautions=_cautions("context_length"),
     note="Modelled: keys and values of every layer, no sliding window, no padding to blocks; activations, the "
     "framework and fragmentation come on top. Scales of 8-bit and 4-bit formats are left out. Split over more "
     "accelerators than KV heads, each head is held several times. 1 GiB is 1.074 GB.",

@@ -334,7 +334,7 @@ training_time = Calculator(
         ),
         *custom_model("tokens"),
         *_on_devices(16384, 0.404, sets={"capacity": "memory"}),
-        Slider("deadline", DAY, 365 * DAY, default=90 * DAY, scale="log", per=DAY, label="Deadline", group="Hardware"),
+        Slider("deadline", DAY, 730 * DAY, default=90 * DAY, scale="log", per=DAY, label="Deadline", group="Hardware"),
     ],
     outputs=[
         Output(scaling_laws.training_time, "time", "Time"),
@@ -347,14 +347,15 @@ training_time = Calculator(
             "devices_needed",
             "Devices for the deadline",
             given={"device_time": "run_device_time", "time": "deadline"},
+            whole=True,
         ),
         Output(memory.weight_bytes, "state_bytes", given={"bytes_per_parameter": 16}, shown=False),
-        Ratio("devices_to_hold", "state_bytes", "capacity", shown=False),
+        Ratio("devices_to_hold", "state_bytes", "capacity", shown=False, whole=True),
     ],
     curve=Curve(
         x="devices",
         lines=[Line("time", "time"), Line("deadline", "deadline", faint=True)],
-        marks=[Mark("devices_needed", "{devices_needed} devices", y="deadline")],
+        marks=[Mark("devices_needed", "needs {devices_needed}", y="deadline")],
         at=[("devices", "time")],
         at_label="this run",
         x_label="Devices",
@@ -373,11 +374,11 @@ training_time = Calculator(
             [("devices_needed", "<=", 1)],
         ),
         Case(
-            "In time: {time} and {cost}. For {deadline} at this MFU about {devices_needed} devices are enough.",
+            "In time: {time} and {cost}. For {deadline} at this MFU {devices_needed} devices are enough.",
             [("devices_needed", "<=", "devices")],
         ),
         Case(
-            "Too late: {time} and {cost}. For {deadline} at this MFU it takes about {devices_needed} devices. More "
+            "Too late: {time} and {cost}. For {deadline} at this MFU it takes {devices_needed} devices. More "
             "devices cost the same as long as the MFU holds; usually it falls."
         ),
     ],

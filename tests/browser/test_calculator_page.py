@@ -157,7 +157,7 @@ def test_a_size_that_is_not_whole_is_echoed_as_typed(watched, address):
     assert root.get_by_role("alert").inner_text() == "m must be a whole number, got 4096.5."
     field.fill("2^12.5")
     field.press("Enter")
-    assert root.get_by_role("alert").inner_text().endswith("Write a plain number, such as 4096.")
+    assert root.get_by_role("alert").inner_text().endswith("Write a plain number, such as 4,096.")
     field.fill("2^11")
     field.press("Enter")
     assert root.get_by_role("alert").count() == 0 and field.input_value() == "2,048"
@@ -514,3 +514,81 @@ def test_a_stack_shows_what_is_too_much(watched, address):
 def test_the_script_moves_nothing_of_the_later_parts_either(browser, folder, name, width):
     heights = [_height(browser, folder, calculators.get(name), enabled, width) for enabled in (False, True)]
     assert heights[0] == pytest.approx(heights[1], abs=4)
+
+
+def test_a_hint_can_be_followed_and_old_results_step_back(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#compute-optimal")
+    field = root.get_by_label("Amount, exact value").locator("visible=true")
+    note = root.locator(".calc-stale-note")
+    before = output(root, "Parameters")
+    assert note.is_hidden()
+    field.fill("1e21")
+    field.press("Enter")
+    assert root.get_by_role("alert").inner_text().endswith("Add one, such as '1e21 FLOP'.")
+    assert note.is_visible() and output(root, "Parameters") == before
+    ink, muted = (
+        page.evaluate("(n) => getComputedStyle(n).color", root.locator(s).first.element_handle())
+        for s in (".calc-title", "dd")
+    )
+    assert ink != muted
+    field.fill("1e21 FLOP")
+    field.press("Enter")
+    assert note.is_hidden() and root.get_by_role("alert").count() == 0
+    assert output(root, "Parameters") == calculators.get("compute-optimal").evaluate(budget_flops=1e21).text(
+        "optimal_parameters"
+    )
+    watched.assert_clean()
+
+
+def test_the_devices_that_are_told_are_enough(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#training-time")
+    told = output(root, "Devices for the deadline")
+    assert told == "12,222"
+    field = root.get_by_label("Devices, exact value")
+    field.fill(told)
+    field.press("Enter")
+    assert root.locator(".calc-verdict").inner_text().startswith("In time")
+    watched.assert_clean()
+
+
+def test_a_sum_is_what_its_parts_add_up_to(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#kv-cache")
+    here = calculators.get("kv-cache").evaluate(batch=16)
+    field = root.get_by_label(re.compile("^Batch.*exact value"))
+    field.fill("16")
+    field.press("Enter")
+    assert output(root, "On one accelerator") == here.text("total")
+    assert here["total"] == here["weights"] + here["cache"]
+    rows = root.locator(".calc-stack .calc-total td").first.inner_text()
+    assert rows == here.text("total")
+    watched.assert_clean()
+
+
+def test_a_row_of_the_table_of_fits_chooses_its_fit(watched, address):
+    page = opened(watched, address)
+    root, calculator = page.locator("#compute-optimal"), calculators.get("compute-optimal")
+    table = root.locator(".calc-compare")
+    for name in calculator.table["law"].table:
+        table.get_by_role("button", name=name, exact=True).click()
+        here = calculator.evaluate(law=name)
+        assert output(root, "Parameters") == here.text("optimal_parameters")
+        assert root.locator(".calc-verdict").inner_text() == here.verdict
+        cells = table.locator(".calc-chosen-row td").all_inner_texts()
+        assert cells == [calculator.cell(c, here.state, here[c]) for c in calculator.compare.columns]
+        assert root.get_by_label("Published fit", exact=True).input_value() == name
+    watched.assert_clean()
+
+
+def test_an_error_of_many_digits_is_short_first(watched, address):
+    page = opened(watched, address)
+    watched.page.set_viewport_size({"width": 390, "height": 844})
+    root, _, typed = number_format(page)
+    first, small = output(root, "Error: stored less typed").split("\n")
+    assert first.strip() == "≈ 9.77 × 10⁻⁵" and small.startswith("exactly 0.000097")
+    typed("0.5")
+    assert output(root, "Error: stored less typed") == "0"
+    assert root.locator(".calc-compare").evaluate("(n) => n.scrollWidth <= n.clientWidth + 1")
+    watched.assert_clean()

@@ -248,6 +248,7 @@ def test_what_is_typed_is_read_alike(js):
         ("1e9", "FP4 E2M1", "6", "normal", "Saturated"),
         ("-inf", "FP4 E2M1", "−6", "normal", "Saturated: infinity"),
         ("inf", "FP16", "∞", "infinite", "Infinity stays"),
+        ("1e400", "FP16", "∞", "infinite", "Infinity stays infinity. A number larger than the largest FP64 number"),
         ("nan", "BF16", "NaN", "NaN", "NaN stays NaN"),
         ("-0", "BF16", "−0", "zero", "Exact"),
         ("-0", "FP8 E4M3FNUZ", "0", "zero", "Exact"),
@@ -278,3 +279,16 @@ def test_the_bits_of_a_number_by_hand():
 
 def test_the_table_has_every_plain_format():
     assert set(calculators.get("number-format").evaluate().rows()) == {n for n, f in formats().items() if not f.block}
+
+
+def test_an_error_of_many_digits_is_given_rounded_first():
+    explorer = calculators.get("number-format")
+
+    def written(value, format="BF16", name="error"):
+        here = explorer.evaluate(value=value, format=format)
+        return explorer.written(name, here.state, here[name])
+
+    first, exactly = written("0.1")
+    assert first == "≈ 9.77 × 10⁻⁵" and exactly.startswith("exactly 0.0000976562") and len(exactly) > 50
+    assert written("0.5") == ("0", "") and written("257") == ("−1", "") and written("inf") == ("NaN", "")
+    assert written("0.1", "FP32", "stored") == ("0.100000001490116119384765625", "")

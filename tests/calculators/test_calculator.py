@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from efflab.calculators.parts import (
 )
 from efflab.catalog import accelerators
 from efflab.errors import EfflabError
-from efflab.formulas import roofline
+from efflab.formulas import roofline, scaling_laws
 from efflab.records import Environment, Record, Sample
 from efflab.units import BYTE, FLOP_PER_SECOND
 
@@ -259,7 +260,7 @@ def test_a_wrong_choice_is_named(choice, told):
         ({"m": 2.5}, "m must be a whole number, got 2.5"),
         ({"m": 4096.5}, "m must be a whole number, got 4096.5."),
         ({"m": "4096.5"}, "m must be a whole number, got 4096.5."),
-        ({"m": "2^12.5"}, "Write a plain number, such as 4096."),
+        ({"m": "2^12.5"}, "Write a plain number, such as 4,096."),
         ({"m": float("nan")}, "m must be a finite number"),
         ({"m": float("inf")}, "m must be a finite number"),
         ({"m": "4 GB"}, "m: unit 'GB'"),
@@ -523,3 +524,53 @@ def test_sliders_stop_at_sensible_values(calculator):
 def test_a_calculator_belongs_to_the_topic_whose_module_declares_it(calculator):
     module = importlib.import_module(f"efflab.calculators.{calculator.topic}")
     assert calculator in vars(module).values()
+
+
+SLIDERS = [(c.name, i.name) for c in calculators.every().values() for i in c.inputs if isinstance(i, Slider)]
+
+
+@pytest.mark.parametrize(("name", "field"), SLIDERS, ids=".".join)
+@pytest.mark.parametrize("text", ["abc", "7 parsec", "1e21", "3", "weeks", "0.5"])
+def test_the_example_of_a_refusal_is_accepted(name, field, text):
+    """Whoever follows the hint is not refused again."""
+    calculator = calculators.get(name)
+    try:
+        calculator.accept(field, text)
+    except EfflabError as error:
+        if "must be" in str(error):  # a quantity, but not one of this field's
+            return
+        example = re.search(r"(?:such as|as in|like) '?([^']+?)'?\.$", str(error))
+        assert example, error
+        calculator.accept(field, example[1])
+
+
+def test_a_hint_has_the_unit_that_its_field_shows():
+    for name, field, text, told in [
+        ("compute-optimal", "budget_flops", "1e21", "Add one, such as '1e21 FLOP'."),
+        ("training-time", "mfu", "abc", "Write it like '0.404'."),
+        ("training-time", "deadline", "3 fortnights", "Write it like '90 d'."),
+        ("training-time", "deadline", "5", "Add one, such as '5 d'."),
+        ("training-memory", "own_memory", "1e21", "Add one, as in '24 GB'."),
+    ]:
+        with pytest.raises(EfflabError) as error:
+            calculators.get(name).accept(field, text)
+        assert str(error.value).endswith(told)
+
+
+def test_sizes_are_read_in_thousands_and_in_powers_of_two():
+    accept = calculators.get("kv-cache").accept
+    sizes = {"128k": 128000, "16 K": 16000, "128Ki": 131072, "1M": 1000000, "1,5k": None, "0.5Mi": 524288}
+    for text, size in sizes.items():
+        if size:
+            assert accept("context_length", text) == size
+        else:
+            with pytest.raises(EfflabError, match="comma"):
+                accept("context_length", text)
+    assert calculators.get("training-time").accept("deadline", "1 year") == 365.25 * 86400
+
+
+def test_only_a_plain_number_is_written_whole():
+    time = Output(scaling_laws.training_time, "time", whole=True)
+    plan = calculators.get("training-time")
+    with pytest.raises(EfflabError, match="output time: only a plain number is written whole"):
+        dataclasses.replace(plan, outputs=[time, *(o for o in plan.outputs if o.name != "time")])

@@ -96,7 +96,7 @@ QUANTITIES = [
     "10 gbps",    "", "abc", "nine s", "10 %", "2x", "1e5e3", "1e5×10^3 s", "3 h", "2 days", "1.5 years", "206 FLOP/B",
     "206 FLOPs/byte", "989 TFLOPS", "989 TFLOPs", "12 parsec", "2^12",
     "2 ** 30 B", "10^-5 s", "2^12.5", "3^2", "10^999", "don't", "1 o'clock",
-    "12 kWh", "700 W", ".5 s", "1. s", " 7  kB ", "1e400 s",
+    "1/4", "−1.5 / .5", "1/0", "1/4/2", "1/3 s", "12 kWh", "700 W", ".5 s", "1. s", " 7  kB ", "1e400 s",
 ]  # fmt: skip
 
 
@@ -116,12 +116,15 @@ def test_quantities_are_read_alike_and_refused_in_the_same_words(js, symbol):
         assert there == ("inf" if here == math.inf else here), text
 
 
+MORE = ["7", "1e21", "weeks", "3 weeks", "128k", "128 Ki", "1,5k", "1e30M", "2^12.5", "7 GB", "-3k", "x k", "1 year"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_refused_in_the_same_words(js, name):
     calculator = calculators.get(name)
     declared = bundle.declaration(calculator)
     for given in calculator.inputs:
-        for value in ["", "x", "1e300", "-1", "0", " 0 ", 0, -5, 1e300, 2.5, "2.5", "4096.5", "3 h", "nonesuch"]:
+        for value in ["", "x", "1e300", "-1", "0", " 0 ", 0, -5, 1e300, 2.5, "2.5", "4096.5", "3 h", "nonesuch", *MORE]:
             try:
                 calculator.accept(given.name, value)
                 here = None

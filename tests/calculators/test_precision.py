@@ -179,3 +179,23 @@ def test_the_cache_outgrows_the_weights():
     assert room.evaluate(batch=1).verdict.startswith("Fits with") and "weights" not in room.evaluate(batch=1).verdict
     assert room.evaluate(batch=4096).verdict.startswith("Over by")
     assert "not even one sequence" in room.evaluate(accelerator="L4", context_length=2**21, batch=1).verdict
+
+
+def test_what_no_model_can_be_is_said():
+    """12 heads on 64 accelerators, and texts beyond learned positions; rotary positions have no such end."""
+    for name, length in (("training-memory", "sequence_length"), ("kv-cache", "context_length")):
+        fits = calculators.get(name)
+        assert "Impossible" not in fits.evaluate().verdict
+        small = {"model": "GPT-2 124M", length: 1024}
+        assert "Impossible" not in fits.evaluate(**small, tensor="4").verdict
+        assert fits.evaluate(**small, tensor="64").verdict.endswith("Impossible as set: 12 heads do not divide by 64.")
+        longer = fits.evaluate(**small | {length: 131072}).verdict
+        assert longer.endswith("Impossible as set: GPT-2 124M has learned 1,024 positions, not 131,072.")
+        assert "Impossible" not in fits.evaluate(**{length: 131072}).verdict
+        own = fits.evaluate(model="custom", own_query_heads=12, tensor="8", **{length: 131072}).verdict
+        assert own.count("Impossible") == 1 and "12 heads do not divide by 8" in own
+
+
+def test_a_count_of_accelerators_is_whole():
+    here = calculators.get("training-memory").evaluate(model="Llama 3.1 405B")
+    assert "take at least 82 of them" in here.verdict and here["needed"] == pytest.approx(81.17, abs=0.01)
