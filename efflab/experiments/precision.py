@@ -41,8 +41,8 @@ TINY = 32  # rows of the product that stands for the overhead; every dtype's lib
 MIDDLE = 1024  # rows of a product that every scale but "smoke" has, so that a lab can name it
 LARGE = 1024  # rows from which several threads are faster than one, unless something else runs on their cores
 HINDERED = 3  # of any size: one thread that is this many times faster says that something else runs on the cores
-# A tiny product that takes longer than the smallest one that is predicted, times this, was disturbed. A GPU may spend
-# its time launching either of them.
+# A tiny product that takes longer than another one, on all threads or on one, times this, was disturbed. A GPU may
+# spend its time launching either of them.
 OVERHEAD_LONGER = {"cpu": 1.0, "cuda": 1.5}
 DROPOUT = 0.1
 LONGEST = 5.0  # s; a product that would take longer than this is left out
@@ -421,6 +421,7 @@ class Session:
             yield Sample(
                 point=point, metric="time_one_thread", unit="s", values=alone.values, status="ok", timing=alone.timing
             )
+            self.doubt_overhead(dtype, n, median(alone.values))
             faster = median(timed.values) / median(alone.values)
             if faster >= HINDERED or (n >= LARGE and faster > 1 / 0.9):
                 self.warnings.append(
@@ -428,17 +429,22 @@ class Session:
                 )
 
     def remember(self, dtype: str, n: int, seconds: float) -> None:
-        """Keep what a product took for those that follow; warn where the first one shows that the tiny one waited."""
+        """Keep what a product took for those that follow."""
         if n == TINY:
             self.overheads[dtype] = seconds
-            return
+        else:
+            self.last[dtype] = n, seconds
+            self.doubt_overhead(dtype, n, seconds)
+
+    def doubt_overhead(self, dtype: str, n: int, seconds: float) -> None:
+        """Warn, once a dtype, where a product took less time than the tiny one."""
         waited = self.overheads.get(dtype, 0.0)
-        if dtype not in self.last and waited > OVERHEAD_LONGER[self.device.type] * seconds:
+        if waited > OVERHEAD_LONGER[self.device.type] * seconds:
             self.warnings.append(
                 f"overhead-{dtype}: disturbed: the product of size {TINY} took {waited:.3g} s and the one of size {n} "
                 f"{seconds:.3g} s, so something else ran"
             )
-        self.last[dtype] = n, seconds
+            del self.overheads[dtype]
 
     def error(self, point: dict[str, Any]) -> Iterator[Sample]:
         """The relative error of a product, and the largest magnitudes of its inputs."""

@@ -58,7 +58,7 @@ MULTIPLIES = {
 NOTHING = "The record does not explain it."
 LARGE = 1024  # rows from which several threads are worth their cost
 HINDERED = 3  # how many times faster one thread is only where something else runs on the others' cores
-# A tiny product that takes longer than the smallest one, times this, waited. A GPU may only launch either of them.
+# A tiny product that takes longer than another one, times this, waited. A GPU may only launch either of them.
 WAITED = {"cpu": 1.0, "cuda": 1.5, "rocm": 1.5}
 DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning goes on that doubts a time
 
@@ -553,11 +553,16 @@ def _faster(record: Record, sample: Sample, predicted: float, seconds: float) ->
 
 
 def _waited(record: Record, dtype: str) -> tuple[int, float] | None:
-    """Size and time, s, of a dtype's smallest product, where the tiny one that stands for the overhead took longer."""
-    found, wait = _products(record, dtype), overheads(record).get(dtype, 0.0)
-    if not found or wait <= WAITED[record.environment.kind] * median(found[0].values):
-        return None
-    return int(found[0].point["m"]), median(found[0].values)
+    """Size and time, s, of a dtype's shortest product, where the tiny one that stands for the overhead took longer.
+
+    The shortest may be one on one thread, where the others waited.
+    """
+    times = [(median(s.values), int(s.point["m"])) for s in _products(record, dtype)]
+    alone = [_value(record, s, "time_one_thread") for s in _products(record, dtype)]
+    times += [(a, m) for a, (_, m) in zip(alone, list(times), strict=True) if a]
+    shortest, size = min(times, default=(math.inf, 0))
+    wait = overheads(record).get(dtype, 0.0)
+    return (size, shortest) if wait > WAITED[record.environment.kind] * shortest else None
 
 
 def _why_error(record: Record, sample: Sample, predicted: float, measured: float) -> str:

@@ -256,6 +256,9 @@ def test_an_overhead_longer_than_the_smallest_product_is_warned_of(monkeypatch: 
     (said,) = timed(monkeypatch, precision.Session("cpu", CPU, []), times)
     assert said.startswith("overhead-fp16: disturbed: ")
     assert "0.008 s and the one of size 256 0.001 s" in said
+    times = {"overhead-fp16": [8e-3], "matmul-fp16-256": [9e-3, 2e-3]}
+    said = timed(monkeypatch, precision.Session("cpu", CPU, []), times)
+    assert any("0.008 s and the one of size 256 0.002 s" in w for w in said), "one thread did not wait"
 
 
 def test_a_resumed_run_remembers_the_overhead(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

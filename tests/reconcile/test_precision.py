@@ -205,6 +205,12 @@ def test_an_overhead_that_was_disturbed_is_named() -> None:
     assert "The overhead of fp16 was disturbed" in precision.calibration_text(found)
     assert "The overhead of fp32" not in precision.calibration_text(found)
 
+    # Everything was disturbed but the product on one thread.
+    point = product(256, "fp16")
+    slow = [sample(point, 9e-3), sample(point, 1e-3, "time_one_thread")]
+    found = record(*calibration("fp16", 45e9, overhead=7.98e-3, n=2048), *slow)
+    assert "The overhead of fp16 was disturbed" in precision.calibration_text(found)
+
     # Comparable to the whole product, and not longer: it may be the library too.
     found = record(*calibration("fp16", 45e9, overhead=0.9e-3, n=2048), products[0])
     assert "Consistent with an overhead that was disturbed" in only(found).explanation
