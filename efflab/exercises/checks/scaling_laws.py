@@ -846,7 +846,7 @@ def _ordered(fitted: list[reconcile.Run]) -> None:
 def _tested(record: Record, runs: int, sizes: int, data: int) -> str:
     """What the law said of the held-out run; refused where the law does not even describe its own runs."""
     try:
-        fit = reconcile.law(record, bootstrap=0)
+        fit = reconcile.law(record)
     except EfflabError as error:
         raise NotYet(str(error), "no law") from None
     predicted = {r.case: float(fit.loss(r.size, r.tokens)) for r in reconcile.runs(record)}
