@@ -89,7 +89,7 @@ def _label(figure: Any, axes: Any, points: dict[str, tuple[float, float]], line:
                 text, point, xytext=offset, textcoords="offset points", fontsize=9, ha=across, va=up, zorder=4,
                 arrowprops={"arrowstyle": "-", "lw": 0.8, "color": "#999999"} if far else None,
             )  # fmt: skip
-            note.update_positions(figure.canvas.get_renderer())
+            note.get_window_extent()  # sets it beside its point
             box = Text.get_window_extent(note)  # without the line that leads to it
             outside = box.x0 < frame.x0 + 2 or box.x1 > frame.x1 - 2 or box.y0 < frame.y0 + 2 or box.y1 > frame.y1 - 2
             covered = 100 * outside + 10 * sum(box.overlaps(other) for other in (*markers.values(), *taken))
