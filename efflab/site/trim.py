@@ -5,6 +5,7 @@
 - Search: every page loads the index for results while one types, which is off. The search page keeps it.
 - sphinx-design: pages without a grid, a card or a tab do not load its style sheet and script.
 - KaTeX: its style sheet names each font in three formats; the site ships one.
+- Theme: the mode "auto" is no theme, so pages start in the one that the system asks for, without a script in light.
 - Style sheets that come with comments and indentation lose them.
 """
 
@@ -29,6 +30,10 @@ CODE = re.compile(r"\\([0-9a-fA-F]{1,6})")
 PRIVATE = re.compile("[\ue000-\uf8ff]")
 SEARCH = re.compile(r"\s*<script src=\"[^\"]*(?:searchtools|language_data|searchindex)\.js[^\"]*\"></script>")
 NO_SEARCH_WHILE_TYPING = "DOCUMENTATION_OPTIONS.search_as_you_type = false"
+NO_THEME = 'localStorage.getItem("theme") || "auto"'
+SYSTEM_THEME = (
+    'localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")'
+)
 DESIGN = re.compile(r'class="[^"]*\bsd-')
 DESIGN_FILES = re.compile(r"\s*(?:<link[^>]*sphinx-design\.min\.css[^>]*>|<script[^>]*design-tabs\.js[^>]*></script>)")
 OTHER_FORMATS = re.compile(r",url\([^)]*\.(?:woff|ttf)\) format\(\"(?:woff|truetype)\"\)")
@@ -46,6 +51,7 @@ def _finish(app: Sphinx, exception: Exception | None) -> None:
     search(out)
     design(out)
     icons(out)
+    theme(out)
     rewrite(out / "_static/katex.min.css", lambda text: OTHER_FORMATS.sub("", text))
     for sheet in (out / "_static").glob("*.css"):
         if not sheet.name.endswith(".min.css"):
@@ -63,6 +69,12 @@ def design(out: Path) -> None:
     """sphinx-design only where it is used."""
     for page in out.rglob("*.html"):
         rewrite(page, lambda text: text if DESIGN.search(text) else DESIGN_FILES.sub("", text))
+
+
+def theme(out: Path) -> None:
+    """A page starts in the system's theme, not in one that no style sheet knows."""
+    for page in out.rglob("*.html"):
+        rewrite(page, lambda text: text.replace(' data-theme="auto"', "", 1).replace(NO_THEME, SYSTEM_THEME, 1))
 
 
 def icons(out: Path) -> None:

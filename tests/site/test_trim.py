@@ -111,3 +111,14 @@ def test_the_search_index_stays_where_it_is_used(tmp_path):
     trim.search(tmp_path)
     assert "searchindex" not in (tmp_path / "page.html").read_text()
     assert (tmp_path / "typing.html").read_text() == on and (tmp_path / "search.html").read_text() == off
+
+
+def test_a_page_starts_in_the_theme_of_the_system(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        f'<html lang="en" data-theme="auto"><script>x = {trim.NO_THEME};</script><body data-default-mode="auto">'
+    )
+    trim.theme(tmp_path)
+    assert page.read_text() == (
+        f'<html lang="en"><script>x = {trim.SYSTEM_THEME};</script><body data-default-mode="auto">'
+    )
