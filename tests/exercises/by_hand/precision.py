@@ -72,6 +72,7 @@ MISTAKES = {
     ("precision-20", "gave the share that stays"): 1 - 80 / 114,
     ("precision-20", "compared with what stays"): 80 / 34,
     ("precision-20", "compared the other way"): 34 / 80,
+    ("precision-21", "copied the table"): 123e9,
     ("precision-21", "took 16 KV heads"): 2 * KV_TOKEN * 128000,
     ("precision-21", "took the query heads"): 16 * KV_TOKEN * 128000,
     ("precision-21", "forgot keys or values"): KV_TOKEN * 64000,
@@ -79,5 +80,6 @@ MISTAKES = {
     ("precision-22", "left out the weights"): int(24e9 / (LLAMA_TOKEN * 8192)),
     ("precision-22", "forgot keys or values"): int((24e9 - 16.06e9) / (LLAMA_TOKEN * 4096)),
     ("precision-22", "took the query heads"): int((24e9 - 16.06e9) / (4 * LLAMA_TOKEN * 8192)),
+    ("precision-22", "did not round down"): (24e9 - 16.06e9) / (LLAMA_TOKEN * 8192),
     ("precision-22", "rounded up"): 8,
 }
