@@ -104,6 +104,8 @@ def test_a_chapter_is_of_one_piece(topic):
     runs = records.recorded(topic)
     assert runs and all(r.topic == topic for r in runs), f"labs/results/{topic} holds another topic's record, or none"
     assert any(r.scale != "smoke" for r in runs), f"{topic}: no recorded run above smoke scale"
+    changed = [r.id for r in runs if r.environment.dirty]
+    assert not changed, f"{topic}: recorded with uncommitted changes, so no commit reproduces it: {changed}"
     module = reconcile.topic(topic)
     assert module.summary(runs[-1]) and module.table(runs[-1])
     page = (ROOT / f"book/{topic}.md").read_text()

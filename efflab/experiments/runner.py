@@ -214,7 +214,7 @@ def _unexpected(environment: Environment, device: Any) -> list[str]:
     found = []
     if device.type == "cpu":
         load, cores = environment.load or 0.0, os.cpu_count() or 1  # the load is the whole machine's
-        if load > 0.5 * cores:
+        if load > 0.8 * cores:
             found.append(f"the load is {load:.1f} on {cores} cores. Other programs disturb a measurement: close them.")
         granted = os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("CUDA_VISIBLE_DEVICES")
         if granted not in (None, "", "0", "-1", "NoDevFiles"):
