@@ -118,7 +118,7 @@ class Unit:
 _RATE = ("", "k", "M", "G", "T", "P", "E")
 _TIME = tuple((n, f) for names, f in (
     (("min", "minute", "minutes"), 60.0), (("h", "hour", "hours"), 3600.0), (("d", "day", "days"), 86400.0),
-    (("yr", "year", "years"), _YEAR), (("seconds", "second", "sec"), 1.0),
+    (("week", "weeks"), 604800.0), (("yr", "year", "years"), _YEAR), (("seconds", "second", "sec"), 1.0),
     (("milliseconds", "millisecond"), 1e-3), (("microseconds", "microsecond"), 1e-6),
     (("nanoseconds", "nanosecond"), 1e-9),
 ) for n in names)  # fmt: skip

@@ -394,8 +394,8 @@ def test_a_run_says_what_would_disturb_it_before_it_begins(tmp_path: Path, monke
         return [line for line in lines if line.startswith("warning: ")]
 
     assert said(1.0) == []
-    (busy,) = said(5.3)
-    assert "the load is 5.3 on 8 cores" in busy
+    (busy,) = said(7.3)
+    assert "the load is 7.3 on 8 cores" in busy
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
     (unused,) = said(1.0)
     assert "a GPU was granted and is not used" in unused

@@ -461,7 +461,8 @@ def test_the_text_is_the_same_every_time_and_aligned() -> None:
 def test_error_and_percent() -> None:
     assert reconcile.error(2.0, 1.0) == 1.0
     assert reconcile.error(0.5, 1.0) == -0.5
-    assert [reconcile.percent(v) for v in (0.123, -0.5, 0.0, -0.001, 12.0)] == ["+12%", "−50%", "0%", "0%", "+1,200%"]
+    said = [reconcile.percent(v) for v in (0.123, -0.5, 0.0, -0.0001, -0.001, 0.0041, 0.0096, 0.0101, 12.0)]
+    assert said == ["+12%", "−50%", "0%", "0%", "−0.1%", "+0.4%", "+1.0%", "+1%", "+1,200%"]
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(EfflabError, match="measured"):
             reconcile.error(1.0, bad)
