@@ -142,7 +142,7 @@ def memory(record: Record) -> Any:
     top = axes.get_xlim()[1]
     unit, factor = ("GB", 1e9) if top >= 1e9 else ("MB", 1e6) if top >= 1e6 else ("kB", 1e3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / factor:g}")
-    axes.set_xlabel(f"{unit}; pale: predicted, full: measured, black line: the whole step as measured")
+    axes.set_xlabel(f"{unit}; pale: predicted, full: measured,\nblack line: the whole step as measured")
     axes.set_title(f"{record.environment.device}, {record.created[:10]}: a training step", fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)

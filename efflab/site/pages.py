@@ -384,9 +384,13 @@ def drawn(directive: _Directive, topic: str, kind: str | None = None) -> list[no
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(drawing, encoding="utf-8")
         device, day = html.escape(record.environment.device), record.created[:10]
-        caption = f"Recorded on {device}, {day}. The table below holds the same numbers."
+        caption = f"Recorded on {device}, {day}. <code>efflab replay {topic}</code> prints the numbers."
+        alt = f"A run recorded on {device}, {day}, drawn. The table below and efflab replay {topic} give its numbers."
+        # The page keeps the place of a picture that is not loaded yet.
+        width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawings["light"]).groups()
+        size = f'width="{float(width):.0f}" height="{float(height):.0f}"'
         images = "".join(
-            f'<img class="only-{theme}" src="{up}_images/{name}-{theme}.svg" alt="{caption}" loading="lazy">'
+            f'<img class="only-{theme}" src="{up}_images/{name}-{theme}.svg" alt="{alt}" {size} loading="lazy">'
             for theme in ("light", "dark")
         )
         figures.append(
