@@ -37,7 +37,7 @@ SIBLINGS = {
 }
 # Files in those folders that belong to no topic.
 SHARED = {
-    "tests/experiments": {"runner"},
+    "tests/experiments": set(experiments.SHARED),
     "efflab/calculators": {
         "__init__",
         "binary",
@@ -50,7 +50,7 @@ SHARED = {
         "picks",
         "widget",
     },
-    "efflab/experiments": {"__init__", "runner"},
+    "efflab/experiments": {"__init__", *experiments.SHARED},
     "efflab/reconcile": {"__init__"},
     "efflab/plots": {"__init__"},
     "efflab/exercises/checks": {"__init__", "records"},

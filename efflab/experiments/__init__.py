@@ -8,10 +8,12 @@ from typing import Any
 
 from efflab.errors import unknown
 
+SHARED = ("decoder", "runner", "sprint", "text")  # modules that are no topic's
+
 
 def topics() -> list[str]:
     """The topics that have an experiment."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "runner")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SHARED)
 
 
 def get(topic: str) -> Any:

@@ -21,12 +21,12 @@ scaled_dot_product_attention, whatever torch makes of it.
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from efflab.catalog import BYTES_PER_ELEMENT
+from efflab.experiments.decoder import DROPOUT, Decoder, Variant
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
@@ -44,7 +44,6 @@ HINDERED = 3  # of any size: one thread that is this many times faster says that
 # A tiny product that takes longer than another one, on all threads or on one, times this, was disturbed. A GPU may
 # spend its time launching either of them.
 OVERHEAD_LONGER = {"cpu": 1.0, "cuda": 1.5}
-DROPOUT = 0.1
 LONGEST = 5.0  # s; a product that would take longer than this is left out
 
 DISTURBED = 0.25  # measure a product again where the middle half of its repeats spans more of the median than this
@@ -77,22 +76,6 @@ DECODERS: dict[str, dict[str, int]] = {
         "query_heads": 16, "head_dim": 128, "vocabulary": 8192,
     },
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a step is done: "fp32", "bf16" or "autocast" weights, "math" or "sdpa" attention, and two options."""
-
-    weights: str
-    attention: str
-    dropout: bool = False
-    recomputation: str = "none"
-
-    @property
-    def name(self) -> str:
-        """Such as "bf16-math-dropout"."""
-        options = ["dropout"] * self.dropout + ["recomputed"] * (self.recomputation == "full")
-        return "-".join([self.weights, self.attention, *options])
 
 
 VARIANTS = (
@@ -164,88 +147,6 @@ def product(dtype: str, a: Any, b: Any) -> Product:
 
 
 # A training step
-
-
-class Decoder:
-    """A GPT with its parameters, as plain tensors and functions."""
-
-    def __init__(self, size: dict[str, int], variant: Variant, device: Any) -> None:
-        self.torch = torch = devices.import_torch()
-        self.size, self.variant, self.device = size, variant, device
-        self.dropout = DROPOUT if variant.dropout else 0.0
-        dtype = torch.bfloat16 if variant.weights == "bf16" else torch.float32
-        generator = torch.Generator(device=device).manual_seed(SEED)
-
-        def weight(*shape: int) -> Any:
-            made = torch.randn(*shape, device=device, generator=generator) * 0.02
-            return made.to(dtype).requires_grad_()
-
-        def norm() -> list[Any]:
-            return [made(h, device=device, dtype=dtype).requires_grad_() for made in (torch.ones, torch.zeros)]
-
-        h, f = size["hidden_size"], size["intermediate_size"]
-        self.embedding, self.positions = weight(size["vocabulary"], h), weight(size["sequence_length"], h)
-        self.layers = [
-            [*norm(), weight(3 * h, h), weight(3 * h), weight(h, h), weight(h),
-             *norm(), weight(f, h), weight(f), weight(h, f), weight(h)]
-            for _ in range(size["layers"])
-        ]  # fmt: skip
-        self.norm = norm()
-        s = size["sequence_length"]
-        self.mask = torch.full((s, s), -math.inf, device=device, dtype=dtype).triu(1)
-        shape = (size["microbatch"], s)
-        self.tokens, self.targets = (
-            torch.randint(size["vocabulary"], shape, device=device, generator=generator) for _ in range(2)
-        )
-
-    @property
-    def parameters(self) -> list[Any]:
-        """Every parameter once."""
-        return [self.embedding, self.positions, *(p for layer in self.layers for p in layer), *self.norm]
-
-    @property
-    def autocast(self) -> Any:
-        """The context in which the forward pass runs."""
-        enabled = self.variant.weights == "autocast"
-        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=enabled)
-
-    def embed(self) -> Any:
-        """Tokens to vectors, [microbatch, sequence length, hidden size]."""
-        return self.torch.nn.functional.embedding(self.tokens, self.embedding) + self.positions
-
-    def run_layers(self, x: Any) -> Any:
-        """The layers, each recomputed in the backward pass where the variant says so."""
-        from torch.utils.checkpoint import checkpoint
-
-        for layer in self.layers:
-            if self.variant.recomputation == "full":
-                x = checkpoint(self._layer, x, layer, use_reentrant=False)
-            else:
-                x = self._layer(x, layer)
-        return x
-
-    def loss(self, x: Any) -> Any:
-        """Final norm, output layer with the embedding's weights, cross-entropy of float32 logits."""
-        f = self.torch.nn.functional
-        x = f.layer_norm(x, x.shape[-1:], *self.norm)
-        return f.cross_entropy(f.linear(x, self.embedding).float().flatten(0, 1), self.targets.flatten())
-
-    def _layer(self, x: Any, parameters: list[Any]) -> Any:
-        f = self.torch.nn.functional
-        scale1, shift1, w_qkv, b_qkv, w_out, b_out, scale2, shift2, w_up, b_up, w_down, b_down = parameters
-        batch, length, hidden = x.shape
-        heads, dim = self.size["query_heads"], self.size["head_dim"]
-        projected = f.linear(f.layer_norm(x, (hidden,), scale1, shift1), w_qkv, b_qkv)
-        q, k, v = projected.view(batch, length, 3, heads, dim).permute(2, 0, 3, 1, 4)
-        if self.variant.attention == "sdpa":
-            mixed = f.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
-        else:
-            scores = (q @ k.transpose(-1, -2)) * dim**-0.5
-            mixed = f.dropout(self.torch.softmax(scores + self.mask.to(scores.dtype), -1), self.dropout) @ v
-        mixed = f.linear(mixed.transpose(1, 2).reshape(batch, length, hidden), w_out, b_out)
-        x = x + f.dropout(mixed, self.dropout)
-        inner = f.gelu(f.linear(f.layer_norm(x, (hidden,), scale2, shift2), w_up, b_up))
-        return x + f.dropout(f.linear(inner, w_down, b_down), self.dropout)
 
 
 def measure_step(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:

@@ -426,6 +426,7 @@ class MetaDecoder(precision.Decoder):
     def __init__(self, size: dict[str, int], variant: precision.Variant) -> None:
         self.torch, self.size, self.variant, self.device = torch, size, variant, torch.device("meta")
         self.dropout = precision.DROPOUT if variant.dropout else 0.0
+        self.layer_norm, self.gelu = torch.nn.functional.layer_norm, torch.nn.functional.gelu
         small = precision.Decoder(SIZE, variant, CPU)
         dtype = torch.bfloat16 if variant.weights == "bf16" else torch.float32
         h, f, v, s = (size[n] for n in ("hidden_size", "intermediate_size", "vocabulary", "sequence_length"))

@@ -17,6 +17,7 @@ import torch
 from efflab import reconcile
 from efflab.errors import EfflabError
 from efflab.experiments import runner, scaling_laws
+from efflab.experiments import text as texts
 from efflab.records import Record, load_record
 
 CPU = torch.device("cpu")
@@ -47,9 +48,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("text", ["topics", "library"])
 def test_no_paragraph_is_in_both_parts_or_twice_in_one(text: str) -> None:
-    kept = scaling_laws.paragraphs(scaling_laws.TEXTS[text][1]())
+    kept = texts.paragraphs(texts.TEXTS[text][1]())
     every = next(s.every for s in scaling_laws.SCALES.values() if s.text == text)
-    training, validation = scaling_laws.split(kept, every)
+    training, validation = texts.split(kept, every)
     keys = [re.sub(r"\s+", "", p) for p in training + validation]  # another notion of "same" than the module's
     assert len(keys) == len(kept)
     twice = len(keys) - len(set(keys))
@@ -72,8 +73,8 @@ def test_long_stretches_of_the_validation_text_are_not_in_the_training_text() ->
 
 def test_the_text_without_its_paragraphs_kept_once_would_leak() -> None:
     """Why paragraphs are kept once; if Python's topics stop repeating themselves, this may go."""
-    whole = "\n\n".join(scaling_laws.topics())
-    kept = "\n\n".join(scaling_laws.paragraphs(scaling_laws.topics()))
+    whole = "\n\n".join(texts.topics())
+    kept = "\n\n".join(texts.paragraphs(texts.topics()))
     assert len(kept) < 0.9 * len(whole)
 
 
@@ -83,14 +84,14 @@ def test_tokens_are_the_texts_characters_and_rare_ones_share_one() -> None:
     assert set(text.training) | set(text.validation) == set(range(text.vocabulary))
     assert len(text.sha256) == 64 and int(text.sha256, 16) > 0
     counts = torch.bincount(torch.tensor(text.training), minlength=text.vocabulary)
-    assert int(counts[1:].min()) >= scaling_laws.RARE
+    assert int(counts[1:].min()) >= texts.RARE
     assert counts[0] < 0.001 * len(text.training)
     # The topics name every statement: the most frequent token is the blank, by far.
     assert counts.max() > 0.1 * len(text.training)
 
 
 def test_sequences_cover_the_text_once_and_targets_are_the_next_tokens() -> None:
-    inputs, targets = scaling_laws.windows(torch.arange(100), 8)
+    inputs, targets = texts.windows(torch.arange(100), 8)
     assert inputs.shape == targets.shape == (12, 8)
     assert torch.equal(targets, inputs + 1)
     assert targets.flatten().tolist() == list(range(1, 97))
