@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efflab import catalog, chapters, experiments, reconcile, records
+from efflab import calculators, catalog, chapters, experiments, reconcile, records
 from efflab.exercises import questions
 
 ROOT = Path(__file__).parent.parent
@@ -38,18 +38,7 @@ SIBLINGS = {
 # Files in those folders that belong to no topic.
 SHARED = {
     "tests/experiments": set(experiments.SHARED),
-    "efflab/calculators": {
-        "__init__",
-        "binary",
-        "bundle",
-        "calculator",
-        "checks",
-        "markup",
-        "number_format",
-        "parts",
-        "picks",
-        "widget",
-    },
+    "efflab/calculators": {"__init__", *calculators.SHARED},
     "efflab/experiments": {"__init__", *experiments.SHARED},
     "efflab/reconcile": {"__init__"},
     "efflab/plots": {"__init__"},

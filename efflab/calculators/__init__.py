@@ -14,14 +14,15 @@ from efflab.errors import EfflabError, unknown
 
 __all__ = ["Calculator", "every", "get"]
 
-_MACHINERY = {"binary", "bundle", "calculator", "checks", "markup", "number_format", "parts", "picks", "widget"}
+# modules that are no topic's
+SHARED = {"binary", "bundle", "calculator", "checks", "markup", "number_format", "parts", "picks", "widget"}
 
 
 @cache
 def _found() -> dict[str, Calculator]:
     found: dict[str, Calculator] = {}
     for module_info in pkgutil.iter_modules(__path__):
-        if module_info.name in _MACHINERY:
+        if module_info.name in SHARED:
             continue
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for value in vars(module).values():
