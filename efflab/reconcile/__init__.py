@@ -16,7 +16,7 @@ from efflab.records import Prediction, Record
 from efflab.units import Unit
 
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
-SHARES = ("gain",)  # metrics that are shares of one, read and shown in percent
+SHARES = ("gain", "share")  # metrics that are shares of one, read and shown in percent
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
 
 Point = dict[str, Any]
