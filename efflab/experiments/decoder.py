@@ -49,13 +49,13 @@ class Decoder:
         layer_norm, gelu: torch's functions; assign others that compute the same.
     """
 
-    def __init__(self, size: dict[str, int], variant: Variant, device: Any) -> None:
+    def __init__(self, size: dict[str, int], variant: Variant, device: Any, seed: int = SEED) -> None:
         self.torch = torch = devices.import_torch()
         self.size, self.variant, self.device = size, variant, device
         self.dropout = DROPOUT if variant.dropout else 0.0
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(variant.weights, torch.float32)
         self.layer_norm, self.gelu = torch.nn.functional.layer_norm, torch.nn.functional.gelu
-        generator = torch.Generator(device=device).manual_seed(SEED)
+        generator = torch.Generator(device=device).manual_seed(seed)
 
         def weight(*shape: int) -> Any:
             made = torch.randn(*shape, device=device, generator=generator) * 0.02
@@ -106,10 +106,13 @@ class Decoder:
         return x
 
     def loss(self, x: Any) -> Any:
-        """Final norm, output layer with the embedding's weights, cross-entropy of float32 logits."""
-        f = self.torch.nn.functional
+        """Cross-entropy of the logits."""
+        return self.torch.nn.functional.cross_entropy(self.logits(x).flatten(0, 1), self.targets.flatten())
+
+    def logits(self, x: Any) -> Any:
+        """Final norm and output layer with the embedding's weights, in float32."""
         x = self.layer_norm(x, x.shape[-1:], *self.norm)
-        return f.cross_entropy(f.linear(x, self.embedding).float().flatten(0, 1), self.targets.flatten())
+        return self.torch.nn.functional.linear(x, self.embedding).float()
 
     def _layer(self, x: Any, parameters: list[Any]) -> Any:
         f = self.torch.nn.functional

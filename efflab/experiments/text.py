@@ -90,6 +90,11 @@ def split(kept: list[str], every: int) -> tuple[list[str], list[str]]:
     return training, validation
 
 
+def tokens_of(text: str) -> dict[str, int]:
+    """The token of each character of a text, from 1 in the characters' order; rare ones have none."""
+    return {c: i for i, c in enumerate(sorted(c for c, n in Counter(text).items() if n >= RARE), 1)}
+
+
 @functools.lru_cache(maxsize=2)
 def corpus(text: str, every: int, validation: int) -> Corpus:
     """A text that ships with Python, without its repeated paragraphs, split and as tokens."""
@@ -97,7 +102,7 @@ def corpus(text: str, every: int, validation: int) -> Corpus:
     kept = paragraphs(read())
     trained, held = ("\n\n".join(part) for part in split(kept, every))
     whole = "\n\n".join(kept)
-    token = {c: i for i, c in enumerate(sorted(c for c, n in Counter(trained).items() if n >= RARE), 1)}
+    token = tokens_of(trained)
     return Corpus(
         name=name,
         sha256=hashlib.sha256(whole.encode()).hexdigest(),
