@@ -6,10 +6,11 @@ formula raises `FormulaError` for an argument that is not a finite number in its
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from efflab.formulas.namespace import ceil, formula, maximum, where
-from efflab.units import Count, Number, Range, Second
+from efflab.formulas.namespace import as_flop, ceil, formula, maximum, minimum, where
+from efflab.formulas.transformer import mfu_from_tokens, palm_flops_per_token
+from efflab.units import Count, Flop, FlopPerSecond, Number, Parameters, Range, Second, TokenPerSecond
 
 Share = Annotated[Number, Range(0, 1)]
 Speedup = Annotated[Count, Range(1e-6, 1e12)]  # below 1 where a change makes a part slower
@@ -57,6 +58,19 @@ def time_after_mend(*, time: Second, share: Share, speedup: Speedup) -> Second:
 
 
 @formula
+def time_saved(*, time: Second, share: Share, speedup: Speedup) -> Second:
+    r"""Time that a faster part takes off the whole.
+
+    Equation: \Delta t = t f \left(1 - \frac{1}{s}\right)
+    Where: t = time; f = share; s = speedup
+    Source: Amdahl 1967, AFIPS Spring Joint Computer Conference, doi:10.1145/1465482.1465560
+    Assumes: as `amdahl_speedup`. What several parts save adds up; what they gain does not multiply. Negative where the
+        part became slower.
+    """
+    return time * share * (1 - 1 / speedup)
+
+
+@formula
 def share_needed(*, gain: Gain, speedup: Gain) -> Number:
     r"""The share that a part must have for the whole to gain a factor, where the part gains another.
 
@@ -85,6 +99,31 @@ def serial_share(*, processors: Annotated[Count, Range(1.001, 1e9)], speedup: Sp
 
 
 @formula
+def batch_load_time(*, sample_time: Second, batch: Count) -> Second:
+    r"""Time that one process needs to load a batch.
+
+    Equation: t_l = B t_1
+    Where: t_1 = sample_time; B = batch
+    Source: Definition
+    Assumes: samples are loaded one after another; putting them together into a batch counts into their time.
+    """
+    return batch * sample_time
+
+
+@formula
+def effective_workers(*, workers: Number, cores: Count) -> Number:
+    r"""Workers that load at full speed.
+
+    Equation: w_e = \min(w, c)
+    Where: w = workers; c = cores
+    Source: Definition
+    Assumes: loading keeps a core busy; the training process waits for the device and takes none. Workers that wait for
+        a disk or a network need less than a core each.
+    """
+    return minimum(workers, cores)
+
+
+@formula
 def loader_step_time(*, compute_time: Second, load_time: Second, workers: Number) -> Second:
     r"""Time of a training step with a data loader.
 
@@ -106,7 +145,7 @@ def workers_needed(*, compute_time: Annotated[Second, Range(1e-9, 1e9)], load_ti
     Source: Definition: the least w with t_l / w \le t_c
     Assumes: as `loader_step_time`.
     """
-    return ceil(load_time / compute_time)
+    return ceil(load_time / compute_time * (1 - 1e-9))  # 0.9 s / 0.3 s is three, though not in binary numbers
 
 
 @formula
@@ -125,7 +164,44 @@ def loader_stall_share(
     return (step_time - compute_time) / step_time
 
 
+@formula
+def sample_time_hidden(*, compute_time: Second, workers: Count, batch: Count) -> Second:
+    r"""The longest that loading a sample may take so that the device does not wait.
+
+    Equation: t_1 = \frac{w t_c}{B}
+    Where: t_c = compute_time; w = workers; B = batch
+    Source: Definition: w / B samples in the time of a step, solved for the time of one
+    Assumes: as `loader_step_time` with at least one worker.
+    """
+    return workers * compute_time / batch
+
+
+@formula
+def stall_share(*, step_time: Annotated[Second, Range(1e-9, 1e9)], compute_time: Second) -> Number:
+    r"""Share of a measured step in which the device waits for data, from the step with and without loading.
+
+    Equation: f = \frac{t - t_c}{t}
+    Where: t = step_time; t_c = compute_time
+    Source: Mohan et al. 2021, Analyzing and Mitigating Data Stalls in DNN Training, doi:10.14778/3446095.3446100
+    Assumes: both steps were measured alike; the second one on a batch that is on the device already. Noise can make a
+        share without a stall negative.
+    """
+    return (step_time - compute_time) / step_time
+
+
 # Utilisation
+
+
+@formula
+def cpu_efficiency(*, cpu_time: Second, elapsed: Annotated[Second, Range(1e-9, 1e12)], cores: Count) -> Number:
+    r"""Share of the allocated cores' time in which they computed: what `seff` prints.
+
+    Equation: e = \frac{t_{\text{CPU}}}{t \, c}
+    Where: t_{\text{CPU}} = cpu_time; t = elapsed; c = cores
+    Source: Slurm, contribs/seff and sacct(1): TotalCPU, Elapsed, AllocCPUS
+    Assumes: the CPU time of all processes is counted. It says nothing of a GPU.
+    """
+    return cpu_time / (elapsed * cores)
 
 
 @formula
@@ -151,3 +227,109 @@ def mfu_while_busy(*, mfu: Share, busy: Annotated[Number, Range(1e-6, 1)]) -> Nu
     Assumes: both over the same time.
     """
     return mfu / busy
+
+
+@formula
+def performance_per_device(
+    *, tokens_per_second: TokenPerSecond, flops_per_token: Flop, devices: Count
+) -> FlopPerSecond:
+    r"""Operations that the model needs from each device in a second.
+
+    Equation: P = \frac{v w}{n}
+    Where: v = tokens_per_second; w = flops_per_token; n = devices
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B
+    Assumes: the throughput of all devices together; operations per token of training.
+    """
+    return tokens_per_second * flops_per_token / devices
+
+
+@formula
+def hardware_flops_per_token(
+    *,
+    parameters: Parameters,
+    layers: Count,
+    query_heads: Count,
+    head_dim: Count,
+    sequence_length: Count,
+    recomputation: Literal["none", "selective", "full"],
+) -> Flop:
+    r"""Operations that the devices do in training on one token, recomputation included.
+
+    Equation: W = 6 N + 12 L n_q d s + \begin{cases} 0 & \text{none} \\ 4 L n_q d s & \text{selective} \\
+        2 N + 4 L n_q d s & \text{full} \end{cases}
+    Where: N = parameters; L = layers; n_q = query_heads; d = head_dim; s = sequence_length; \text{recomputation} =
+        recomputation
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B, with a second forward pass; Korthikanti et al.
+        2022, arXiv:2205.05198, section 5
+    Assumes: full computes the whole forward pass twice, selective the attention scores and values. A fused attention
+        that computes its scores again in the backward pass is not counted.
+    """
+    scores = 4 * layers * query_heads * head_dim * sequence_length
+    again = {"none": 0, "selective": scores, "full": 2 * parameters + scores}[recomputation]
+    return as_flop(6 * parameters + 3 * scores + again)
+
+
+@formula
+def training_mfu(
+    *,
+    parameters: Parameters,
+    layers: Count,
+    query_heads: Count,
+    head_dim: Count,
+    sequence_length: Count,
+    tokens_per_second: TokenPerSecond,
+    devices: Count,
+    peak_performance: FlopPerSecond,
+) -> Number:
+    r"""Model FLOPs utilisation of a training run, from the shape of its model and its throughput.
+
+    Equation: \text{MFU} = \frac{v \, (6 N + 12 L n_q d s)}{n \, \pi}
+    Where: N = parameters; L = layers; n_q = query_heads; d = head_dim; s = sequence_length; v = tokens_per_second;
+        n = devices; \pi = peak_performance
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B
+    Assumes: as `palm_flops_per_token` and `mfu_from_tokens`.
+    """
+    flops = palm_flops_per_token(
+        parameters=parameters,
+        layers=layers,
+        query_heads=query_heads,
+        head_dim=head_dim,
+        sequence_length=sequence_length,
+    )
+    return mfu_from_tokens(
+        tokens_per_second=tokens_per_second, flops_per_token=flops, devices=devices, peak_performance=peak_performance
+    )
+
+
+@formula
+def training_hfu(
+    *,
+    parameters: Parameters,
+    layers: Count,
+    query_heads: Count,
+    head_dim: Count,
+    sequence_length: Count,
+    tokens_per_second: TokenPerSecond,
+    devices: Count,
+    peak_performance: FlopPerSecond,
+    recomputation: Literal["none", "selective", "full"],
+) -> Number:
+    r"""Hardware FLOPs utilisation of a training run, from the shape of its model and its throughput.
+
+    Equation: \text{HFU} = \frac{v \, W}{n \, \pi}
+    Where: N = parameters; L = layers; n_q = query_heads; d = head_dim; s = sequence_length; v = tokens_per_second;
+        n = devices; \pi = peak_performance; \text{recomputation} = recomputation
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 4.1; Korthikanti et al. 2022, arXiv:2205.05198
+    Assumes: as `hardware_flops_per_token`, whose W this is. Without recomputation it is the MFU.
+    """
+    flops = hardware_flops_per_token(
+        parameters=parameters,
+        layers=layers,
+        query_heads=query_heads,
+        head_dim=head_dim,
+        sequence_length=sequence_length,
+        recomputation=recomputation,
+    )
+    return mfu_from_tokens(
+        tokens_per_second=tokens_per_second, flops_per_token=flops, devices=devices, peak_performance=peak_performance
+    )
