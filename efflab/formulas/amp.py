@@ -6,10 +6,22 @@ Every formula raises `FormulaError` for an argument that is not a finite number 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from efflab.errors import EfflabError
-from efflab.formulas.namespace import as_bytes, ceil, exponent_of, formula, if_above, maximum, power_of_two, sqrt
+from efflab.formulas.memory import Attention
+from efflab.formulas.namespace import (
+    as_bytes,
+    ceil,
+    exponent_of,
+    floor,
+    formula,
+    if_above,
+    maximum,
+    minimum,
+    power_of_two,
+    sqrt,
+)
 from efflab.formulas.profiling import Share, Speedup
 from efflab.units import Byte, Count, Number, Parameters, Range, Second, Tokens
 
@@ -63,6 +75,18 @@ def amp_limit(*, matmul_share: Annotated[Number, Range(0, 0.999999)], other_spee
     return other_speedup / (1 - matmul_share)
 
 
+@formula
+def throughput_speedup(*, throughput: Count, baseline: Count) -> Number:
+    r"""Speedup of a change, from the throughput with it and without it.
+
+    Equation: S = \frac{r'}{r}
+    Where: r' = throughput; r = baseline
+    Source: Definition
+    Assumes: both in the same unit, such as sequences per second, for the same work per sequence.
+    """
+    return throughput / baseline
+
+
 # Memory
 
 
@@ -89,6 +113,41 @@ def autocast_training_bytes(*, parameters: Parameters, activation_bytes: Bytes, 
         the backward pass has used it. The share n of the activations' FP32 bytes is kept in 16 bits.
     """
     return as_bytes(18 * parameters) + activation_bytes * (1 - narrow_share / 2)
+
+
+@formula
+def autocast_layer_bytes(
+    *,
+    layers: Count,
+    sequence_length: Count,
+    microbatch: Count,
+    hidden_size: Count,
+    intermediate_size: Count,
+    mlp_matrices: Annotated[Count, Range(2, 3)],
+    query_heads: Count,
+    kv_heads: Count,
+    attention: Attention,
+    softmax: Literal["fp32", "16 bits"],
+) -> Byte:
+    r"""Activations that the layers of a decoder keep for the backward pass under autocast.
+
+    Equation: L s b \left( 2 \left( \left(4 + 2 \tfrac{a_k}{a}\right) h + (2 n - 2) f \right) + 4 \cdot 2 h
+        + a s B_s \right)
+    Where: L = layers; s = sequence_length; b = microbatch; h = hidden_size; f = intermediate_size; n = mlp_matrices;
+        a = query_heads; a_k = kv_heads; \text{attention} = attention; \text{softmax} = softmax
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, with the formats of PyTorch's lists of operations
+        under autocast
+    Assumes: as `memory.layer_activation_bytes` without dropout. Matrix products, the activation function and
+        FlashAttention keep their inputs in 16 bits, 2 B each. The stream from layer to layer stays in FP32, and so do
+        the inputs of the two norms, 4 B each. B_s is 0 with FlashAttention; 6 B where the softmax runs in FP32, as on
+        a GPU: its result, and the copy in 16 bits that the next product keeps; 2 B where it runs in 16 bits, as on a
+        CPU. The 16-bit copies of the weights are not counted: see `autocast_training_bytes`.
+    """
+    narrow = (4 + 2 * kv_heads / query_heads) * hidden_size + (2 * mlp_matrices - 2) * intermediate_size
+    total = 2 * narrow + 4 * 2 * hidden_size
+    if attention == "standard":
+        total = total + query_heads * sequence_length * (6 if softmax == "fp32" else 2)
+    return as_bytes(layers * sequence_length * microbatch * total)
 
 
 # Loss scaling
@@ -194,6 +253,34 @@ def skipped_share(*, growth_interval: Annotated[Count, Range(1, 1e9)]) -> Number
     Assumes: the largest gradient stays the same.
     """
     return 1 / (growth_interval + 1)
+
+
+@formula
+def loss_scale_at(
+    *,
+    step: Annotated[Number, Range(0, 1e9)],
+    scale: Scale,
+    largest_scale: Scale,
+    growth_interval: Annotated[Count, Range(1, 1e9)],
+) -> Number:
+    r"""The loss scale before a step, where the largest gradient stays the same.
+
+    Equation: S_t = S_0 \, 2^{\min(\lfloor t / N \rfloor,\ \max(k,\ 0)) - \min(t,\ \max(-k,\ 0)) + p}, \quad
+        k = \left\lfloor \log_2 \frac{S_{\max}}{S_0} \right\rfloor
+    Where: t = step; S_0 = scale; S_{\max} = largest_scale; N = growth_interval
+    Source: PyTorch documentation, torch.amp.GradScaler, with its factors of 2 and 1/2; `next_loss_scale` in closed form
+    Assumes: steps are counted from 0. The scale falls by half with each step, or doubles after every N, until it has
+        settled after |k| steps or k N. From then on p is 1 in every (N + 1)th step, which tries twice the scale and
+        overflows, and else 0.
+    """
+    steps = floor(step)
+    above = exponent_of(largest_scale / scale)
+    rises, falls = maximum(above, 0), maximum(-above, 0)
+    exponent = minimum(floor(steps / growth_interval), rises) - minimum(steps, falls)
+    settled = maximum(steps - falls - rises * growth_interval, 0)
+    period = growth_interval + 1
+    position = settled - floor(settled / period) * period
+    return scale * power_of_two(exponent + if_above(position, growth_interval - 0.5, 1, 0))
 
 
 def loss_scales(
