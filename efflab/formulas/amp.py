@@ -141,7 +141,8 @@ def autocast_layer_bytes(
         FlashAttention keep their inputs in 16 bits, 2 B each. The stream from layer to layer stays in FP32, and so do
         the inputs of the two norms, 4 B each. B_s is 0 with FlashAttention; 6 B where the softmax runs in FP32, as on
         a GPU: its result, and the copy in 16 bits that the next product keeps; 2 B where it runs in 16 bits, as on a
-        CPU. The 16-bit copies of the weights are not counted: see `autocast_training_bytes`.
+        CPU. One product reads what a norm gives; where three do (Q, K and V apart), each keeps a 16-bit copy of its
+        own. The 16-bit copies of the weights are not counted: see `autocast_training_bytes`.
     """
     narrow = (4 + 2 * kv_heads / query_heads) * hidden_size + (2 * mlp_matrices - 2) * intermediate_size
     total = 2 * narrow + 4 * 2 * hidden_size
