@@ -1,0 +1,525 @@
+"""The throughput sprint: a slow training script, three mends, and what each of them gains.
+
+The script below trains a small GPT on the characters of Python's help. What it learns is right, and it is slow for
+three reasons, one in each of three functions: `batches` (data), `layer` (compute) and `gradients` (memory). A mend is a
+function with the same parameters that does the same in less time. `measure` checks that it does the same, times the
+script as it is, with each mend alone and with all of them, and keeps a record in the lab book.
+
+The record's topic is "sprint", so that nothing takes it for the record of a lab. It holds, for each of the cases
+"baseline", "data", "compute", "memory" and "all":
+
+- "time": s per step, one value for each run of the script from start to end. The cases take turns: the i-th values of
+  all cases belong to one round, so that a ratio of two of them compares runs that followed each other closely.
+- "begun": when each of those runs began, s after the first one.
+- "loss": of each step of the untimed first run.
+- "gradient_error": relative difference of the first gradient from the baseline's, for weights drawn at random.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import inspect
+import itertools
+import math
+import random
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from efflab.errors import EfflabError, unknown
+from efflab.experiments import text as texts
+from efflab.experiments.runner import plain
+from efflab.measure import device as devices
+from efflab.measure import timer
+from efflab.records import LabBook, Record, Sample, Timing, identifier, median, now, slug
+from efflab.units import SECOND, show
+
+# The slow script, as the exercise notebook shows it. Do not mend it here.
+
+
+def batches(text, batch, context, steps, seed):
+    """For each step the tokens and the targets, [batch, context]: windows of the text at random places."""
+    draw = random.Random(seed)
+    for _ in range(steps):
+        rows = []
+        for _ in range(batch):
+            number = {c: i for i, c in enumerate(sorted(set(text)))}
+            tokens = [number[c] for c in text]
+            start = draw.randrange(len(text) - context)
+            rows.append(tokens[start : start + context + 1])
+        window = torch.tensor(rows)
+        yield window[:, :-1], window[:, 1:]
+
+
+def layer(x, w, heads):
+    """A layer of the GPT. x: [batch, context, hidden]; w: its weights by name."""
+
+    def norm(x, scale, shift):
+        mean = x.mean(-1, keepdim=True)
+        variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+        return (x - mean) / torch.sqrt(variance + 1e-5) * scale + shift
+
+    length, size = x.shape[1], x.shape[2] // heads
+    future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    q, k, v = (norm(x, w["scale1"], w["shift1"]) @ w["qkv"]).chunk(3, dim=-1)
+    mixed = []
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size)
+        scores = torch.exp(scores.masked_fill(future, -math.inf))
+        mixed.append(scores / scores.sum(-1, keepdim=True) @ v[..., part])
+    x = x + torch.cat(mixed, -1) @ w["out"]
+    inner = norm(x, w["scale2"], w["shift2"]) @ w["up"]
+    inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
+    return x + inner @ w["down"]
+
+
+def gradients(loss_of, tokens, targets):
+    """Leave the gradients of the mean loss in the parameters' .grad and return that loss as a number."""
+    total = 0.0
+    for i in range(len(tokens)):
+        row = slice(i, i + 1)
+        loss = checkpoint(loss_of, tokens[row], targets[row], use_reentrant=False) / len(tokens)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def model(size, vocabulary, device, layer):
+    """The parameters of the GPT, and a function from tokens and targets to the mean loss."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(*shape):
+        return (0.02 * torch.randn(*shape, generator=generator)).to(device).requires_grad_()
+
+    def norm():
+        ones, zeros = torch.ones(h, device=device), torch.zeros(h, device=device)
+        return ones.requires_grad_(), zeros.requires_grad_()
+
+    h = size["hidden"]
+    embedding, positions, layers = weight(vocabulary, h), weight(size["context"], h), []
+    for _ in range(size["layers"]):
+        (scale1, shift1), (scale2, shift2) = norm(), norm()
+        layers.append({
+            "scale1": scale1, "shift1": shift1, "qkv": weight(h, 3 * h), "out": weight(h, h),
+            "scale2": scale2, "shift2": shift2, "up": weight(h, 4 * h), "down": weight(4 * h, h),
+        })  # fmt: skip
+
+    def loss_of(tokens, targets):
+        x = F.embedding(tokens, embedding) + positions
+        for w in layers:
+            x = layer(x, w, size["heads"])
+        return F.cross_entropy((x @ embedding.t()).flatten(0, 1), targets.flatten())
+
+    return [embedding, positions, *(p for w in layers for p in w.values())], loss_of
+
+
+def train(text, size, device, batches, layer, gradients):
+    """Train from the beginning; the loss of each step."""
+    parameters, loss_of = model(size, len(set(text)), device, layer)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+    losses = []
+    for tokens, targets in batches(text, size["batch"], size["context"], size["steps"], seed=1):
+        optimizer.zero_grad()
+        losses.append(gradients(loss_of, tokens.to(device), targets.to(device)))
+        optimizer.step()
+    return losses
+
+
+# The measurement
+
+TOPIC = "sprint"
+FUNCTIONS: tuple[Callable[..., Any], ...] = (batches, layer, gradients, model, train)
+MENDS: dict[str, Callable[..., Any]] = {"data": batches, "compute": layer, "memory": gradients}
+CASES: dict[str, tuple[str, ...]] = {"baseline": (), **{name: (name,) for name in MENDS}, "all": tuple(MENDS)}
+THREADS = 1  # on a CPU: more wait for each other on matrices this small, above all where others use the machine
+# Of the loss of each step, and of a whole gradient: BF16 under autocast stays below a quarter of both.
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.005, 0.05
+FEWEST_ROUNDS = 6  # fewer cannot give an interval of 95%
+
+SIZES: dict[str, dict[str, int]] = {
+    "smoke": {
+        "characters": 2000, "hidden": 16, "heads": 2, "layers": 1, "context": 16, "batch": 4, "steps": 2, "rounds": 2,
+    },
+    "cpu": {
+        "characters": 120_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
+        "rounds": 9,
+    },
+}  # fmt: skip
+SIZES["gpu"] = SIZES["cpu"]
+
+_TYPICAL = {
+    "compute": "Is the attention causal, do both norms have their scale and shift, is the GELU the one with erf, and "
+    "are both sums with x there?",
+    "memory": "Is the loss the mean over all sequences of the batch, and does backward() run on all of it?",
+}
+
+
+def source() -> str:
+    """The slow script, as it stands above."""
+    return "\n\n\n".join(inspect.getsource(f).rstrip() for f in FUNCTIONS)
+
+
+def text(scale: str = "cpu") -> str:
+    """What the script trains on: the beginning of Python's help."""
+    return "\n\n".join(texts.paragraphs(texts.topics()))[: SIZES[scale]["characters"]]
+
+
+def fingerprint() -> str:
+    """SHA-256 of the slow script: a record of another script is not comparable."""
+    return hashlib.sha256(source().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much faster a case is than the baseline.
+
+    Attributes:
+        time: median time of a step, s.
+        speedup: median over the rounds of the baseline's time over the case's in the same round.
+        low, high: interval of 95% for that median, from order statistics; the extremes where the rounds are too few.
+        loss: of the last step, None where the record has none.
+    """
+
+    time: float
+    speedup: float
+    low: float
+    high: float
+    loss: float | None
+
+    @property
+    def saved(self) -> float:
+        """Share of the baseline's time that the case saves."""
+        return 1 - 1 / self.speedup
+
+
+def measure(
+    mends: Mapping[str, Callable[..., Any]],
+    *,
+    scale: str | None = None,
+    device: str | None = None,
+    labbook: LabBook | None = None,
+    report: Callable[[str], None] = print,
+) -> Record:
+    """Check the mends, time the script without and with them, and keep the record.
+
+    Args:
+        mends: by name, "data", "compute" and "memory": functions with the parameters of `batches`, `layer` and
+            `gradients`. Some may be missing, or raise NotImplementedError; then there is no case "all".
+        scale: "smoke", "cpu" or "gpu"; None takes the device's own.
+        device: as `efflab.measure.device.choose` takes it.
+        labbook: where the record goes; None means the learner's own.
+        report: receives lines about the progress.
+
+    Returns:
+        The record, which is in the lab book already.
+
+    Raises:
+        NotImplementedError: no mend is written yet.
+        EfflabError: an unknown name, no function, other parameters, or a mend that does something else than the
+            script; says what. Nothing is timed then.
+        NotSaved: the record could not be written; says where it is kept.
+    """
+    if not isinstance(mends, Mapping):
+        raise EfflabError(f"mends: a dictionary from {', '.join(MENDS)} to functions is expected, got {mends!r:.60}.")
+    for name in mends:
+        if name not in MENDS:
+            raise unknown("mends", name, MENDS)
+    chosen = devices.choose(device)
+    scale = scale or ("gpu" if chosen.type == "cuda" else "cpu")
+    if scale not in SIZES:
+        raise unknown("scale", scale, SIZES)
+    size = SIZES[scale]
+    help_text = text(scale)
+    threads = torch.get_num_threads()
+    try:
+        if chosen.type == "cpu":
+            torch.set_num_threads(THREADS)
+        written = {n: f for n, f in mends.items() if _written(n, f, help_text, size, chosen)}
+        for name in MENDS:
+            if name not in written:
+                report(f"{name}: not written yet")
+        if not written:
+            raise NotImplementedError("No mend is written yet. Write one of them, then measure again.")
+        record = _measured(written, scale, help_text, size, chosen, report)
+    finally:
+        torch.set_num_threads(threads)
+    LabBook().save_record(record) if labbook is None else labbook.save_record(record)
+    report(table(record))
+    return record
+
+
+def _written(name: str, mend: Any, text: str, size: dict[str, int], device: Any) -> bool:
+    """Whether a mend is written; then it does what the script does.
+
+    Raises:
+        EfflabError: it does not; says what.
+    """
+    if not callable(mend):
+        raise EfflabError(f"mend {name!r}: pass the function itself, without calling it; got {mend!r:.60}.")
+    wanted = [*inspect.signature(MENDS[name]).parameters]
+    try:
+        inspect.signature(mend).bind(**dict.fromkeys(wanted))
+    except TypeError:
+        raise EfflabError(
+            f"mend {name!r}: it must take the parameters ({', '.join(wanted)}) as {MENDS[name].__name__} does."
+        ) from None
+    except ValueError:
+        pass  # a function without a signature
+    try:
+        if name == "data":
+            _same_batches(mend, text, size)
+        else:
+            loss, difference = _first_gradient({name: mend}, text, size, device)
+            right = _first_gradient({}, text, size, device)[0]
+            _same_gradient(name, loss, right, difference)
+    except NotImplementedError:
+        return False
+    except EfflabError:
+        raise
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and f.line]
+        own = [f for f in frames if "site-packages" not in f.filename]
+        place = f", in line {(own or frames)[-1].lineno}: {(own or frames)[-1].line}" if frames else ""
+        raise EfflabError(f"mend {name!r} raised {type(error).__name__}: {plain(str(error))}{place}") from error
+    return True
+
+
+def _same_batches(mend: Callable[..., Any], text: str, size: dict[str, int]) -> None:
+    arguments = (text, size["batch"], size["context"], size["steps"])
+    for seed in (1, 2):
+        right = list(batches(*arguments, seed=seed))
+        given = mend(*arguments, seed=seed)
+        if given is None:
+            raise EfflabError("mend 'data' gives nothing. Is a `yield` missing?")
+        found = list(itertools.islice(given, len(right) + 1))
+        if len(found) != len(right):
+            some = "more" if len(found) > len(right) else f"{len(found)}"
+            raise EfflabError(f"mend 'data' gives {some} batches in {len(right)} steps. One for each step is expected.")
+        for step, (pair, wanted) in enumerate(zip(found, right, strict=True)):
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise EfflabError("mend 'data': each batch is a pair, tokens and targets, as those of `batches`.")
+            for what, got, asked in zip(("tokens", "targets"), pair, wanted, strict=True):
+                if not isinstance(got, torch.Tensor):
+                    raise EfflabError(f"mend 'data': its {what} are no tensor but {type(got).__name__}.")
+                if got.shape != asked.shape or got.dtype != asked.dtype:
+                    raise EfflabError(
+                        f"mend 'data': its {what} are {tuple(got.shape)} of {got.dtype}, the script's "
+                        f"{tuple(asked.shape)} of {asked.dtype}."
+                    )
+                if not torch.equal(got.cpu(), asked):
+                    row, column = (int(i) for i in (got.cpu() != asked).nonzero()[0])
+                    raise EfflabError(
+                        f"mend 'data' gives other {what} than the script: in step {step}, row {row}, column {column} "
+                        f"it has {int(got[row, column])}, the script {int(asked[row, column])}. Draw the places in "
+                        "the same order, with random.Random(seed), and number the characters as the script does."
+                    )
+
+
+def _first_gradient(
+    mends: Mapping[str, Callable[..., Any]], text: str, size: dict[str, int], device: Any
+) -> tuple[Any, float]:
+    """The loss that `gradients` returns for the first batch, and how far its gradient is from the script's.
+
+    For weights drawn at random: those that training begins with hide what is wrong with a part that does little yet.
+    """
+
+    def run(layer: Callable[..., Any], gradients: Callable[..., Any]) -> tuple[Any, list[Any]]:
+        parameters, loss_of = model(size, len(set(text)), device, layer)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for p in parameters:
+                p += 0.1 * torch.randn(p.shape, generator=generator).to(device)
+        loss = gradients(loss_of, tokens, targets)
+        return loss, [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+
+    tokens, targets = (t.to(device) for t in next(batches(text, size["batch"], size["context"], 1, seed=3)))
+    right = run(layer, gradients)[1]
+    loss, found = run(mends.get("compute", layer), mends.get("memory", gradients))
+    off = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(found, right, strict=True))
+    whole = sum(float(b.double().square().sum()) for b in right)
+    difference = math.sqrt(off / whole) if math.isfinite(off) else math.inf
+    return loss, difference
+
+
+def _same_gradient(name: str, loss: Any, right: float, difference: float) -> None:
+    if difference > GRADIENT_TOLERANCE:
+        raise EfflabError(
+            f"mend {name!r} gives another gradient than the script: the relative difference is {difference:.2g}, and "
+            f"{GRADIENT_TOLERANCE:.0%} is allowed for narrower dtypes. {_TYPICAL[name]}"
+        )
+    try:
+        value = float(loss)
+    except Exception:  # the object is the learner's and may raise anything
+        raise EfflabError(f"mend {name!r}: `gradients` returns {loss!r:.60}; the mean loss is expected.") from None
+    if not abs(value / right - 1) <= LOSS_TOLERANCE:
+        raise EfflabError(f"mend {name!r}: the loss is {value:.6g}; the script's is {right:.6g}.")
+
+
+def _measured(
+    mends: Mapping[str, Callable[..., Any]],
+    scale: str,
+    text: str,
+    size: dict[str, int],
+    device: Any,
+    report: Callable[[str], None],
+) -> Record:
+    cases = {name: parts for name, parts in CASES.items() if all(p in mends for p in parts)}
+    clock = timer.clock_for(device)
+
+    def run(case: str) -> tuple[float, float, list[float]]:
+        """When it began, s per step, and the losses."""
+        parts = {MENDS[n].__name__: mends[n] if n in cases[case] else MENDS[n] for n in MENDS}
+        if device.type == "cpu":
+            torch.set_num_threads(THREADS)  # a mend may have changed it
+        clock.synchronize()
+        begin = clock.now()
+        losses = train(text, size, device, **parts)
+        clock.synchronize()
+        return begin, (clock.now() - begin) / size["steps"], [float(loss) for loss in losses]
+
+    environment = devices.environment(device)
+    record = Record(
+        id=identifier(TOPIC, slug(environment.device)[:60], scale),
+        topic=TOPIC,
+        created=now(),
+        environment=environment,
+        spec={
+            "scale": scale, "script": fingerprint(), "size": dict(size), "mends": sorted(mends),
+            "text": "pydoc_data.topics", "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        },
+        samples=[],
+    )  # fmt: skip
+    losses = {case: run(case)[2] for case in cases}  # which warms up as well
+    rounds: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
+    order = [*cases]
+    enabled = gc.isenabled()
+    gc.disable()  # a collection inside a run would be charged to it
+    try:
+        for turn in range(size["rounds"]):
+            gc.collect()
+            for case in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always the first
+                begin, seconds, again = run(case)
+                rounds[case].append((begin, seconds))
+                if not _same_losses(again, losses[case]):
+                    raise EfflabError(
+                        f"{case}: a later run has other losses than the first one, {again[-1]:.6g} and "
+                        f"{losses[case][-1]:.6g} after {size['steps']} steps. A mend leaves something behind from run "
+                        "to run."
+                    )
+            report(f"[{turn + 1}/{size['rounds']}] rounds")
+    finally:
+        if enabled:
+            gc.enable()
+    start = min(begin for values in rounds.values() for begin, _ in values)
+    name = "perf_counter" if device.type == "cpu" else "perf_counter+synchronize"
+    timing = Timing(clock=name, mode="waited", loops=size["steps"], warmup=size["steps"], stop="repeat limit")
+    samples = []
+    for case, parts in cases.items():
+        point = {"case": case, "role": "ablation", "mends": ",".join(parts)} | size
+        named = {p: mends[p] for p in parts}
+        samples += [
+            Sample(point=point, metric="time", unit="s", values=[s for _, s in rounds[case]], status="ok",
+                   timing=timing),
+            Sample(point=point, metric="begun", unit="s", values=[b - start for b, _ in rounds[case]], status="ok"),
+            Sample(point=point, metric="loss", unit="nats", values=losses[case], status="ok"),
+            Sample(point=point, metric="gradient_error", unit="", status="ok",
+                   values=[_first_gradient(named, text, size, device)[1]]),
+        ]  # fmt: skip
+    record.samples = samples
+    record.finished = now()
+    return record
+
+
+def _same_losses(a: list[float], b: list[float]) -> bool:
+    return len(a) == len(b) and all(abs(x - y) <= LOSS_TOLERANCE * abs(y) for x, y in zip(a, b, strict=True))
+
+
+# Reading a record
+
+
+def ablation(record: Record) -> dict[str, Gain]:
+    """What each case of a record gains, in the order of `CASES`; cases that are missing or without partners left out.
+
+    Raises:
+        EfflabError: a record of another topic.
+    """
+    if record.topic != TOPIC:
+        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; one of {TOPIC!r} is needed.")
+    times = {s.point.get("case"): s.values for s in record.find("time") if s.status == "ok"}
+    losses = {s.point.get("case"): s.values[-1] for s in record.find("loss") if s.status == "ok"}
+    found: dict[str, Gain] = {}
+    base = times.get("baseline", [])
+    for case in CASES:
+        values = times.get(case, [])
+        if not values or len(values) != len(base):
+            continue
+        ratios = sorted(b / v for b, v in zip(base, values, strict=True))
+        rank = interval_rank(len(ratios))
+        found[case] = Gain(median(values), median(ratios), ratios[rank - 1], ratios[-rank], losses.get(case))
+    return found
+
+
+def interval_rank(repeats: int) -> int:
+    """The r for which the r-th smallest and the r-th largest of so many values enclose the median in 95% of all cases.
+
+    1 where even the extremes cannot promise that (fewer than 6 values). Each end misses with
+    P(Binomial(repeats, 1/2) < r).
+    """
+    rank, missed = 1, 2 / 2**repeats
+    while True:
+        missed += 2 * math.comb(repeats, rank) / 2**repeats
+        if missed > 0.05 or rank >= (repeats + 1) // 2:
+            return rank
+        rank += 1
+
+
+HEAD = ("case", "step", "tokens per second", "faster", "95% interval", "loss at the end")
+
+
+def rows(record: Record) -> list[list[str]]:
+    """The ablation as a table, one row for each case; `HEAD` names the columns."""
+    found = []
+    size = record.spec.get("size", {})
+    tokens = size.get("batch", 0) * size.get("context", 0)
+    for case, gain in ablation(record).items():
+        found.append(
+            [
+                case,
+                show(gain.time, SECOND),
+                f"{tokens / gain.time:,.0f}",
+                f"{gain.speedup:.2f}×" if case != "baseline" else "",
+                f"{gain.low:.2f} to {gain.high:.2f}" if case != "baseline" else "",
+                f"{gain.loss:.5f}" if gain.loss is not None else "",
+            ]
+        )
+    return found
+
+
+def summary(record: Record) -> str:
+    """One sentence: what the mends save alone and together."""
+    found = ablation(record)
+    if not {*CASES} <= {*found}:
+        missing = [c for c in CASES if c not in found]
+        return f"The ablation is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+    alone = [found[n] for n in MENDS]
+    return (
+        f"Together the mends make a step {found['all'].speedup:.2f} times faster; the product of what they gain alone "
+        f"is {math.prod(g.speedup for g in alone):.2f}. They save {found['all'].saved:.0%} of its time together, and "
+        f"{' + '.join(f'{g.saved:.0%}' for g in alone)} alone."
+    )
+
+
+def table(record: Record) -> str:
+    """The ablation and its summary as plain text."""
+    lines = [list(HEAD), *rows(record)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    made = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+            for line in lines]  # fmt: skip
+    return "\n".join([*(line.rstrip() for line in made), "", summary(record)])
