@@ -257,7 +257,8 @@ class Declaration:
                     raise self.fail(f"{where}: {told}. What adds up has one unit.")
                 for name in names if known else ():
                     unit = units[next(iter(known.values()))]
-                    units.setdefault(name, dataclasses.replace(unit, positive=False))
+                    # The unit itself where it can be: seconds are written as minutes because they are SECOND.
+                    units.setdefault(name, dataclasses.replace(unit, positive=False) if unit.positive else unit)
 
     def _known(self) -> set[str]:
         """Every name that some state gives a value."""
