@@ -240,6 +240,12 @@ def _records(found: list[Record], problems: list[str]) -> str:
         parts.append(f"<h3>{html.escape(title)}</h3>")
         if not record.finished:
             parts.append("<p>This run did not finish.</p>")
+        if record.topic == "sprint":  # no lab's: nothing is predicted of it
+            from efflab.experiments import sprint
+
+            parts.append(f"<p>{html.escape(sprint.summary(record))}</p>")
+            parts.append(_table([*sprint.HEAD], sprint.rows(record), tuple(range(1, len(sprint.HEAD)))))
+            continue
         if record.topic not in reconcile_topics():
             parts.append(f"<p>{len(record.samples)} samples.</p>")
             continue

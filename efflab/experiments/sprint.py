@@ -486,14 +486,15 @@ HEAD = ("case", "step", "tokens per second", "faster", "95% interval", "loss at 
 def rows(record: Record) -> list[list[str]]:
     """The ablation as a table, one row for each case; `HEAD` names the columns."""
     found = []
-    size = record.spec.get("size", {})
-    tokens = size.get("batch", 0) * size.get("context", 0)
+    size = record.spec.get("size")
+    counts = [size.get(n) if isinstance(size, dict) else None for n in ("batch", "context")]
+    tokens = math.prod(n if isinstance(n, int) else 0 for n in counts)
     for case, gain in ablation(record).items():
         found.append(
             [
                 case,
                 show(gain.time, SECOND),
-                f"{tokens / gain.time:,.0f}",
+                f"{tokens / gain.time:,.0f}" if tokens else "",
                 f"{gain.speedup:.2f}×" if case != "baseline" else "",
                 f"{gain.low:.2f} to {gain.high:.2f}" if case != "baseline" else "",
                 f"{gain.loss:.5f}" if gain.loss is not None else "",

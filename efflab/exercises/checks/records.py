@@ -35,9 +35,13 @@ COPY_AGREES, COPY_SHARE, COPY_FEWEST = 0.1, 0.5, 20
 SINGLE_AGREES, SINGLE_FEWEST = 2e-4, 6
 
 
+# What measures a record that no lab writes, by its topic.
+MEASURED_BY = {"sprint": "record = sprint.measure(mends)"}
+
+
 def command(topic: str) -> str:
-    """How to run a lab from a notebook's cell, also where the folder of `efflab` is not on PATH."""
-    return f"!{{sys.executable}} -m efflab.cli run {topic}"
+    """How to measure a topic from a notebook's cell, also where the folder of `efflab` is not on PATH."""
+    return MEASURED_BY.get(topic, f"!{{sys.executable}} -m efflab.cli run {topic}")
 
 
 def own(topic: str, answer: Any) -> Record:
@@ -85,10 +89,11 @@ def _read(topic: str, answer: Any) -> Record:
             if kept:
                 return kept[-1]
             said = f" {problems[0]}" if problems else ""
+            imported = "" if topic in MEASURED_BY else " (after 'import sys')"
             raise NotCounted(
                 f"Your lab book, {book.path.resolve()}, has no record of {topic} yet.{said} Run '{command(topic)}' in "
-                "a cell of this notebook (after 'import sys'), then check again. A record that lies elsewhere can be "
-                "checked by its path."
+                f"a cell of this notebook{imported}, then check again. A record that lies elsewhere can be checked by "
+                "its path."
             )
         if isinstance(answer, str | os.PathLike):
             return _named(topic, answer)
@@ -207,11 +212,16 @@ def at_scale(record: Record) -> None:
         )
 
 
-def steady(record: Record, samples: Iterable[Sample]) -> str:
+def steady(record: Record, samples: Iterable[Sample], what: str = "kernels") -> str:
     """Few of these samples are wide or disturbed. Returns a clause that says how many are.
 
     Wide is an interquartile range above 10% of the median, where the timer warns too. Disturbed is what the
     record's own warnings say.
+
+    Args:
+        record: the learner's.
+        samples: those that must be steady.
+        what: they are, for the message.
 
     Raises:
         NotYet: more than a quarter of them are; names the worst.
@@ -225,7 +235,7 @@ def steady(record: Record, samples: Iterable[Sample]) -> str:
     if len(shaky) > UNSTEADY * len(spread):
         worst = max(spread, key=spread.__getitem__)
         raise NotYet(
-            f"The machine was disturbed: {len(shaky)} of {len(spread)} kernels have repeats that spread by more than "
+            f"The machine was disturbed: {len(shaky)} of {len(spread)} {what} have repeats that spread by more than "
             f"{WIDE:.0%} of their median or carry a warning in the record; at most a quarter may. The widest is "
             f"{worst}, by {spread[worst]:.0%}. Close other programs, plug in a laptop, and run "
             f"'{command(record.topic)}' again.",
