@@ -1,0 +1,80 @@
+"""The profiling chapter's answers and mistakes, computed from the questions' texts by hand."""
+
+GPT2 = 135_600 * 859_000_000  # FLOP/s
+
+# Each answer again, from the numbers in the question's text and nothing else.
+ANSWERS = {
+    "profiling-1": 100 / (60 + 4),
+    "profiling-3": 100 / 72,
+    "profiling-4": 5 / 8,  # 4/5 of it is 1/2
+    "profiling-5": (40 + 25 / 5) * 2.4e-3,  # a hundredth of 240 ms is 2.4 ms
+    "profiling-6": 18e-3,
+    "profiling-9": 50e-3,
+    "profiling-11": 4,  # 45 ms, and three give 60 ms
+    "profiling-12": 60e-3,
+    "profiling-13": 20 / 50,
+    "profiling-18": 4 / 10,
+    "profiling-19": GPT2 / 312e12,
+    "profiling-20": 18 / 45,
+    "profiling-24": (4 * 3600 + 48 * 60) / (16 * 2 * 3600),
+    "profiling-26": (8 / 4.8 - 1) / 7,  # e of the work takes 8 times as long as it would if it were shared out
+}
+# The values that the named mistakes lead to, again by hand.
+MISTAKES = {
+    ("profiling-1", "let the loading vanish"): 5 / 3,
+    ("profiling-1", "gave the time left"): 0.64,
+    ("profiling-1", "sped up the rest"): 1 / 0.46,
+    ("profiling-1", "gave the part's own speedup"): 10,
+    ("profiling-1", "multiplied share and speedup"): 0.4 * 10,
+    ("profiling-3", "turned the wrong share over"): 25 / 7,
+    ("profiling-3", "added the share"): 1.28,
+    ("profiling-3", "gave the time left"): 0.72,
+    ("profiling-4", "let the part vanish"): 1 / 2,
+    ("profiling-4", "divided the factors"): 2 / 5,
+    ("profiling-4", "gave the rest"): 3 / 8,
+    ("profiling-4", "gave what goes away of the part"): 4 / 5,
+    ("profiling-5", "multiplied the speedups"): 240e-3 * 0.65 * 0.8,
+    ("profiling-5", "mended the loader alone"): 156e-3,
+    ("profiling-5", "mended the small operations alone"): 192e-3,
+    ("profiling-5", "let both vanish"): 96e-3,
+    ("profiling-5", "gave the saving"): 132e-3,
+    ("profiling-6", "let them overlap"): 10e-3,
+    ("profiling-6", "counted the launches alone"): 8e-3,
+    ("profiling-6", "took the difference"): 2e-3,
+    ("profiling-9", "added the totals"): 97e-3,
+    ("profiling-9", "left out the caller's own time"): 47e-3,
+    ("profiling-9", "took the caller's self time"): 3e-3,
+    ("profiling-11", "did not round up"): 18 / 5,
+    ("profiling-11", "rounded down"): 3,
+    ("profiling-11", "added the step to the loading"): 5,  # 230/50 is 4.6
+    ("profiling-11", "turned the ratio over"): 5 / 18,
+    ("profiling-12", "added loading and computing"): 110e-3,
+    ("profiling-12", "took no workers"): 170e-3,
+    ("profiling-12", "let the loading vanish"): 50e-3,
+    ("profiling-12", "halved both"): 85e-3,
+    ("profiling-13", "let nothing overlap"): 5 / 8,
+    ("profiling-13", "took one worker"): 70 / 100,
+    ("profiling-13", "gave the computing share"): 30 / 50,
+    ("profiling-13", "compared with the computing"): 2 / 3,
+    ("profiling-18", "added both"): 2 / 7,
+    ("profiling-18", "gave the idle share"): 0.6,
+    ("profiling-18", "turned the ratio over"): 2.5,
+    ("profiling-18", "took a full queue"): 1,
+    ("profiling-19", "used the sparse peak"): GPT2 / 624e12,
+    ("profiling-19", "used the FP32 peak"): GPT2 / 19.5e12,
+    ("profiling-19", "counted the backward pass again"): 3 * GPT2 / 312e12,
+    ("profiling-19", "counted the forward pass alone"): GPT2 / 936e12,
+    ("profiling-19", "turned the ratio over"): 312e12 / GPT2,
+    ("profiling-20", "multiplied"): 0.081,
+    ("profiling-20", "added"): 0.63,
+    ("profiling-20", "took the difference"): 0.27,
+    ("profiling-20", "turned the ratio over"): 5 / 2,
+    ("profiling-24", "forgot the cores"): 2.4,
+    ("profiling-24", "forgot the elapsed time"): 0.3,
+    ("profiling-24", "gave the idle share"): 0.85,
+    ("profiling-24", "turned the ratio over"): 32 / 4.8,
+    ("profiling-26", "gave the lost efficiency"): 3.2 / 8,
+    ("profiling-26", "gave the efficiency"): 4.8 / 8,
+    ("profiling-26", "gave the time left"): 5 / 24,
+    ("profiling-26", "forgot the denominator"): 2 / 24,
+}
