@@ -25,6 +25,7 @@ underflow nor overflow. In FP16 the gradients of such a mean do underflow.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import platform
@@ -60,7 +61,10 @@ TIMER: dict[str, dict[str, Any]] = {
     "cpu": {"time_limit": 1.2, "shortest": 10e-3, "most": 30},
     "gpu": {"time_limit": 1.0, "shortest": 20e-3, "most": 60},
 }
+# On a CPU; torch's own loops for FP16 products run on one, and several threads wait for each other on a busy machine.
+THREADS = 1
 PROFILED = {"smoke": 2, "cpu": 5, "gpu": 10}  # steps that are profiled, one by one
+LONGEST = 2.0  # s; fewer steps are profiled where they would take longer together, but two at least
 
 # The decoder whose steps are timed.
 STEPS: dict[str, dict[str, int]] = {
@@ -69,8 +73,8 @@ STEPS: dict[str, dict[str, int]] = {
         "query_heads": 4, "head_dim": 16, "vocabulary": 128,
     },
     "cpu": {
-        "layers": 4, "sequence_length": 256, "microbatch": 2, "hidden_size": 256, "intermediate_size": 1024,
-        "query_heads": 4, "head_dim": 64, "vocabulary": 1024,
+        "layers": 4, "sequence_length": 256, "microbatch": 2, "hidden_size": 192, "intermediate_size": 768,
+        "query_heads": 3, "head_dim": 64, "vocabulary": 1024,
     },
     "gpu": {
         "layers": 4, "sequence_length": 1024, "microbatch": 4, "hidden_size": 2048, "intermediate_size": 8192,
@@ -300,7 +304,7 @@ def _modes() -> tuple[Any, Any]:
             out = function(*args, **(kwargs or {}))
             for tensor in torch.utils._pytree.tree_leaves(out):
                 if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float16 and tensor.numel():
-                    self.found = max(self.found, float(tensor.abs().max().nan_to_num(math.inf)))
+                    self.found = max(self.found, float(tensor.abs().max().nan_to_num(math.inf, math.inf)))
             return out
 
     return Recorder, Largest
@@ -525,9 +529,9 @@ class Session:
     def profiled(self, point: dict[str, Any], step: Callable[[], Any]) -> Iterator[Sample]:
         """What profiles of single steps say of a step: seconds in products, in other operators, and in all."""
         names = {o.name for o in self.operations(point["precision"]) if o.product}
-        step()
-        profile(step, names, self.clock, self.device)  # the profiler's own first use
-        found = [profile(step, names, self.clock, self.device) for _ in range(PROFILED[self.scale])]
+        first = profile(step, names, self.clock, self.device)["step_time"]  # and the profiler's own first use
+        count = max(2, min(PROFILED[self.scale], int(LONGEST / first)))
+        found = [profile(step, names, self.clock, self.device) for _ in range(count)]
         for metric in ("matmul_time", "other_time", "step_time"):
             yield Sample(point=point, metric=metric, unit="s", values=[f[metric] for f in found], status="ok")
 
@@ -749,6 +753,33 @@ def checked(steps: int) -> list[int]:
     return sorted({round(i * (steps - 1) / (CHECKS - 1)) for i in range(CHECKS)})
 
 
+@contextlib.contextmanager
+def _threads(device: Any) -> Iterator[None]:
+    """Use `THREADS` of the CPU's threads."""
+    torch = devices.import_torch()
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _case(
+    session: Session,
+    measure: Callable[[dict[str, Any]], Iterator[Sample]],
+    point: dict[str, Any],
+    metric: str = "time",
+    unit: str = "s",
+) -> Case:
+    def samples() -> Iterator[Sample]:
+        with _threads(session.device):
+            yield from measure(point)
+
+    return Case(point, samples, metric=metric, unit=unit)
+
+
 def _number(point: dict[str, Any], metric: str, value: float) -> Sample:
     return Sample(point=point, metric=metric, unit="", values=[float(value)], status="ok")
 
@@ -773,6 +804,7 @@ class Amp:
             "decoder": session.size | {"tied_embeddings": True, "positions": session.size["sequence_length"]},
             "trained": session.trained | {"tied_embeddings": True, "positions": session.trained["sequence_length"]},
             "attention": "math", "method": memory.method_for(device),
+            "threads": THREADS if device.type == "cpu" else None,
             "optimizer": f"AdamW, betas {BETAS[0]} and {BETAS[1]}, no weight decay, gradients clipped",
             "clip": CLIP, "epsilon": EPSILON, "microbatches": MICROBATCHES, "steady_scale": STEADY_SCALE,
             "text": text.name, "text_of_python": platform.python_version(), "sha256": text.sha256,
@@ -795,8 +827,7 @@ def _times(session: Session) -> Iterator[Case]:
         }  # fmt: skip
 
     def case(measure: Callable[[dict[str, Any]], Iterator[Sample]], metric: str, *args: Any, **more: Any) -> Case:
-        made = point(*args, **more)
-        return Case(made, lambda: measure(made), metric=metric)
+        return _case(session, measure, point(*args, **more), metric)
 
     role = "calibration"
     yield case(session.step, "time", "step-fp32", role, "fp32", series="step")
@@ -827,7 +858,7 @@ def _memory(session: Session) -> Iterator[Case]:
             "recomputation": recomputation, "method": memory.method_for(session.device), **session.size,
             "series": "memory",
         }  # fmt: skip
-        yield Case(point, functools.partial(session.memory, point), metric="memory", unit="B")
+        yield _case(session, session.memory, point, "memory", "B")
 
 
 def _equivalence(session: Session) -> Iterator[Case]:
@@ -841,7 +872,7 @@ def _equivalence(session: Session) -> Iterator[Case]:
             "case": case, "role": "equivalence", "precision": precision, "microbatches": MICROBATCHES,
             "divided": divided, "counted": counted, "attention": "math", **session.trained, "series": "equivalence",
         }  # fmt: skip
-        yield Case(point, functools.partial(session.equivalence, point), metric="error", unit="")
+        yield _case(session, session.equivalence, point, "error", "")
 
 
 def _curves(session: Session) -> Iterator[Case]:
@@ -865,9 +896,9 @@ def _curves(session: Session) -> Iterator[Case]:
             "loss_weight": loss_weight, "epsilon": EPSILON * loss_weight, "fused": False, **(scaler if scaled else {}),
             "series": "curve",
         }  # fmt: skip
-        yield Case(point, functools.partial(session.curve, point), metric="loss", unit="nats")
+        yield _case(session, session.curve, point, "loss", "nats")
     point = {"case": "scale-fp16", "role": "scale", "precision": "fp16", "scaler": True, "steps": of.steps, **scaler}
-    yield Case(point, functools.partial(session.last_scale, point), metric="scale", unit="")
+    yield _case(session, session.last_scale, point, "scale", "")
 
 
 def _autocast(device: Any) -> dict[str, bool] | None:
