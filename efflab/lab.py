@@ -6,6 +6,7 @@ replay prints depends on the recorded run and on the learner's own numbers only.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from efflab.errors import EfflabError, unknown
 from efflab.reconcile import CALIBRATED, SHARES, Topic, columns, error, percent
 from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record, Sample, median
-from efflab.units import SECOND, UNITS, Unit, parse, show
+from efflab.units import BYTE, SECOND, UNITS, Unit, parse, show
 
 MODES = ("live", "replay")
 AGAIN = "Do not build on this run: close other programs and measure again with a new Lab."
@@ -357,6 +358,29 @@ class Lab:
             EfflabError: nothing is measured yet, or a case that is unknown or was not measured.
         """
         print(self._topic.compare(self.record(), slow, fast))
+
+    def trace(self) -> None:
+        """Write a trace of a few steps into the lab book, and print how to open it. In replay there is none.
+
+        A trace holds every operator with its beginning and end; the profiling lab writes one of its loop with all
+        faults and without any.
+
+        Raises:
+            EfflabError: nothing is measured yet, this lab has no trace, or the file cannot be written.
+        """
+        write = getattr(importlib.import_module(f"efflab.experiments.{self.topic}"), "trace", None)
+        if write is None:
+            raise EfflabError(f"trace: the lab on {self.topic} has none. The one on profiling has.")
+        self.record()  # a trace shows results
+        if self._replayed is not None:
+            print("A recorded run has no trace. Live, this call writes one of a few steps of both loops.")
+            return
+        path = self.labbook.path / "traces" / f"{records.identifier(self.topic, 'trace')}.json.gz"
+        write(path, self._scale, self._device)
+        print(
+            f"Trace: {path} ({show(path.stat().st_size, BYTE)})\n"
+            "To open it, choose 'Open trace file' on ui.perfetto.dev, or 'Load' in chrome://tracing, a page of Chrome."
+        )
 
     def show(self, kind: str | None = None) -> Any:
         """A picture of the run, one of those that the topic has; its own if none is named.

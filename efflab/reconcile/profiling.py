@@ -115,9 +115,13 @@ def _check(record: Record) -> None:
         if not isinstance(point.get("case"), str) or not point["case"]:
             raise wrong("case", "a text")
         metric = sample.metric
-        unit = "s" if metric.startswith(("range_", "kernel_")) else _UNIT.get(metric)
-        if metric.startswith(("events_", "operators")):
+        unit = _UNIT.get(metric)
+        if metric.startswith(("range_", "kernel_")):
+            unit = "s"
+        elif metric.startswith(("events_", "operators")):
             unit = ""
+        elif metric.startswith("bytes_"):
+            unit = "B"
         if unit is not None and sample.unit != unit:
             named = UNITS[unit].symbol or "a number without a unit"
             raise EfflabError(f"{where}: its {metric} is in {sample.unit!r}, not in {named}. Measure it again.")
@@ -215,6 +219,12 @@ def speedups(record: Record) -> dict[str, float]:
     return {name: before / after if name == "tiny" else GONE for name in FAULTS}
 
 
+def _moved(record: Record) -> tuple[float, float] | None:
+    """Bytes that the operators of "tiny" read and write in a step, before and after its mend."""
+    before, after = (_value(record, PROFILE, f"bytes_tiny{of}") for of in ("", "_mended"))
+    return (before, after) if before and after else None
+
+
 def shares(record: Record) -> dict[str, float]:
     """Of the profiled step, the share that each mend is predicted to take off.
 
@@ -234,12 +244,17 @@ def event_time(record: Record) -> float | None:
     do not all cost alike, or one of the two was disturbed.
     """
     counts = _events(record, PROFILE)
-    step, plain = _value(record, PROFILE), _value(record, ALL)
+    step, plain = _value(record, PROFILE), _unprofiled(record)
     if not counts or step is None or plain is None or step <= plain:
         return None
     each = (step - plain) / sum(counts.values())
     found = ranges(record)
     return None if any(found[part] < each * counts[part] for part in FAULTS) else each
+
+
+def _unprofiled(record: Record) -> float | None:
+    """Seconds of a step with all faults, timed around the profile, else at the calibration."""
+    return _value(record, PROFILE, "baseline") or _value(record, ALL)
 
 
 def _events(record: Record, case: str) -> dict[str, float]:
@@ -255,7 +270,8 @@ def corrected(record: Record) -> dict[str, float] | None:
     each = event_time(record)
     if each is None:
         return None
-    plain, found, faster, counts = _needed(record, ALL), ranges(record), speedups(record), _events(record, PROFILE)
+    plain, found, faster, counts = _unprofiled(record), ranges(record), speedups(record), _events(record, PROFILE)
+    assert plain is not None  # else an event's cost is not known
     return {name: (found[name] - each * counts[name]) / plain * (1 - 1 / faster[name]) for name in FAULTS}
 
 
@@ -279,7 +295,7 @@ def by_both(record: Record) -> dict[str, float] | None:
     before, after = _events(record, PROFILE), _events(record, CLEAN)
     if not before or not after:
         each = 0.0
-    step = _needed(record, ALL) if each else _needed(record, PROFILE)
+    step = (_unprofiled(record) if each else None) or _needed(record, PROFILE)
     return {
         name: (found[name] - left[name] - each * (before.get(name, 0.0) - after.get(name, 0.0))) / step
         for name in FAULTS
@@ -354,7 +370,7 @@ def calibration_text(record: Record) -> str:
     if plain is not None:
         lines.append(f"A step with all faults takes {show(plain, SECOND)}, without a profiler.")
     if _sample(record, PROFILE) is not None:
-        lines += _profile_lines(record, plain)
+        lines += _profile_lines(record)
     load, compute = _value(record, LOAD), _value(record, COMPUTE)
     if load and compute:
         lines.append(
@@ -376,7 +392,7 @@ def calibration_text(record: Record) -> str:
     return "\n".join(lines) if lines else "Nothing that predictions need was measured."
 
 
-def _profile_lines(record: Record, plain: float | None) -> Iterator[str]:
+def _profile_lines(record: Record) -> Iterator[str]:
     step, found, taken = _needed(record, PROFILE), ranges(record), shares(record)
     counts, each, better = _events(record, PROFILE), event_time(record), corrected(record)
     kernels = {part: _value(record, PROFILE, f"kernel_{part}") for part in found}
@@ -398,8 +414,13 @@ def _profile_lines(record: Record, plain: float | None) -> Iterator[str]:
         f"Of {before:,.0f} operators in what 'tiny' writes out, torch's own functions leave {after:,.0f}: the mend is "
         f"predicted to take off {_percent(1 - after / before)} of its range. Of the others it is the whole range."
     )
-    if plain is not None:
-        slower = f"The profiled step takes {show(step, SECOND)} ({percent(step / plain - 1)})"
+    if moved := _moved(record):
+        yield (
+            f"Those operators read and write {show(moved[0], BYTE)}, torch's own {show(moved[1], BYTE)}: by bytes "
+            f"{_percent(1 - moved[1] / moved[0])} would go."
+        )
+    if plain := _unprofiled(record):
+        slower = f"The profiled step takes {show(step, SECOND)}, the same without a profiler {show(plain, SECOND)}"
         if each is not None:
             yield f"{slower}: {show(each, SECOND)} for each of the {sum(counts.values()):,.0f} events written down."
         else:
@@ -532,6 +553,8 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
                 f"In the profile of the loop without faults {show(kept, SECOND)} of {it}, {show(held, SECOND)}, are "
                 f"left; the prediction leaves {show(counted, SECOND) if counted else 'nothing'}."
             )
+            if "tiny" in mended and (moved := _moved(record)):
+                yield f"By the bytes that they move, {_percent(moved[1] / moved[0])} of the range 'tiny' would be left."
     if better is not None:
         without = sum(better[name] for name in mended)
         if (without - expected) / gap > PART:
@@ -547,7 +570,7 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
         if len(mended) > 1 and all(name in alone for name in mended):
             one = sum(alone[name] for name in mended)
             why += 1
-            if abs(one - (expected + gap)) <= POINTS:
+            if abs(one - (expected + gap)) <= max(POINTS, PART / 2 * abs(expected + gap)):
                 yield f"One by one the same mends save {_percent(one)}: what they save adds up."
             else:
                 yield (
@@ -629,10 +652,11 @@ def missing(record: Record) -> list[str]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss curve beside that of the first run.
+    """A loss curve beside another one.
 
     Attributes:
-        case, what: its name, and in what it differs from the first run.
+        case, what: its name, and in what its run differs from the other.
+        against: the other's name: the first run with the same faults, or of all; "" for the first of all.
         losses: nats, of every step.
         differs: the first step, from 1, whose loss differs; 0 where none does.
         largest: the largest difference of any step, relative.
@@ -641,6 +665,7 @@ class Curve:
 
     case: str
     what: str
+    against: str
     losses: list[float]
     differs: int
     largest: float
@@ -653,7 +678,7 @@ class Curve:
 
 
 def curves(record: Record) -> list[Curve]:
-    """The loss curves of a record, each compared with the first; that one leads. Empty where there is none.
+    """The loss curves of a record in the order measured, each beside another. Empty where there is none.
 
     Raises:
         EfflabError: as `points`; also curves of different lengths, or a loss that is not above zero.
@@ -662,25 +687,25 @@ def curves(record: Record) -> list[Curve]:
     measured = [s for s in record.samples if s.metric == "loss" and s.status == "ok" and s.point.get("role") == "seed"]
     found: list[Curve] = []
     for sample in measured:
-        first, case = measured[0], str(sample.point["case"])
-        if len(sample.values) != len(first.values):
+        case, alike = str(sample.point["case"]), [s for s in measured if s.point["faults"] == sample.point["faults"]]
+        other = measured[0] if alike[0] is sample else alike[0]
+        if len(sample.values) != len(other.values):
             raise EfflabError(
-                f"record {record.id}: {case} has {len(sample.values)} losses and {first.point['case']} has "
-                f"{len(first.values)}. Measure it again."
+                f"record {record.id}: {case} has {len(sample.values)} losses and {other.point['case']} has "
+                f"{len(other.values)}. Measure it again."
             )
         if not min(sample.values) > 0:
             raise EfflabError(f"record {record.id}: a loss of {case} is not greater than zero. Measure it again.")
-        apart = [a / b - 1 for a, b in zip(sample.values, first.values, strict=True)]
+        apart = [a / b - 1 for a, b in zip(sample.values, other.values, strict=True)]
         differs = next((i for i, x in enumerate(apart, 1) if x != 0), 0)
-        found.append(Curve(case, _differs(sample, first), sample.values, differs, max(map(abs, apart)), apart[-1]))
+        against = "" if other is sample else str(other.point["case"])
+        what = _differs(sample.point, other.point) if against else "the first run"
+        found.append(Curve(case, what, against, sample.values, differs, max(map(abs, apart)), apart[-1]))
     return found
 
 
-def _differs(sample: Sample, first: Sample) -> str:
-    """In what a loss curve's point differs from the first one's."""
-    if sample is first:
-        return "the first run"
-    a, b = sample.point, first.point
+def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """In what a loss curve's point differs from another's."""
     found = []
     if a["seed"] != b["seed"]:
         found.append(f"seed {a['seed']}")
@@ -690,7 +715,7 @@ def _differs(sample: Sample, first: Sample) -> str:
         found.append("deterministic algorithms" if a.get("deterministic") else "any algorithms")
     if a["faults"] != b["faults"]:
         found.append("without faults" if not a["faults"] else f"faults {a['faults']}")
-    return ", ".join(found) or "the same again"
+    return ", ".join(found) or "nothing"
 
 
 def seeds_text(record: Record) -> str:
@@ -701,19 +726,17 @@ def seeds_text(record: Record) -> str:
     rows = []
     for c in found:
         apart = ["", "", ""]
-        if c is not found[0]:
+        if c.against:
             apart = ["identical", "0", "0"] if c.identical else [f"step {c.differs}", _tiny(c.largest), _tiny(c.last)]
-        rows.append([c.case, c.what, f"{c.losses[0]:.4f}", f"{c.losses[-1]:.4f}", *apart])
-    head = ["run", "what differs", "first loss", "last loss", "differs from", "at most", "at the end"]
-    said = columns(head, rows, (2, 3, 5, 6))
-    same = [c.case for c in found[1:] if c.identical]
-    other = [c for c in found[1:] if not c.identical]
-    lines = [said]
-    if same:
-        lines.append(f"Identical to {found[0].case}, all {len(found[0].losses)} losses to the last bit: {_and(same)}.")
-    if other:
-        listed = _and([f"{c.case} (from step {c.differs}, by {_tiny(c.largest)} at most)" for c in other])
-        lines.append(f"Not identical: {listed}.")
+        rows.append([c.case, f"{c.losses[-1]:.4f}", c.against, c.what if c.against else "", *apart])
+    head = ["run", "last loss", "beside", "what differs", "losses differ from", "at most", "at the end"]
+    lines = [columns(head, rows, (1, 5, 6))]
+    steps = len(found[0].losses)
+    for c in found:
+        if c.against and c.identical:
+            lines.append(f"{c.case} and {c.against} are identical: all {steps} losses to the last bit.")
+        elif c.against:
+            lines.append(f"{c.case} parts from {c.against} at step {c.differs}, by {_tiny(c.largest)} at most.")
     return "\n".join(lines)
 
 
@@ -722,10 +745,6 @@ def _tiny(value: float) -> str:
     if value == 0:
         return "0"
     return f"{abs(value):.2g}" if abs(value) < 1e-4 else _percent(abs(value))
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 # The monitor

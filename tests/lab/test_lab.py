@@ -215,6 +215,72 @@ def test_a_gain_is_a_share_and_is_shown_in_percent(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out.count("5.00%") == 2
 
 
+def _profiled() -> records.Record:
+    """A record of the profiling lab with nothing in it."""
+    environment = records.Environment(
+        device="A CPU", kind="cpu", count=1, threads=1, torch="2.13", python="3.12", efflab="0.1"
+    )
+    return records.Record(
+        id="profiled", topic="profiling", created="2026-11-21T08:00:00Z", finished="2026-11-21T08:00:01Z",
+        environment=environment, spec={"scale": "smoke"}, samples=[],
+    )  # fmt: skip
+
+
+def test_a_trace_goes_into_the_lab_book_and_comes_after_the_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file itself is the experiment's; here it has a few bytes and takes no time."""
+    from efflab.experiments import profiling, runner
+
+    asked: list[tuple[Path, str | None, str | None]] = []
+
+    def write(path: Path, scale: str | None, device: str | None) -> Path:
+        asked.append((path, scale, device))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+        return path
+
+    monkeypatch.setattr(profiling, "trace", write)
+    monkeypatch.setattr(runner, "run", lambda *_, **__: (_profiled(), tmp_path / "p.json"))
+    lab = Lab("profiling", "live", scale="smoke", device="cpu", labbook=tmp_path)
+    lab.predict(calibration={"share-tiny": "30%"})
+    with pytest.raises(EfflabError, match="nothing is measured yet"):
+        lab.trace()
+    assert not asked
+    lab.measure()
+    lab.trace()
+    lab.trace()
+    (first, scale, device), (second, *_) = asked
+    assert (scale, device) == ("smoke", "cpu")
+    assert first != second and first.parent == second.parent == tmp_path / "traces"
+    said = capsys.readouterr().out
+    assert f"Trace: {first} (4 B)" in said and "ui.perfetto.dev" in said and "chrome://tracing" in said
+    with pytest.raises(EfflabError, match="shown already"):
+        lab.predict({"without-tiny": "1 ms"})
+
+
+def test_a_replay_has_no_trace_and_neither_has_another_lab(
+    tmp_path: Path, lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EfflabError, match="the lab on roofline has none"):
+        lab.trace()
+    from efflab.experiments import profiling
+
+    def never(*_: object) -> None:
+        raise AssertionError("a replay runs nothing")
+
+    monkeypatch.setattr(profiling, "trace", never)
+    file = tmp_path / "p.json"
+    file.write_text(records.dumps(_profiled()))
+    replayed = Lab("profiling", "replay", record=file, labbook=tmp_path)
+    replayed.predict(calibration={"share-tiny": "30%"})
+    replayed.measure()
+    capsys.readouterr()
+    replayed.trace()
+    assert capsys.readouterr().out.startswith("A recorded run has no trace.")
+    assert not (tmp_path / "traces").exists()
+
+
 def test_a_notebook_shows_the_message_alone(lab: Lab) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
