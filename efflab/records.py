@@ -547,10 +547,10 @@ def dumps(document: Record | Prediction) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def write(path: str | os.PathLike[str], text: str, *, replace: bool = False) -> Path:
+def write(path: str | os.PathLike[str], text: str | bytes, *, replace: bool = False) -> Path:
     """Write a file whole or not at all; never overwrite one unless `replace`.
 
-    The text goes to a temporary file in the same folder, reaches the disk, and then takes its name.
+    The text (or bytes) goes to a temporary file in the same folder, reaches the disk, and then takes its name.
 
     Raises:
         EfflabError: the file exists.
@@ -559,7 +559,7 @@ def write(path: str | os.PathLike[str], text: str, *, replace: bool = False) -> 
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, text.encode(), replace)
+        _write(path, text if isinstance(text, bytes) else text.encode(), replace)
     except FileExistsError as error:
         if not path.exists():  # a parent exists as a file
             raise _not_saved(path, text, error) from None
@@ -601,7 +601,7 @@ def _write(path: Path, data: bytes, replace: bool) -> None:
             os.unlink(temporary)
 
 
-def _not_saved(path: Path, text: str, error: OSError) -> NotSaved:
+def _not_saved(path: Path, text: str | bytes, error: OSError) -> NotSaved:
     mend = {
         errno.ENOSPC: "The disk is full: free some space.",
         errno.EDQUOT: "Your disk quota is used up: free some space.",
@@ -614,10 +614,11 @@ def _not_saved(path: Path, text: str, error: OSError) -> NotSaved:
     kept: Path | None = None
     with contextlib.suppress(OSError):
         folder = Path(tempfile.mkdtemp(prefix="efflab-kept-"))
-        _write(folder / path.name, text.encode(), replace=False)
+        _write(folder / path.name, text if isinstance(text, bytes) else text.encode(), replace=False)
         kept = folder / path.name
     where = f"The content is kept in {kept}." if kept else "The temporary folder could not keep the content either."
-    return NotSaved(f"{path}: cannot be written: {error.strerror or error}. {mend} {where}", kept, text)
+    said = f"{path}: cannot be written: {error.strerror or error}. {mend} {where}"
+    return NotSaved(said, kept, "" if isinstance(text, bytes) else text)
 
 
 def save(document: Record | Prediction, folder: str | os.PathLike[str]) -> Path:

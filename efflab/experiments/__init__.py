@@ -8,7 +8,7 @@ from typing import Any
 
 from efflab.errors import unknown
 
-SHARED = ("decoder", "runner", "sprint", "text")  # modules that are no topic's
+SHARED = ("decoder", "faults", "runner", "sprint", "text")  # modules that are no topic's
 
 
 def topics() -> list[str]:
