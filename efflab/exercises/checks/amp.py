@@ -10,11 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from efflab.errors import EfflabError
 from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
-from efflab.exercises.checks.records import at_scale, command, own, text, timed_well
+from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
 from efflab.experiments import sprint
-from efflab.records import Record, Sample
-from efflab.units import SECOND, show
+from efflab.records import Record, Sample, median
+from efflab.units import BYTE, FLOP_PER_SECOND, SECOND, show
 
 # 1. The loss scale as a control loop
 
@@ -1170,6 +1171,261 @@ def checkpointed(answer: Any) -> None:
 
 # The learner's own records
 
+TIMES_NEEDED = 8
+TIME_NOISE = 1.3  # a part of a step is believed to take so many times what the step takes
+PREDICTION_NOISE = 2.5  # measured over predicted step time, or its inverse
+DATA_SHEET_NOISE = 1.05
+FP32_EQUAL, BF16_EQUAL = 1e-4, 0.1  # relative differences of a gradient that rounding explains
+CURVES_NEAR = 0.1  # of the FP32 curve's last losses: how far those of BF16 and of scaled FP16 may be away
+
+
+def own_record(answer: Any) -> str:
+    """A record of the learner's own device: timed well, with parts, memory, gradients and scales that fit together."""
+    record = own("amp", answer)
+    timed = [s for s in record.find("time") if s.status == "ok"]
+    if len(timed) < TIMES_NEEDED or not _values(record, "step-fp32"):
+        raise NotYet(
+            f"Record {record.id} has {len(timed)} timed cases; {TIMES_NEEDED} with the step in FP32 among them are "
+            f"needed. Run '{command('amp')}'."
+        )
+    timed_well(record)
+    at_scale(record)
+    said = steady(record, timed)
+    steps = _step_times(record)
+    kinds = _step_memory(record)
+    _equivalence(record)
+    overflows = _curves(record)
+    return (
+        f"{len(timed)} timed cases, {said}; {steps} step times within a factor of {PREDICTION_NOISE} of what their "
+        f"parts predict; the memory of {kinds} kinds of steps; {overflows} overflows, with the scales that follow from them."
+    )
+
+
+def _values(record: Record, case: str, metric: str = "time") -> list[float]:
+    """The repeats of a metric of a case; empty where the record has none."""
+    found = [s for s in record.find(metric, case=case) if s.status == "ok"]
+    return found[0].values if found else []
+
+
+def _needed(record: Record, case: str, metric: str, why: str) -> list[float]:
+    """The repeats of a metric of a case that every record holds."""
+    values = _values(record, case, metric)
+    if not values:
+        raise NotYet(f"Record {record.id} holds no {metric} of {case}: {why} Run '{command('amp')}'.", "incomplete")
+    return values
+
+
+def _step_times(record: Record) -> int:
+    """Parts of a step take less time than the step, and the steps about what their parts predict."""
+    from efflab.catalog import match_device
+    from efflab.formulas import amp
+
+    time = {case: median(v) for s in record.find("time") if (v := _values(record, case := text(s, "case", "amp")))}
+    whole = time["step-fp32"]
+    for case in ("forward-fp32", "matmul-fp32", "update-fp32", "microbatch-fp32"):
+        if case in time and time[case] > TIME_NOISE * whole:
+            raise NotYet(
+                f"{case}: {show(time[case], SECOND)}, and the whole step in FP32 takes {show(whole, SECOND)}. A part "
+                f"takes no longer. Was the machine busy meanwhile? Run '{command('amp')}' again.",
+                "part longer than the whole",
+            )
+    for case, longer in (("recomputed-fp32", "step-fp32"), ("recomputed-bf16", "step-bf16"),
+                         ("accumulated-fp32-4", "step-fp32")):  # fmt: skip
+        if case in time and longer in time and time[case] * TIME_NOISE < time[longer]:
+            raise NotYet(
+                f"{case}: {show(time[case], SECOND)}, and {longer} takes {show(time[longer], SECOND)}. It does all "
+                f"that the other does, and more. Was the machine busy meanwhile? Run '{command('amp')}' again.",
+                "part longer than the whole",
+            )
+    device = None
+    if record.environment.kind != "cpu":
+        device = match_device(record.environment.device, record.environment.memory)
+    for precision in ("fp32", "tf32", "bf16", "fp16"):
+        case = f"matmul-{precision}"
+        flops = _values(record, case, "flops")
+        if device and precision in device.peak_dense and case in time and flops:
+            plausible(
+                case,
+                flops[0] / time[case],
+                device.peak(precision),
+                unit=FLOP_PER_SECOND,
+                noise=DATA_SHEET_NOISE,
+                than=f"what {device.name} can do in {precision}",
+                why="The time is too short to be true.",
+                name="faster than the device",
+            )
+    why = "from it the steps' times are predicted."
+    parts = [median(_needed(record, "share-fp32", m, why)) for m in ("matmul_time", "other_time")]
+    if not min(parts) > 0:
+        raise NotYet(
+            f"share-fp32: {show(min(parts), SECOND)} for a part of the step. Run '{command('amp')}'.", "damaged"
+        )
+    found = 0
+    for precision in ("tf32", "bf16", "fp16"):
+        # TF32 changes the products alone.
+        other = time.get(f"other-{precision}", time.get("other-fp32") if precision == "tf32" else None)
+        needed = [time.get(f"step-{precision}"), time.get("matmul-fp32"), time.get(f"matmul-{precision}"),
+                  time.get("other-fp32"), other]  # fmt: skip
+        if None in needed:
+            continue
+        step, matmul, narrow, rest, narrow_rest = needed
+        expected = amp.amp_step_time(
+            time=whole,
+            matmul_share=parts[0] / sum(parts),
+            matmul_speedup=matmul / narrow,
+            other_speedup=rest / narrow_rest,
+        )
+        if not 1 / PREDICTION_NOISE <= step / expected <= PREDICTION_NOISE:
+            raise NotYet(
+                f"step-{precision}: {show(step, SECOND)}, and from the shares and speedups of its parts "
+                f"{show(expected, SECOND)} follow. More than a factor of {PREDICTION_NOISE} is not explained by what "
+                f"the parts leave out. Was the machine busy meanwhile? Run '{command('amp')}' again.",
+                "far from its parts",
+            )
+        found += 1
+    if not found:
+        raise NotYet(f"Record {record.id} holds no step in another precision than FP32. Run '{command('amp')}'.",
+                     "incomplete")  # fmt: skip
+    return found
+
+
+def _step_memory(record: Record) -> int:
+    """Autocast halves a part of the activations and no weights; recomputation keeps less."""
+    kept: dict[str, float] = {}
+    for name in ("fp32", "bf16", "fp16", "fp32-recomputed", "bf16-recomputed"):
+        if values := _values(record, f"memory-{name}", "memory"):
+            kept[name] = values[0]
+            if values[0] <= 0:
+                raise NotYet(f"memory-{name}: {show(values[0], BYTE)}. A forward pass keeps something.", "no memory")
+    if "fp32" not in kept or not {"bf16", "fp16"} & {*kept}:
+        raise NotYet(f"Record {record.id} holds no memory of a step in FP32 and of one under autocast. "
+                     f"Run '{command('amp')}'.", "incomplete")  # fmt: skip
+    for name in ("bf16", "fp16"):
+        if name in kept and not 0.45 <= kept[name] / kept["fp32"] < 1.02:
+            raise NotYet(
+                f"memory-{name}: {show(kept[name], BYTE)}, and in FP32 {show(kept['fp32'], BYTE)}. Under autocast the "
+                "layers keep between half of it and all of it.",
+                "activations out of bounds",
+            )
+        wide, narrow = _values(record, "memory-fp32", "weights"), _values(record, f"memory-{name}", "weights")
+        if wide and narrow and not 0.98 <= narrow[0] / wide[0] <= 1.02:
+            raise NotYet(
+                f"memory-{name}: {show(narrow[0], BYTE)} of weights, and in FP32 {show(wide[0], BYTE)}. Under autocast "
+                "the weights stay in FP32.",
+                "weights not in FP32",
+            )
+    for name in ("fp32", "bf16"):
+        if f"{name}-recomputed" in kept and name in kept and kept[f"{name}-recomputed"] >= kept[name]:
+            raise NotYet(
+                f"memory-{name}-recomputed: {show(kept[f'{name}-recomputed'], BYTE)}, and without recomputation "
+                f"{show(kept[name], BYTE)}. Recomputation keeps less.",
+                "recomputation keeps more",
+            )
+    return len(kept)
+
+
+def _equivalence(record: Record) -> None:
+    """Accumulation equals the large batch within rounding, and the planted mistakes do not."""
+    why = "whether accumulated gradients equal the large batch's."
+    for case, most in (("equal-fp32", FP32_EQUAL), ("equal-bf16", BF16_EQUAL)):
+        values = _values(record, case, "error") if case == "equal-bf16" else _needed(record, case, "error", why)
+        if values and not 0 < values[0] <= most:
+            which = (
+                "No difference at all: was one gradient compared with itself?"
+                if values[0] <= 0
+                else (f"Rounding explains {most:g} at most.")
+            )
+            raise NotYet(f"{case}: a relative difference of {values[0]:.3g}. {which}", "error out of bounds")
+    k = next((s.point.get("microbatches") for s in record.find("error", case="undivided")), None)
+    undivided = _needed(record, "undivided", "error", why)[0]
+    if not isinstance(k, int) or isinstance(k, bool) or k < 2:
+        raise NotYet(f"undivided: 'microbatches' is {short(k)}; a whole number from 2 on is expected.", "damaged")
+    if not close(undivided, k - 1, 0.02):
+        raise NotYet(
+            f"undivided: a relative difference of {undivided:.3g}. The sum of {k} equal microbatches' gradients is {k} "
+            f"times their mean, so it is {k - 1}.",
+            "error out of bounds",
+        )
+    tokens, weights = _values(record, "uneven", "tokens"), _values(record, "uneven", "token_weight")
+    if len(tokens) != len(weights) or not tokens or min(tokens) <= 0:
+        raise NotYet(f"uneven: the record holds {len(tokens)} numbers of tokens and {len(weights)} weights of them. "
+                     f"Run '{command('amp')}'.", "incomplete")  # fmt: skip
+    for n, weight in zip(tokens, weights, strict=True):
+        if not close(weight, sum(tokens) / (len(tokens) * n), 0.02):
+            raise NotYet(
+                f"uneven: a token of the microbatch with {n:.0f} counts {weight:.3g} times; of {sum(tokens):.0f} "
+                f"tokens in {len(tokens)} microbatches it is {sum(tokens) / (len(tokens) * n):.3g}.",
+                "error out of bounds",
+            )
+
+
+def _curves(record: Record) -> int:
+    """Losses begin at chance and end alike, and the scales follow from the overflows. Returns how many there were."""
+    from efflab.formulas import amp
+
+    why = "the loss of each training step."
+    reference = _needed(record, "curve-fp32", "loss", why)
+    point = record.find("loss", case="curve-fp32")[0].point
+    vocabulary = point.get("vocabulary")
+    if not isinstance(vocabulary, int) or isinstance(vocabulary, bool) or vocabulary < 2:
+        raise NotYet(f"curve-fp32: 'vocabulary' is {short(vocabulary)}; a whole number is expected.", "damaged")
+    tail = max(1, len(reference) // 8)
+    end = sum(reference[-tail:]) / tail
+    if not abs(reference[0] / math.log(vocabulary) - 1) <= 0.25 or end >= reference[0]:
+        raise NotYet(
+            f"curve-fp32: the loss goes from {reference[0]:.3g} to {end:.3g}. It begins near the logarithm of the "
+            f"vocabulary, {math.log(vocabulary):.3g}, and falls.",
+            "loss out of bounds",
+        )
+    for case in ("curve-bf16", "curve-fp16-scaled"):
+        losses = _values(record, case, "loss")
+        if losses and len(losses) != len(reference):
+            raise NotYet(f"{case}: {len(losses)} losses, and curve-fp32 has {len(reference)}. Run '{command('amp')}'.",
+                         "incomplete")  # fmt: skip
+        if losses and abs(sum(losses[-tail:]) / tail / end - 1) > CURVES_NEAR:
+            raise NotYet(
+                f"{case}: the loss ends at {sum(losses[-tail:]) / tail:.3g}, in FP32 at {end:.3g}. More than "
+                f"{CURVES_NEAR:.0%} is not what the narrower format explains.",
+                "loss out of bounds",
+            )
+    overflows = _values(record, "curve-fp16-scaled", "overflow")
+    if not overflows:
+        if any(s.status == "failed" for s in record.find("loss", case="curve-fp16-scaled")):
+            return 0  # this device has no FP16
+        raise NotYet(f"Record {record.id} holds no overflows of the run in FP16. Run '{command('amp')}'.", "incomplete")
+    scales = _needed(record, "curve-fp16-scaled", "scale", "the loss scale before the first step and after each.")
+    point = record.find("scale", case="curve-fp16-scaled")[0].point
+    try:
+        right = amp.loss_scales(
+            [bool(o) if o in (0, 1) else o for o in overflows],
+            scale=scales[0],
+            growth_interval=point.get("growth_interval"),
+            growth_factor=point.get("growth_factor", amp.GROWTH_FACTOR),
+            backoff_factor=point.get("backoff_factor", amp.BACKOFF_FACTOR),
+        )
+    except (EfflabError, TypeError, ValueError) as error:
+        raise NotYet(f"curve-fp16-scaled: its scales cannot be followed: {error}", "damaged") from None
+    wrong = next((i for i, (a, b) in enumerate(zip(scales, right, strict=False)) if not close(a, b, 1e-6)), None)
+    if len(scales) != len(right) or wrong is not None:
+        where = (
+            f"after step {wrong} it is {scales[wrong]:g}, and {right[wrong]:g} follows"
+            if wrong is not None
+            else (f"there are {len(scales)} scales for {len(overflows)} steps")
+        )
+        raise NotYet(f"curve-fp16-scaled: the scales do not follow from the overflows: {where}.", "scales")
+    last = _values(record, "scale-fp16", "scale")
+    if last and not close(last[-1], scales[-1], 1e-6):
+        raise NotYet(f"scale-fp16: {last[-1]:g}, and the run's last scale is {scales[-1]:g}.", "scales")
+    if not any(overflows):
+        raise NotYet(
+            f"curve-fp16-scaled: not one step overflows, so the scale was never tried. Run '{command('amp')}' again.",
+            "scales",
+        )
+    return int(sum(overflows))
+
+
+# The sprint
+
 LEAST_SPEEDUP = 1.5
 SYNERGY = 2.0  # how many times the speedup that follows from the parts is believed
 MEASURE = command(sprint.TOPIC)
@@ -1328,6 +1584,7 @@ CHECKERS: dict[str, Callable[[Any], str | None]] = {
         accumulate,
         train_step,
         checkpointed,
+        own_record,
         throughput_sprint,
     )
 }
