@@ -68,8 +68,8 @@ amdahl = Calculator(
                 for key, (name, *_) in _PARTS.items()
             ],
             default="A",
-            label="Look at",
-            group="Looked at",
+            label="Part",
+            group="Drawn",
         ),
     ],
     outputs=[
@@ -120,7 +120,7 @@ amdahl = Calculator(
     ],
     cautions=[
         Case(
-            f"The {{speedup_{other}}}-fold speedup of {_PARTS[other][0]} saves less: its share is smaller.",
+            f"{_PARTS[other][0]} would become {{speedup_{other}}} times faster and saves less.",
             [
                 ("shares", "<=", 1.000001),
                 *_first(key),
@@ -221,19 +221,18 @@ mfu = Calculator(
     curve=Curve(
         x="tokens_per_second",
         low=0,
-        high="tokens_at_peak",
+        high="most_tokens",
         scale="linear-linear",
         lines=[Line("mfu", "MFU"), Line("hfu", "HFU", faint=True)],
         marks=[
-            Mark("tokens_at_40", "MFU 40%: {tokens_at_40}", y="mfu"),
-            Mark("most_tokens", "HFU 100%: {most_tokens}", y="hfu"),
+            Mark("tokens_at_40", "MFU 40%"),
         ],
         at=[("tokens_per_second", "mfu"), ("tokens_per_second", "hfu")],
         at_label="this run",
         y_label="Share of the peak",
         describe="MFU and HFU against tokens per second: two straight lines through zero, the HFU the steeper one "
-        "where operations are computed again. At {tokens_per_second}: MFU {mfu}, HFU {hfu}. An MFU of 40% takes "
-        "{tokens_at_40}.",
+        "where operations are computed again, and 100% at {most_tokens}. At {tokens_per_second}: MFU {mfu}, HFU {hfu}. "
+        "An MFU of 40% takes {tokens_at_40}.",
     ),
     verdict=[
         Case(
