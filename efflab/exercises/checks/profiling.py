@@ -69,14 +69,15 @@ def amdahl(answer: Any) -> None:
             ("gave the saving", 1 - left, "the share of the time that is saved. How many times faster is 1 over the "
              "time that is left."),
             ("added the gains", 1 + sum(a - 1 for a in alone), "the sum of the gains that each mend gives alone."),
-            ("multiplied the parts' speedups", math.prod(finite), "the product of the parts' own speedups."),
             ("kept a part that goes away", 1 / (left + sum(s for s, x in pairs if math.isinf(x))), "where a part with "
              "an infinite speedup is kept. It takes no time: share / math.inf is 0."),
+            ("multiplied the parts' speedups", math.prod(finite) if finite else math.inf, "the product of the "
+             "parts' own speedups."),
             ("all go away", 1 / (1 - sum(shares)) if sum(shares) < 1 else math.inf, "the limit, with all parts gone. "
              "share / speedup is left of each."),
             *(("one part alone", a, "the speedup from one of the parts alone. Mend all of them.") for a in alone),
         ]  # fmt: skip
-        recognise(said, got, ((n, v, f"{w}") for n, v, w in mistakes if not close(v, right)))
+        recognise(said, got, ((n, v, w) for n, v, w in mistakes if not close(v, right)))
         raise NotYet(f"{said}. By hand: {left:.6g} of the time is left, so {right:.6g}.")
 
 
@@ -86,21 +87,12 @@ def _cut(kernels: Iterable[tuple[float, float]], start: float, end: float) -> li
     return [(a, b) for a, b in inside if b > a]
 
 
-def _covered(kernels: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
+def _covered(kernels: Iterable[tuple[float, float]], *, ordered: bool = True, latest: bool = True) -> float:
+    """The length of the union of intervals, with a mistake for each switch."""
     total, until = 0.0, -math.inf
-    for a, b in sorted(kernels):
+    for a, b in sorted(kernels) if ordered else kernels:
         total += max(0.0, b - max(a, until))
-        until = max(until, b)
-    return total
-
-
-def _covered_wrongly(kernels: Iterable[tuple[float, float]]) -> float:
-    """As `_covered`, but with the last kernel's end in place of the latest one."""
-    total, until = 0.0, -math.inf
-    for a, b in kernels:
-        total += max(0.0, b - max(a, until))
-        until = b
+        until = max(until, b) if latest else b  # if not: the last interval's end, which may be an earlier one
     return total
 
 
@@ -145,16 +137,16 @@ def utilization(answer: Any) -> None:
         mistakes = [
             ("counted overlaps twice", sum(b - a for a, b in inside) / window, "the sum of all kernels. While two "
              "run at once the device is busy once."),
-            ("not cut to the window", _covered(kernels) / window, "where time outside the window counts. Cut each "
-             "kernel to it."),
+            *(("not cut to the window", _covered(_cut(kernels, a, b)) / window, "where time outside the window counts. "
+               "Cut each kernel to it, at both ends.")
+              for a, b in ((-math.inf, math.inf), (start, math.inf), (-math.inf, end))),
             ("added the kernels", sum(b - a for a, b in kernels) / window, "the sum of all kernels over the window. "
              "Cut each one to the window, and count what overlaps once."),
-            ("within another", _covered_wrongly(sorted(inside)) / window, "where a short kernel within a long one ends "
-             "the long one. Remember the latest end so far, not the end of the last kernel."),
-            ("within another", _covered_wrongly(sorted(kernels)) / window, "where a short kernel within a long one "
-             "ends the long one. Remember the latest end so far, not the end of the last kernel."),
-            ("not sorted", _covered_wrongly(inside) / window, "which depends on the order of the list. Sort the "
-             "kernels by their beginning first."),
+            *(("within another", _covered(some, latest=False) / window, "where a short kernel within a long one ends "
+               "the long one. Remember the latest end so far, not the end of the last kernel.")
+              for some in (inside, kernels)),
+            *(("not sorted", _covered(inside, ordered=False, latest=latest) / window, "which depends on the order of "
+               "the list. Sort the kernels by their beginning first.") for latest in (True, False)),
             ("from first to last", span / window, "the time from the first kernel's beginning to the last one's end. "
              "The gaps between are idle."),
             ("from first to last", whole / window, "the time from the first kernel's beginning to the last one's end. "
@@ -326,9 +318,13 @@ def _number(item: Any, said: str) -> float:
     return number
 
 
+# A trace's times are microseconds since the machine started: a difference of two has an error of a nanosecond.
+SAME = 1e-6
+
+
 def _same(a: dict[str, float], b: dict[str, float]) -> bool:
     """Equal by name; a name that is missing is 0."""
-    return all(math.isclose(a.get(n, 0.0), b.get(n, 0.0), rel_tol=1e-9, abs_tol=1e-9) for n in {*a, *b})
+    return all(math.isclose(a.get(n, 0.0), b.get(n, 0.0), rel_tol=SAME, abs_tol=SAME) for n in {*a, *b})
 
 
 def _difference(got: dict[str, float], right: dict[str, float]) -> str:
@@ -338,7 +334,7 @@ def _difference(got: dict[str, float], right: dict[str, float]) -> str:
         return (
             f"{short(unknown[0])} is no name that belongs into the result ({', '.join(map(repr, right)) or 'empty'})."
         )
-    name = next(n for n in right if not math.isclose(got.get(n, 0.0), right[n], rel_tol=1e-9, abs_tol=1e-9))
+    name = next(n for n in right if not math.isclose(got.get(n, 0.0), right[n], rel_tol=SAME, abs_tol=SAME))
     if name not in got:
         return f"{name!r} is missing; it has {right[name]:.6g}."
     return f"{name!r} has {got[name]:.6g}, and {right[name]:.6g} is right."
@@ -453,19 +449,6 @@ def _shares(
 
 TRACE_MISTAKES: tuple[tuple[str, tuple[dict[str, Any], ...], str], ...] = (
     (
-        "counted the device's ranges",
-        (
-            {"ranges": BOTH},
-            {"ranges": BOTH, "steps_of": BOTH},
-            {"ranges": BOTH, "outside": True},
-            {"steps_of": BOTH},
-            {"ranges": BOTH, "loops": LOOPS},
-            {"ranges": BOTH, "steps_of": BOTH, "loops": LOOPS},
-        ),
-        'The same names come twice, as "user_annotation" of the host and as "gpu_user_annotation" of the device. Take '
-        "the host's, for ranges and for steps.",
-    ),
-    (
         "took both loops",
         ({"loops": LOOPS}, {"loops": LOOPS, "outside": True}),
         "Steps of both loops count here. Take those that begin inside the range named after `loop`.",
@@ -487,14 +470,14 @@ TRACE_MISTAKES: tuple[tuple[str, tuple[dict[str, Any], ...], str], ...] = (
         "These are shares of the whole loop. Divide by the sum of its steps.",
     ),
     (
-        "time per step",
-        ({"over": "number"}, {"over": "number", "outside": True}),
-        "These are microseconds per step. Divide by the steps' durations, not by their number.",
-    ),
-    (
         "not divided",
         ({"over": "nothing"}, {"over": "nothing", "outside": True}),
         "These are microseconds. Divide by the sum of the steps' durations.",
+    ),
+    (
+        "time per step",
+        ({"over": "number"}, {"over": "number", "outside": True}),
+        "These are microseconds per step. Divide by the steps' durations, not by their number.",
     ),
     ("over one step", ({"over": "one step"},), "The time of all steps is divided by that of one."),
     (
@@ -503,6 +486,19 @@ TRACE_MISTAKES: tuple[tuple[str, tuple[dict[str, Any], ...], str], ...] = (
         "This is the mean of the shares in each step. Steps differ in length: divide the sums.",
     ),
     ("last range alone", ({"longest": True},), "Only the last range of each name counts here. Add them up."),
+    (
+        "counted the device's ranges",
+        (
+            {"ranges": BOTH},
+            {"ranges": BOTH, "steps_of": BOTH},
+            {"ranges": BOTH, "outside": True},
+            {"steps_of": BOTH},
+            {"ranges": BOTH, "loops": LOOPS},
+            {"ranges": BOTH, "steps_of": BOTH, "loops": LOOPS},
+        ),
+        'The same names come twice, as "user_annotation" of the host and as "gpu_user_annotation" of the device. Take '
+        "the host's, for ranges and for steps.",
+    ),
 )
 
 
@@ -512,8 +508,8 @@ def range_shares(answer: Any) -> None:
     draw = random.Random(34)
     plain = {"device": False, "outside": False, "others": False}
     kinds: dict[str, dict[str, Any]] = {
-        "one step": plain | {"steps": 1},
         "three steps": plain,
+        "one step": plain | {"steps": 1},
         "events of other kinds": plain | {"others": True},
         "ranges outside the steps": plain | {"outside": True},
         "ranges of a GPU": plain | {"device": True},
@@ -544,6 +540,9 @@ def _refuse_shares(said: str, got: dict[str, float], events: list[dict[str, Any]
     if prefixed != got and _same(prefixed, right):
         raise NotYet(f"{said}: the names still begin with {PREFIX!r}. Leave it out.", "prefix")
     extra = {"step", *LOOPS} & {*prefixed}
+    if extra and any(event.get("cat") not in HOST for event in events if event["name"].startswith(PREFIX)):
+        name, _, why = next(mistake for mistake in TRACE_MISTAKES if mistake[0] == "counted the device's ranges")
+        raise NotYet(f"{said}: {sorted(extra)[0]!r} is among the ranges. {why}", name)
     if extra:
         raise NotYet(f"{said}: {sorted(extra)[0]!r} is among the ranges. It holds them, or what holds them.", "steps")
     if not got:
@@ -700,7 +699,7 @@ def train_epoch(answer: Any) -> None:
         for factor, name, by in factors:
             if close(loss, expected[0] * factor, 1e-9) or close(accuracy, expected[1] * factor, 1e-9):
                 raise NotYet(f"{said}: too large by {by}, {factor:g}. Divide by the number of samples.", name)
-        if close(loss, expected[0] / n * len(sizes), 1e-6):
+        if close(loss, _outcome(*ready(), data, "mean of the batches")[0][0] * len(sizes) / n, 1e-9):
             raise NotYet(
                 f"{said}. The loss of a batch is its mean already: multiply it by the batch's size before you add, or "
                 "sum in the first place.",
