@@ -74,6 +74,7 @@ class Characters:
     """A data set with the loader's fault: an item is cut from the text and turned into tokens each time.
 
     An item has one token more than the context: every token but the last is an input, every one but the first a target.
+    One tensor holds both, since each tensor of a batch costs a connection to the worker that made it.
     """
 
     def __init__(self, text: Text, context: int) -> None:
@@ -126,7 +127,7 @@ def data_set(text: str, context: int, faulty: bool) -> Any:
 
 
 class Batches:
-    """Batches of a data set from torch's DataLoader, without end: tokens and targets, [batch, context], on the host.
+    """Batches of a data set from torch's DataLoader, without end: tokens, [batch, context + 1], on the host.
 
     Args:
         items: the data set.
@@ -155,10 +156,8 @@ class Batches:
     def __iter__(self) -> Batches:
         return self
 
-    def __next__(self) -> tuple[Any, Any]:
-        # One tensor for both: each tensor that a worker hands over costs a connection to that worker.
-        items = next(self._iterator)
-        return items[:, :-1].contiguous(), items[:, 1:].contiguous()
+    def __next__(self) -> Any:
+        return next(self._iterator)
 
     def close(self) -> None:
         """End the workers, if there are any."""
@@ -327,11 +326,11 @@ class Loop:
         """One step of training."""
         functional = self._torch.nn.functional
         with self.range("loader"):
-            tokens, targets = next(self.batches)
+            items = next(self.batches)
         with self.range("python"):
-            self._count(tokens, targets)
+            self._count(*inputs_and_targets(items))
         with self.range("copies"):
-            self.model.tokens, self.model.targets = self._to_device(tokens), self._to_device(targets)
+            self.model.tokens, self.model.targets = self._to_device(items)
         with self.range("forward"):
             logits = self.model.logits(self.model.run_layers(self.model.embed()))
             loss = functional.cross_entropy(logits.flatten(0, 1), self.model.targets.flatten())
@@ -358,11 +357,12 @@ class Loop:
 
         return marked
 
-    def _to_device(self, tokens: Any) -> Any:
+    def _to_device(self, items: Any) -> list[Any]:
         if "copies" not in self.faults:
-            return tokens.to(self.device, non_blocking=self._pinned)
-        rows = self._torch.nn.functional.one_hot(tokens, self.size["vocabulary"]).to(self._torch.float64)
-        return rows.to(self.device, copy=True).argmax(-1)
+            return inputs_and_targets(items.to(self.device, non_blocking=self._pinned))
+        one_hot, vocabulary = self._torch.nn.functional.one_hot, self.size["vocabulary"]
+        rows = (one_hot(tokens, vocabulary).to(self._torch.float64) for tokens in inputs_and_targets(items))
+        return [some.to(self.device, copy=True).argmax(-1) for some in rows]
 
     def _accuracy(self, logits: Any) -> Any:
         if "copies" not in self.faults:
@@ -397,6 +397,11 @@ class Loop:
         for parameter in self.parameters:
             for some in (parameter.detach(), parameter.grad):
                 yield from (norm(some), some.mean(), norm(some, math.inf))
+
+
+def inputs_and_targets(items: Any) -> list[Any]:
+    """The tokens of a batch but the last of each sequence, and but the first; [batch, context] each."""
+    return [items[:, :-1], items[:, 1:]]
 
 
 def with_vocabulary(text: str, size: Size) -> dict[str, int]:

@@ -188,33 +188,40 @@ def profiled(loops: Mapping[str, Loop], steps: int) -> Any:
 
 
 def profile(loop: Loop, steps: int) -> Profile:
-    """Where the time of some steps goes.
+    """Where the time of some steps of a loop goes."""
+    return read_profile(profiled({"loop": loop}, steps).events(), loop.device.type == "cuda")
+
+
+def read_profile(events: Iterable[Any], on_gpu: bool) -> Profile:
+    """The parts of the steps that a profile holds.
 
     A range covers what the loop does inside of it. Of the backward pass of what "tiny" touches there is none: autograd
     runs it. There an event belongs to "tiny" if it has the sequence number of an operation of the forward pass that
     lies in a range of "tiny". The engine's time before such an event counts with it.
+
+    Args:
+        events: of torch's profile.
+        on_gpu: the steps ended with a wait and started kernels.
     """
-    torch = devices.import_torch()
-    found = profiled({"loop": loop}, steps).events()
-    events = [e for e in found if e.device_type == torch.autograd.DeviceType.CPU]
-    whole = sorted((e for e in events if e.name == RANGE + "step"), key=lambda e: e.time_range.start)
-    parts = [*PARTS, *(["wait"] if loop.device.type == "cuda" else [])]
+    cpu = devices.import_torch().autograd.DeviceType.CPU
+    events = sorted((e for e in events if e.device_type == cpu), key=lambda e: e.time_range.start)
+    whole = [e for e in events if e.name == RANGE + "step"]
+    parts = [*PARTS, *(["wait"] if on_gpu else [])]
     ranges, counts, kernels, kernel_time = ({p: [0.0] * len(whole) for p in parts} for _ in range(4))
     calls = [0.0] * len(whole)
     part_of = _parts_of(events)
     begins = [e.time_range.start for e in whole]
-    done = [e.time_range.start for e in whole]  # until when autograd's engine had worked on other nodes
-    for event in sorted(events, key=lambda e: e.time_range.start):
+    done = list(begins)  # until when autograd's engine had worked on other nodes
+    for event in events:
         k = bisect.bisect_right(begins, event.time_range.start) - 1
-        if k < 0 or event.time_range.start > whole[k].time_range.end or event is whole[k]:
-            continue
         part = part_of[id(event)]
-        seconds = event.time_range.elapsed_us() * 1e-6
+        if k < 0 or event.time_range.start > whole[k].time_range.end or part is None:
+            continue  # not in a step, or between its parts
         if event.name.startswith(RANGE):
+            seconds = event.time_range.elapsed_us() * 1e-6
             ranges[part][k] += seconds
-            above = _range_above(event)
-            if above in ranges:
-                ranges[above][k] -= seconds
+            if (around := _range_around(event)) in ranges:
+                ranges[around][k] -= seconds
             done[k] = event.time_range.start
         elif event.name.startswith(NODE):
             if part == "tiny":
@@ -222,39 +229,37 @@ def profile(loop: Loop, steps: int) -> Profile:
                 ranges["tiny"][k] += seconds
                 ranges["backward"][k] -= seconds
             done[k] = event.time_range.end
-        if part is None:
-            continue
         counts[part][k] += 1
-        calls[k] += event.name.startswith("aten::") and not (
-            event.cpu_parent is not None and event.cpu_parent.name.startswith("aten::")
-        )
-        if not getattr(event, "is_user_annotation", False):
+        within = event.cpu_parent
+        if event.name.startswith("aten::") and not (within is not None and within.name.startswith("aten::")):
+            calls[k] += 1
+        if not event.is_user_annotation:  # a range carries the kernels of what is inside of it once more
             kernels[part][k] += len(event.kernels)
             kernel_time[part][k] += sum(kernel.duration for kernel in event.kernels) * 1e-6
-    if loop.device.type != "cuda":
-        kernels = kernel_time = {}
     step = [e.time_range.elapsed_us() * 1e-6 for e in whole]
-    return Profile(step, ranges, counts, calls, kernels, kernel_time)
+    return Profile(step, ranges, counts, calls, *((kernels, kernel_time) if on_gpu else ({}, {})))
 
 
-def _range_above(event: Any) -> str:
+def _range_around(event: Any) -> str:
     """The part of the range that an event lies in, "" where there is none."""
-    above = event.cpu_parent
-    while above is not None and not above.name.startswith(RANGE):
-        above = above.cpu_parent
-    return "" if above is None else above.name.removeprefix(RANGE)
+    around = event.cpu_parent
+    while around is not None and not around.name.startswith(RANGE):
+        around = around.cpu_parent
+    return "" if around is None else around.name.removeprefix(RANGE)
 
 
 def _parts_of(events: list[Any]) -> dict[int, str | None]:
-    """The part that each event belongs to, by the event's id(); None for what lies between the parts."""
+    """The part that each event belongs to, by the event's id(); None for what lies between the parts.
+
+    The events are in the order of their beginnings.
+    """
     found: dict[int, str | None] = {}
     by_number: dict[tuple[int, int], str] = {}
-    for event in sorted(events, key=lambda e: e.time_range.start):
-        name = event.name.removeprefix(RANGE) if event.name.startswith(RANGE) else _range_above(event)
-        found[id(event)] = name if name not in WHOLE else None
+    for event in events:
+        name = event.name.removeprefix(RANGE) if event.name.startswith(RANGE) else _range_around(event)
+        found[id(event)] = None if name in WHOLE else name
         if event.sequence_nr >= 0 and name in ("forward", "tiny"):
-            # An operation that autograd has nothing to do for carries the number of the next one that it has: the
-            # last one counts.
+            # An operation that autograd has nothing to do for carries the number of the next one for which it has.
             by_number[event.thread, event.sequence_nr] = name
     for event in events:
         node = event
