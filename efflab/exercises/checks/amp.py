@@ -1197,7 +1197,7 @@ def own_record(answer: Any) -> str:
     overflows = _curves(record)
     return (
         f"{len(timed)} timed cases, {said}; {steps} step times within a factor of {PREDICTION_NOISE} of what their "
-        f"parts predict; the memory of {kinds} kinds of steps; {overflows} overflows, with the scales that follow from them."
+        f"parts predict; the memory of {kinds} kinds of steps; {overflows} overflows, and the scales that follow."
     )
 
 
