@@ -511,7 +511,7 @@ def _why_mend(record: Record, sample: Sample, predicted: float) -> str:
             "saves."
         )
     else:
-        texts += _why_share(record, sample, bool(texts))
+        texts += _why_share(record, sample, agrees=bool(said)) or ([] if texts else [NOTHING])
     if not said and (named := _doubted(record, (ALL, PROFILE, case))):
         texts.append(f"The record warns of {', '.join(named)}.")
     return " ".join(texts)
@@ -523,19 +523,23 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return quantile(a, 0.25) <= quantile(b, 0.75) and quantile(b, 0.25) <= quantile(a, 0.75)
 
 
-def _why_share(record: Record, sample: Sample, explained: bool) -> Iterator[str]:
-    """Why a mend, or several, saved more or less of the step than the profile's shares say."""
+def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
+    """Why a mend, or several, saved more or less of the step than the profile's shares say; empty where they did not.
+
+    Args:
+        record: of this topic.
+        sample: of the case.
+        agrees: the time is as predicted; then shares have to be further apart to be explained.
+    """
     mended = _mended(sample)
     gained, expected = _saved(record, sample), sum(shares(record)[name] for name in mended)
     assert gained is not None  # the sample was measured
     gap = gained - expected
-    if abs(gap) <= max(POINTS, PART * abs(expected)):
-        if not explained:
-            yield NOTHING
-        return
-    yield f"It saves {_percent(gained)} of the step where {_percent(expected)} were predicted."
+    if abs(gap) <= max(POINTS, PART * abs(expected) if agrees else 0.0):
+        return []
     causes = list(_causes(record, sample, mended, expected, gap))
-    yield from causes or [NOTHING]
+    said = f"It saves {_percent(gained)} of the step where {_percent(expected)} were predicted."
+    return [said, *(causes or [NOTHING])]
 
 
 def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: float, gap: float) -> Iterator[str]:
