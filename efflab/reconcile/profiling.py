@@ -16,6 +16,7 @@ events the profiler wrote down, explain and do not predict. A cause that the rec
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -996,34 +997,50 @@ def _shares_table(record: Record) -> str:
     return columns([head[i] for i in kept], [[r[i] for i in kept] for r in rows], range(1, len(kept)))
 
 
-def levels(record: Record) -> list[tuple[tuple[str, ...], float, float]]:
-    """The waterfall: after each measured mend of the ladder, what is mended, and the share of the step that is left.
+@dataclass(frozen=True)
+class Level:
+    """A step of the waterfall.
 
-    Returns:
-        (mended, predicted, measured) from none mended, (), 1, 1; the first mend alone stands in the ablation.
+    Attributes:
+        mended: the faults that are mended, in the ladder's order.
+        predicted, measured: of the step with all faults, the share that is left.
+        row: of the case; None of the first level, where nothing is mended.
     """
-    found: list[tuple[tuple[str, ...], float, float]] = [((), 1.0, 1.0)]
-    rows = {tuple(_mended_of(record, r.case)): r for r in points(record, MENDS)}
+
+    mended: tuple[str, ...]
+    predicted: float
+    measured: float
+    row: Row | None
+
+
+def levels(record: Record) -> list[Level]:
+    """The waterfall: none mended, then every measured case with the first faults mended.
+
+    The first mend alone stands in the ablation.
+    """
+    found = [Level((), 1.0, 1.0, None)]
+    rows = {frozenset(_mended_of(record, r.case)): r for r in points(record, MENDS)}
     for count in range(1, len(FAULTS) + 1):
-        row = next((r for mended, r in rows.items() if set(mended) == set(FAULTS[:count])), None)
+        row = rows.get(frozenset(FAULTS[:count]))
         if row is not None and row.share_saved is not None and row.share_predicted is not None:
-            found.append((FAULTS[:count], 1 - row.share_predicted, 1 - row.share_saved))
+            found.append(Level(FAULTS[:count], 1 - row.share_predicted, 1 - row.share_saved, row))
     return found
 
 
 def _ladder_table(record: Record) -> str:
     taken, alone = shares(record), saved(record)
-    rows, before = [], 1.0
-    for mended, predicted, measured in levels(record)[1:]:
-        case = next(r for r in points(record, MENDS) if set(_mended_of(record, r.case)) == set(mended))
-        last = mended[-1]
+    rows = []
+    for before, level in itertools.pairwise(levels(record)):
+        assert level.row is not None  # only the first one has none
+        names = [n for n in level.mended if n not in before.mended]
+        one = [alone[n] for n in names if n in alone]
         rows.append(
             [
-                case.case, last, _percent(taken[last]), _percent(alone[last]) if last in alone else "",
-                _percent(before - measured), _percent(predicted), _percent(measured), show(case.measured, SECOND),
+                level.row.case, ", ".join(names), _percent(sum(taken[n] for n in names)),
+                _percent(sum(one)) if len(one) == len(names) else "", _percent(before.measured - level.measured),
+                _percent(level.predicted), _percent(level.measured), show(level.row.measured, SECOND),
             ]
         )  # fmt: skip
-        before = measured
     head = ["case", "mended last", "predicted", "alone", "here", "left, predicted", "left", "time"]
     return columns(head, rows, range(2, len(head)))
 
@@ -1275,9 +1292,9 @@ def _derived(row: Row, metric: str, unit: Unit, predicted: float, measured: floa
 
 
 __all__ = [
-    "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Row", "answers",
-    "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "corrected", "curves",
-    "describe", "event_time", "evidence", "expected_step", "expected_time", "levels", "missing", "monitor_text",
-    "monitored", "peak", "points", "ranges", "remaining", "saved", "seeds_text", "shares", "speedups", "summary",
-    "sweep", "table", "text", "utilizations", "whole",
+    "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Level", "Row",
+    "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "corrected",
+    "curves", "describe", "event_time", "evidence", "expected_step", "expected_time", "levels", "missing",
+    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "seeds_text", "shares", "speedups",
+    "summary", "sweep", "table", "text", "utilizations", "whole",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ The step with all faults takes 10 ms. The profiler writes down 4,000 events at 0
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -544,13 +545,16 @@ def test_tables_of_the_lab():
 
 def test_the_waterfall_leaves_out_what_was_not_measured():
     found = reconcile.levels(whole())
-    assert found[0] == ((), 1.0, 1.0)
-    assert [len(mended) for mended, _, _ in found] == [0, 1, 2, 3, 4, 5]
-    assert found[-1][1:] == (pytest.approx(1 - sum(SHARES.values())), pytest.approx(0.51))
+    assert (found[0].mended, found[0].predicted, found[0].measured, found[0].row) == ((), 1.0, 1.0, None)
+    assert [len(level.mended) for level in found] == [0, 1, 2, 3, 4, 5]
+    assert found[-1].predicted == pytest.approx(1 - sum(SHARES.values())) and found[-1].measured == pytest.approx(0.51)
     given = whole()
     given.samples = [s for s in given.samples if s.point["case"] not in ("mended-3", "without-loader")]
-    assert [len(mended) for mended, _, _ in reconcile.levels(given)] == [0, 2, 4, 5]
-    assert reconcile.levels(record()) == [((), 1.0, 1.0)]
+    assert [len(level.mended) for level in reconcile.levels(given)] == [0, 2, 4, 5]
+    assert re.search(
+        r"^mended-2 +loader, copies +22\.0% +21\.5% +78\.0%", reconcile.sweep(given, "ladder"), re.MULTILINE
+    )
+    assert [level.mended for level in reconcile.levels(record())] == [()]
 
 
 def test_evidence_lists_every_estimate():
@@ -814,6 +818,80 @@ def test_other_predictions_ask_nothing():
         Prediction.new("profiling", {"gain": (2.0, "")}, source="site", calculator="roofline-explorer"),
     ):  # fmt: skip
         assert reconcile.asked(other) == {} and reconcile.answers(whole(), other) == {}
+
+
+# Pictures
+
+
+@pytest.fixture
+def plots():
+    pytest.importorskip("matplotlib").use("agg")
+    from matplotlib import pyplot
+
+    from efflab import plots
+
+    yield plots
+    pyplot.close("all")
+
+
+def widths(axes: Any) -> list[float]:
+    return [round(bar.get_width(), 1) for bar in axes.patches]
+
+
+def texts(figure: Any) -> set[str]:
+    return {t.get_text() for axes in figure.axes for t in axes.texts}
+
+
+def test_the_picture_shows_both_shares(plots):
+    figure = plots.draw(whole())
+    (axes,) = figure.axes
+    pairs = [w for name, gain in zip(reconcile.FAULTS, (12.5, 9, 4, 21, 2.5), strict=True)
+             for w in (round(100 * SHARES[name], 1), gain)]  # fmt: skip
+    assert widths(axes) == pytest.approx(pairs, abs=0.05)
+    assert {"32.7%", "21.0%"} <= texts(figure)
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(reconcile.FAULTS)
+    slower = plots.draw(record(*mend("python", -0.04)))
+    assert "−4.0%" in texts(slower) and slower.axes[0].get_xlim()[0] < -4
+    with pytest.raises(EfflabError, match="no mend was measured alone"):
+        plots.draw(record())
+
+
+def test_the_waterfall_ends_at_what_is_left(plots):
+    figure = plots.draw(whole(), "waterfall")
+    (axes,) = figure.axes
+    assert widths(axes) == pytest.approx([100, 12.5, 9, 4, 21, 2.5, 51])
+    edges = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches[1:-1]]
+    assert [low for low, _ in edges] == pytest.approx([87.5, 78.5, 74.5, 53.5, 51])
+    assert all(a[0] == pytest.approx(b[1]) for a, b in itertools.pairwise(edges)), "each begins below the last"
+    assert {"10 ms", "−21.0%", "51.0%, 5.1 ms"} <= texts(figure)
+    assert [t.get_text() for t in axes.get_yticklabels()][-1] == "no fault"
+    marks = [line.get_xdata()[0] for line in axes.lines if line.get_linewidth() == 2.5]
+    left = [100 * (1 - sum(list(SHARES.values())[:k])) for k in range(1, 6)]
+    assert marks == pytest.approx(left)
+    given = whole()
+    given.samples = [s for s in given.samples if s.point["case"] not in ("mended-3", "mended-5")]
+    labels = [t.get_text() for t in plots.draw(given, "waterfall").axes[0].get_yticklabels()]
+    assert labels == ["all faults", "− loader", "− copies", "− sync, tiny", "left"]
+    with pytest.raises(EfflabError, match="no mend of the ladder was measured"):
+        plots.draw(record(), "waterfall")
+
+
+def test_the_monitors_picture_has_a_panel_for_each_counter(plots):
+    figure = plots.draw(whole(), "monitor")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["utilization", "memory (MB)"]
+    dashed = sorted(line.get_ydata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--")
+    assert dashed == pytest.approx([0.12, 0.3])
+    assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[400.0] * 3] * 2
+    powered = plots.draw(record(*monitor("monitor-clean", 4 * MS, 0.9, power=True)), "monitor")
+    assert [axes.get_ylabel() for axes in powered.axes][-1] == "power (W)"
+    with pytest.raises(EfflabError, match="no counter was read"):
+        plots.draw(record(), "monitor")
+
+
+def test_the_errors_and_every_picture_that_is_named(plots):
+    for kind in reconcile.PICTURES:
+        assert plots.draw(whole(), kind) is not None
+    assert len(plots.draw(whole(), "errors").axes[0].get_yticklabels()) == 12
 
 
 # The experiment itself
