@@ -55,6 +55,7 @@ from efflab.experiments.faults import (
     text_of,
     with_vocabulary,
 )  # fmt: skip
+from efflab.experiments.roofline import keep_pages
 from efflab.experiments.runner import Case, Plan, Unavailable
 from efflab.measure import device as devices
 from efflab.measure import timer
@@ -314,11 +315,13 @@ def trace(path: str | os.PathLike[str], scale: str | None = None, device: str | 
 
 @contextlib.contextmanager
 def _as_measured(device: Any, threads: int = THREADS) -> Iterator[None]:
-    """A number of threads on a CPU, and true float32 on a GPU."""
+    """On a CPU a number of threads, and freed memory stays with the process; on a GPU float32 is no TF32."""
     torch = devices.import_torch()
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(threads)
+        # Else a step pays page faults or does not, as it happens to have allocated before.
+        keep_pages(True)
     try:
         with devices.float32_as("fp32"):
             yield
