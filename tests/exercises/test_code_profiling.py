@@ -233,7 +233,7 @@ def test_amdahl_mistakes(mistake, function):
     assert "amdahl(shares=" in said
 
 
-# 2. Utilization
+# 2. The busy share
 
 
 def by_counting(kernels, start, end):
@@ -253,7 +253,7 @@ def on_a_grid(kernels, start, end):
     return sum(any(b <= t < f for b, f in kernels) for t in range(start, end)) / (end - start)
 
 
-def test_utilization():
+def test_busy_share():
     assert verdict(2, by_counting)
     draw = random.Random(1)
     for _ in range(200):
@@ -276,7 +276,7 @@ def test_utilization():
         (None, lambda k, s, e: -1.0),
     ],
 )
-def test_utilization_mistakes(mistake, function):
+def test_busy_share_mistakes(mistake, function):
     said = verdict(2, function)
     names = {mistake, "counted overlaps twice"} if mistake == "added the kernels" else {mistake}
     assert said.outcome == "wrong" and said.misconception in names, said.feedback
