@@ -10,7 +10,8 @@ optimizer stay in FP32. FP16 adds torch.amp.GradScaler. The point's "role" says 
   and of several microbatches.
 - "memory": bytes that the layers keep for the backward pass. The point's "method" says how they were measured.
 - "equivalence": the relative difference between the gradient of several microbatches and that of one large batch:
-  "equal" ones added up rightly, and two mistakes.
+  "equal" ones added up rightly, and two mistakes: losses that are "undivided", and means over "uneven" numbers of
+  tokens. "token-weight" is how much a token counts there, in the microbatch that has the fewest.
 - "curve": the loss of each step of a training run; every run starts from the same weights and sees the same batches.
 - "scale": the loss scale at the end of the run with a scaler.
 
@@ -626,9 +627,7 @@ class Session:
         torch = devices.import_torch()
         precision = point["precision"]
         available(precision, self.device)
-        parts = self.batches[:MICROBATCHES]
-        if point["counted"] == "uneven":
-            parts = [(tokens, self.padded(targets, i)) for i, (tokens, targets) in enumerate(parts)]
+        parts = self.microbatches(point["counted"])
         whole = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]
         with devices.float32_as(precision):
             large = self.gradient(precision, whole, 1)
@@ -637,12 +636,24 @@ class Session:
             if precision != "fp32":
                 yield _number(point, "rounding", difference(large, self.gradient("fp32", whole, 1)))
             if point["counted"] == "uneven":
-                counted = [float((targets >= 0).sum()) for _, targets in parts]
-                yield Sample(point=point, metric="tokens", unit="tokens", values=counted, status="ok")
+                tokens = [float((targets >= 0).sum()) for _, targets in parts]
+                yield Sample(point=point, metric="tokens", unit="tokens", values=tokens, status="ok")
                 weights = self.token_weights(parts)
                 yield Sample(point=point, metric="token_weight", unit="", values=weights, status="ok")
                 inner = inner_products([self.gradient(precision, [part], 1) for part in parts])
                 yield Sample(point=point, metric="inner_product", unit="", values=inner, status="ok")
+
+    def token_weight(self, point: dict[str, Any]) -> Iterator[Sample]:
+        """How much a token counts in the microbatch that has the fewest."""
+        with devices.float32_as(point["precision"]):
+            yield _number(point, "token_weight", self.token_weights(self.microbatches(point["counted"]))[-1])
+
+    def microbatches(self, counted: str) -> list[tuple[Any, Any]]:
+        """Inputs and targets of the microbatches; "all" of the targets count, or "uneven" numbers of them."""
+        parts = self.batches[:MICROBATCHES]
+        if counted == "all":
+            return parts
+        return [(tokens, self.padded(targets, i)) for i, (tokens, targets) in enumerate(parts)]
 
     @staticmethod
     def padded(targets: Any, index: int) -> Any:
@@ -884,6 +895,10 @@ def _equivalence(session: Session) -> Iterator[Case]:
             "divided": divided, "counted": counted, "attention": "math", **session.trained, "series": "equivalence",
         }  # fmt: skip
         yield _case(session, session.equivalence, point, "error", "")
+    row, length = session.trained["microbatch"], session.trained["sequence_length"]
+    tokens = [row * max(1, length >> i) for i in range(MICROBATCHES)]
+    point = point | {"case": "token-weight", "tokens": tokens[-1], "total_tokens": sum(tokens)}
+    yield _case(session, session.token_weight, point, "token_weight", "")
 
 
 def _curves(session: Session) -> Iterator[Case]:

@@ -91,7 +91,8 @@ def test_every_case_has_a_name_and_a_result_of_its_own(scale: str, device: torch
     }
     for case in made.cases:
         expected = ("matmul_time", "s") if case.name == "share-fp32" else ("time", "s")
-        assert (case.metric, case.unit) == results.get(str(case.point["role"]), expected)
+        expected = ("token_weight", "") if case.name == "token-weight" else results.get(case.point["role"], expected)
+        assert (case.metric, case.unit) == expected
     roles = [c.point["role"] for c in made.cases]
     assert roles.index("step") > max(i for i, role in enumerate(roles) if role == "calibration")
     assert {c.point["method"] for c in made.cases if c.point["role"] == "memory"} == {
@@ -590,6 +591,9 @@ def test_a_mean_of_means_weighs_tokens_by_their_microbatch(record: Record, sessi
     expected = [sum(tokens) / (len(tokens) * t) for t in tokens]
     assert values(record, "uneven", "token_weight") == pytest.approx(expected, rel=1e-5)
     assert sum(w * t for w, t in zip(expected, tokens, strict=True)) == pytest.approx(sum(tokens))
+    (least,) = record.find("token_weight", case="token-weight")
+    assert least.values == values(record, "uneven", "token_weight")[-1:]
+    assert (least.point["tokens"], least.point["total_tokens"]) == (min(tokens), sum(tokens))
     # The error follows from the gradients' inner products: a difference of two weighted sums of four vectors.
     k = len(tokens)
     gram = np.array(values(record, "uneven", "inner_product")).reshape(k, k)
