@@ -51,6 +51,7 @@ DRIFT = 0.05  # the loop with all faults, timed again, counts as changed beyond 
 POINTS = 0.02  # of the step: shares that part by less are not explained
 PART = 0.25  # a cause is named if it makes up this share of the gap
 TYPED = 0.01  # a number that was typed with three digits differs by less than this
+SAME, BARE = "nothing", "without faults"  # in what a run differs from another one
 DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning goes on that doubts a time
 
 _UNIT = {"loss": "nats", "elapsed": "s", "time": "s", "baseline": "s", "memory": "B", "power": "W", "utilization": ""}
@@ -499,8 +500,7 @@ def _why_mend(record: Record, sample: Sample, predicted: float) -> str:
     case, measured = str(sample.point["case"]), median(sample.values)
     texts = [said] if (said := _agrees(measured / predicted)) else []
     baseline, plain = _sample(record, case, "baseline"), _needed(record, ALL)
-    if baseline and abs(median(baseline.values) / plain - 1) > DRIFT:
-        now = median(baseline.values)
+    if now := _drifted(record, case):
         texts.append(
             f"Timed in turns with it, the loop with all faults took {show(now, SECOND)}, at the calibration "
             f"{show(plain, SECOND)}: the machine changed. With this time {show(predicted * now / plain, SECOND)} are "
@@ -516,6 +516,12 @@ def _why_mend(record: Record, sample: Sample, predicted: float) -> str:
     if not said and (named := _doubted(record, (ALL, PROFILE, case))):
         texts.append(f"The record warns of {', '.join(named)}.")
     return " ".join(texts)
+
+
+def _drifted(record: Record, case: str) -> float | None:
+    """The time of the loop with all faults beside a case, s, where it is not that of the calibration; else None."""
+    now = _value(record, case, "baseline")
+    return now if now and abs(now / _needed(record, ALL) - 1) > DRIFT else None
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -591,7 +597,7 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
                 f"The host spends {show(held, SECOND)} in {it} and starts {show(started, SECOND)} of kernels there. "
                 "Consistent with waiting for kernels that were started before, which the mend moves elsewhere."
             )
-    if gap > 0 and not why:
+    if gap > 0 and not why and not _drifted(record, str(sample.point["case"])):
         seconds = (expected + gap) * _needed(record, ALL)
         if seconds > held:
             yield (
@@ -719,8 +725,8 @@ def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     if a.get("deterministic") != b.get("deterministic"):
         found.append("deterministic algorithms" if a.get("deterministic") else "any algorithms")
     if a["faults"] != b["faults"]:
-        found.append("without faults" if not a["faults"] else f"faults {a['faults']}")
-    return ", ".join(found) or "nothing"
+        found.append(BARE if not a["faults"] else f"faults {a['faults']}")
+    return ", ".join(found) or SAME
 
 
 def seeds_text(record: Record) -> str:
@@ -866,9 +872,28 @@ def summary(record: Record) -> str:
         parts.append(f"Of the step the mends save, one by one (by the profile): {listed}.")
     if done := whole(record):
         parts.append(_gain(record, done))
+    parts += _beside(record)
     if absent := missing(record):
         parts.append(f"Not in it: {'; '.join(absent)}.")
     return " ".join(parts)
+
+
+def _beside(record: Record) -> Iterator[str]:
+    """What the seeds and the monitor said, in a sentence each."""
+    compared = {c.what: c for c in curves(record)}
+    if again := compared.get(SAME):
+        how = "the same losses, to the last bit" if again.identical else f"losses up to {_tiny(again.largest)} apart"
+        bare = compared.get(BARE)
+        apart = f"; without faults they are {_tiny(bare.largest)} apart at most" if bare else ""
+        yield f"The same seed again gives {how}{apart}."
+    found, used = monitored(record), utilizations(record)
+    busy = [median(found[case]["utilization"]) for case in MONITORED if "utilization" in found.get(case, ())]
+    if len(busy) == len(MONITORED) and all(case in used for case in MONITORED):
+        faulty, clean = MONITORED
+        yield (
+            f"The monitor reads a utilisation of {_percent(busy[0])} with all faults and {_percent(busy[1])} without, "
+            f"at an MFU of {_percent(used[faulty])} and {_percent(used[clean])}."
+        )
 
 
 def _gain(record: Record, done: Row) -> str:

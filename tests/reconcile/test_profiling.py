@@ -515,6 +515,13 @@ def test_the_summary_says_what_the_mends_bought():
     assert "The MFU rises from 12.0% to 23.5%; predicted 34.0%." in said
     assert "Not in it: workers-2-pinned was not measured: no accelerator to copy to." in said
     assert not said.startswith("Smoke")
+    assert "gives the same losses, to the last bit; without faults they are 2.9e-07 apart at most." in said
+    assert "a utilisation of 50.0% with all faults and 50.0% without, at an MFU of 12.0% and 30.0%." in said
+    parted = whole()
+    next(s for s in parted.samples if s.point["case"] == "seed-0-again").values[2] *= 1.01
+    parted.samples = [s for s in parted.samples if s.point["case"] != "monitor-clean"]
+    assert "The same seed again gives losses up to 1.0% apart; without faults" in reconcile.summary(parted)
+    assert "utilisation" not in reconcile.summary(parted), "one of the two loops was not monitored"
     small = whole(spec={"scale": "smoke"})
     assert reconcile.summary(small).startswith("Smoke scale: its loops are too small")
     assert reconcile.summary(record()) == "No case of this record was measured."
