@@ -1379,7 +1379,7 @@ def _pairs(function: Subject, baseline: list[float], mended: dict[str, list[floa
 
 # The learner's own record
 
-TIMED = ("ablation", "ladder", "loader")  # roles of cases that are steps of the loop
+TIMED = ("ablation", "ladder")  # roles whose steps must be steady; one that waits for workers varies by nature
 FAULTS = ("loader", "copies", "sync", "tiny", "python")
 PARTS = (*FAULTS, "forward", "backward", "optimizer")
 # How far a gain may lie above what a share allows: this much, and twice the standard error of the two medians.
@@ -1418,7 +1418,8 @@ def own_record(answer: Any) -> str:
 
 
 def _percentages(shares: dict[str, float]) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    """Shares in whole per cents, a negative one with a minus sign and none with the sign of a zero."""
+    return ", ".join(f"{name} {round(100 * share) + 0:d}%".replace("-", "−") for name, share in shares.items())
 
 
 def _ok(record: Record, metric: str) -> list[Sample]:
