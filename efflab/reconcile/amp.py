@@ -53,6 +53,7 @@ DRAWN = (*TIMES, "memory", "equivalence")
 PARTS = ("weights", "gradients", "optimizer", "activations", "copies", "outside")
 FORMATS = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}  # of the catalog
 SHORT = 10e-6  # s; operations that take less each are mostly overhead
+EXPLAINED = 0.05  # the summary explains the worst error of a kind where it is at least this
 ENDING = 0.1  # the share of a run over whose last losses the mean is taken
 BEHIND = 0.1  # a run that has lost more than this share of what FP32 gained falls behind it
 
@@ -352,7 +353,7 @@ def datasheet_speedup(record: Record, precision: str, point: Mapping[str, Any]) 
                     bytes_moved=roofline.matmul_bytes(
                         m=m, n=n, k=k, bytes_per_element=catalog.BYTES_PER_ELEMENT[dtype]
                     ),
-                    peak_performance=entry.peak_dense[dtype], memory_bandwidth=entry.memory_bandwidth,
+                    peak_performance=entry.peak_dense[dtype], memory_bandwidth=entry.memory_bandwidth, overhead=0.0,
                 )
             )
             for count, m, n, k in products(point)
@@ -746,11 +747,7 @@ def _recomputed_parts(record: Record, sample: Sample, predicted: float, seconds:
     """What recomputation added to the step that was measured, beside the pass that it repeats."""
     precision = str(sample.point["precision"])
     layers = _calibrating(record, f"forward-{precision}", "layers_time")
-    plain = next(
-        (median(s.values) for s in record.samples if s.point.get("case") == f"step-{precision}"
-         and s.metric == "time" and s.status == "ok"),
-        None,
-    )  # fmt: skip
+    plain = _plain(record, precision)
     if plain is None or layers is None:
         return
     added = seconds - plain
@@ -878,7 +875,8 @@ def _why_scale(record: Record, sample: Sample, predicted: float, measured: float
     # A run of clean steps that reaches the interval doubles the scale.
     raised = sum(b > a for a, b in itertools.pairwise(expected))
     history = (
-        f"{_steps(backed)} of {len(run.overflows)} overflowed and took it down; {raised} times "
+        f"{_steps(backed)} of {len(run.overflows)} overflowed and took it down; "
+        f"{'once' if raised == 1 else f'{raised} times'} "
         f"{sample.point['growth_interval']:g} clean steps in a row took it up."
     )
     if run.scales == expected and measured == predicted:
@@ -996,8 +994,8 @@ def _why_curve(record: Record, run: Curve) -> str:
             if epsilon <= smallest / 2:
                 texts.append(
                     f"Weights and AdamW are in fp16, whose smallest number is {show(smallest)}: epsilon, "
-                    f"{show(epsilon)}, rounds to zero, and so do the squares of small gradients. Consistent with zero "
-                    "over zero in the update."
+                    f"{show(epsilon)}, rounds to zero, and so do the squares of small gradients. Consistent with an "
+                    "update that divides by zero."
                 )
         return " ".join(texts)
     if apart is not None and verdict(record, run) != "the reference":
@@ -1130,7 +1128,6 @@ KINDS = (
     (TIMES, "times. Median error of the prediction"),
     (("memory",), "sizes in memory. Median error of the prediction"),
     (("equivalence",), "gradients of microbatches. Median error of the prediction"),
-    (("scale",), "loss scale. Error of the prediction"),
 )
 
 
@@ -1144,11 +1141,14 @@ def summary(record: Record) -> str:
         of = [r for r in rows if r.role in roles]
         if of:
             worst = max(of, key=lambda r: abs(math.log(r.ratio)))
+            why = f" {worst.explanation}" if abs(worst.error) >= EXPLAINED else ""
             parts.append(
-                f"{len(of)} {words} {_share(median([abs(r.error) for r in of]))}. "
-                f"{'Worst: ' if len(of) > 1 else ''}{worst.case}, predicted {_shown(worst, worst.predicted)}, measured "
-                f"{_shown(worst, worst.measured)} ({_signed(worst.error)}). {worst.explanation}"
+                f"{len(of)} {words} {_share(median([abs(r.error) for r in of]))}. Worst: {worst.case}, predicted "
+                f"{show(worst.predicted, worst.unit)}, measured {show(worst.measured, worst.unit)} "
+                f"({_signed(worst.error)}).{why}"
             )
+    for row in (r for r in rows if r.role == "scale"):
+        parts.append(f"Loss scale after the run: predicted {power(row.predicted)}, measured {power(row.measured)}.")
     found = curves(record)
     ended = [f"{run.case} {said}" for run in found if (said := verdict(record, run)) not in ("", "the reference")]
     if ended:
@@ -1210,7 +1210,7 @@ def _table(record: Record, rows: Iterable[Row]) -> tuple[list[str], list[list[st
 def text(record: Record) -> str:
     """Everything in plain text, the same for the same record: calibration, all rows, reasons, runs, summary."""
     parts = [calibration_text(record)]
-    for roles, _ in KINDS:
+    for roles in (*(roles for roles, _ in KINDS), ("scale",)):
         rows = points(record, roles)
         if rows:
             head, body, numeric = _table(record, rows)
@@ -1318,9 +1318,9 @@ def _trade(record: Record) -> str:
     rows = {r.case: r for r in points(record)}
     table = []
     for precision in ("fp32", "bf16"):
-        plain, kept = f"step-{precision}", f"memory-{precision}"
-        again, left = f"recomputed-{precision}", f"{kept}-recomputed"
-        time = _optional(record, plain) if precision == "fp32" else rows[plain].measured if plain in rows else None
+        kept, again = f"memory-{precision}", f"recomputed-{precision}"
+        left = f"{kept}-recomputed"
+        time = _plain(record, precision)
         if time is None or not {kept, again, left} <= set(rows):
             continue
         longer = rows[again].measured / time - 1
@@ -1350,7 +1350,7 @@ def compare(record: Record, slow: str, fast: str) -> str:
         if name not in rows:
             gone = [m for m in missing(record) if m.startswith(f"{name} ")]
             if gone:
-                return f"{gone[0]} So there is nothing to compare."
+                return f"{gone[0].rstrip('.')}. So there is nothing to compare."
             raise unknown("compare: case", name, rows)
     (metric, *a, unit), (other, *b, _) = rows[slow], rows[fast]
     if metric != other:
@@ -1529,10 +1529,160 @@ def _run_evidence(record: Record, run: Curve) -> str:
 # Predictions that were saved from a calculator
 
 
+# What a record can answer of each calculator: the output and its unit.
+ANSWERED = {
+    "amp-speedup": {"gain": "", "time_after": "s"},
+    "loss-scale": {"overflows": "", "scale_now": "", "skipped": ""},
+    "amp-memory": {"total": "B", "extra": ""},
+}  # fmt: skip
+_CLOSE = 0.05  # relative; as well as a person copies a share or a speedup
+_OWN = ("layers", "hidden_size", "intermediate_size", "query_heads", "vocabulary")
+
+
 def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
-    return {}
+    """The outputs of a calculator's prediction that a run of the lab could answer, each with the prediction's inputs.
+
+    Memory is asked of a model of one's own only: the lab's decoder is none of the catalog's models.
+    """
+    wanted = ANSWERED.get(prediction.calculator or "", {})
+    if prediction.calculator == "amp-memory" and prediction.inputs.get("model") != "custom":
+        return {}
+    return {
+        name: dict(prediction.inputs)
+        for name, quantity in prediction.outputs.items()
+        if name in wanted and quantity.unit == wanted[name]
+    }
 
 
 def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
+    """Of those outputs, the ones that this record answers: where the inputs are the run's own.
+
+    - "amp-speedup": the share of the products is the one that was measured, and so are the speedups; or the
+      accelerator is the record's.
+    - "loss-scale": the scaler's settings are the run's, and the largest gradient is one that it had.
+    - "amp-memory": the model is the lab's decoder.
+
+    Raises:
+        EfflabError: as `points`.
+    """
     _check(record)
+    wanted = asked(prediction)
+    if not wanted:
+        return {}
+    answer = {"amp-speedup": _answer_speedup, "loss-scale": _answer_scale, "amp-memory": _answer_memory}
+    found = answer[str(prediction.calculator)](record, dict(prediction.inputs))
+    return {name: row for name, row in found.items() if name in wanted}
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Two numbers that agree within 5%; False for what is no number."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
+    return numbers and abs(a - b) <= _CLOSE * max(abs(a), abs(b))
+
+
+def _as_row(case: str, role: str, metric: str, precision: str, unit: Unit, predicted: float, measured: float) -> Row:
+    return Row(
+        case, role, metric, precision, unit, predicted, measured, None, 0.0, measured / predicted,
+        error(predicted, measured), "",
+    )  # fmt: skip
+
+
+def _answer_speedup(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
+    share, gains, step = matmul_share(record), speedups(record), _optional(record, "step-fp32")
+    if share is None or step is None or not _close(inputs.get("matmul_share"), share):
+        return {}
+    rows = {r.precision: r for r in points(record, ("step",))}
+    entry = datasheet(record)
+    for precision, row in rows.items():
+        products, other = gains[precision]
+        if inputs.get("products") == "custom":
+            same = _close(inputs.get("own_matmul_speedup"), products) and _close(inputs.get("other_speedup"), other)
+        else:
+            same = entry is not None and (entry.name, "fp32", precision) == tuple(
+                inputs.get(n) for n in ("accelerator", "before", "after")
+            )
+        if same:
+            gain = _as_row(row.case, row.role, "speedup", precision, NUMBER, step / row.predicted, step / row.measured)
+            return {"gain": gain} | ({"time_after": row} if _close(inputs.get("time"), step) else {})
     return {}
+
+
+def _answer_scale(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
+    run = next((c for c in curves(record) if c.overflows), None)
+    if run is None or not run.largest or inputs.get("format") != "fp16":
+        return {}
+    point, gradient = run.point, inputs.get("largest_gradient")
+    same = all(_close(inputs.get(a), point[b]) for a, b in (("scale", "initial_scale"), 2 * ("growth_interval",)))
+    if not same or not isinstance(gradient, int | float) or not min(run.largest) <= gradient <= max(run.largest):
+        return {}
+    first = next((i for i, o in enumerate(run.overflows) if not o), len(run.overflows))
+    later, interval = run.overflows[first:], float(point["growth_interval"])
+    largest = largest_scales(run)[0]
+    found = {}
+    if first:
+        expected = float(formulas.first_overflows(scale=run.scales[0], largest_scale=largest))
+        found["overflows"] = ("overflows", max(expected, 1.0), float(first))
+    if any(later):
+        rate = float(formulas.skipped_share(growth_interval=interval))
+        found["skipped"] = ("skipped", rate, sum(later) / len(later))
+    step = inputs.get("step")
+    if isinstance(step, int | float) and 0 <= step < len(run.scales) and step == int(step):
+        expected = expected_scales(record, point)[int(step)]
+        found["scale_now"] = ("scale", expected, run.scales[int(step)])
+    return {
+        name: _as_row(run.case, "curve", metric, "fp16", NUMBER, predicted, measured)
+        for name, (metric, predicted, measured) in found.items()
+    }
+
+
+def _answer_memory(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
+    rows = {r.case: r for r in points(record, ("memory", "recomputation"))}
+    found: dict[str, Row] = {}
+    for sample in _samples(record):
+        point, case = sample.point, str(sample.point["case"])
+        if case not in rows or point["role"] != "memory" or inputs.get("attention") != "standard":
+            continue
+        own = all(_close(inputs.get(f"own_{n}"), point[n]) for n in _OWN) and all(
+            _close(inputs.get(n), point[n]) for n in ("sequence_length", "microbatch")
+        )
+        narrow = point["precision"] in NARROW
+        same = (inputs.get("precision"), inputs.get("recomputation")) == (
+            "autocast" if narrow else "fp32", point["recomputation"],
+        )  # fmt: skip
+        if not own or not same or not _close(inputs.get("own_parameters"), parameter_count(point)):
+            continue
+        if whole := _value(record, point, "step"):
+            expected = expected_bytes(point, record.environment.kind)
+            total = sum(expected[part] for part in PARTS)
+            found.setdefault("total", _as_row(case, "memory", "step", str(point["precision"]), BYTE, total, whole))
+        again = rows.get(f"recomputed-{point['precision']}")
+        step = _plain(record, str(point["precision"]))
+        if again and step and point["recomputation"] == "full" and again.measured > step:
+            expected_one = expected_step(record, again.precision)
+            assert expected_one is not None
+            found.setdefault(
+                "extra",
+                _as_row(
+                    again.case, again.role, "overhead", again.precision, NUMBER,
+                    again.predicted / expected_one - 1, again.measured / step - 1,
+                ),
+            )  # fmt: skip
+    return found
+
+
+def _plain(record: Record, precision: str) -> float | None:
+    """The measured time of a step in a precision without recomputation, s."""
+    return next(
+        (median(s.values) for s in record.samples if s.point.get("case") == f"step-{precision}"
+         and s.metric == "time" and s.status == "ok"),
+        None,
+    )  # fmt: skip
+
+
+__all__ = [
+    "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Curve", "Row", "answers", "asked", "banner", "behind", "calibration",
+    "calibration_text", "cases", "checked_steps", "compare", "curves", "datasheet", "datasheet_speedup", "describe",
+    "evidence", "expected_bytes", "expected_difference", "expected_scales", "expected_step", "expected_time",
+    "largest_scales", "matmul_share", "missing", "parameter_count", "points", "power", "products", "reference",
+    "speedups", "summary", "sweep", "table", "text", "verdict",
+]  # fmt: skip
