@@ -73,7 +73,7 @@ class Monitor:
         self._counters: dict[str, Counter] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._close: Callable[[], None] = lambda: None
+        self._close: Callable[[], None] = _nothing
 
     def __enter__(self) -> Monitor:
         if self._thread is not None:
@@ -123,19 +123,22 @@ def counters(device: Any) -> tuple[dict[str, Counter], dict[str, str], Callable[
 # A GPU
 
 
+def _nothing() -> None:
+    """End the use of counters that need no end."""
+
+
 def _of_gpu(device: Any) -> tuple[dict[str, Counter], dict[str, str], Callable[[], None]]:
-    nothing: Callable[[], None] = lambda: None  # noqa: E731
     torch = devices.import_torch()
     if torch.version.hip is not None:
-        return {}, dict.fromkeys(NAMES, "NVML is NVIDIA's, and this is an AMD GPU"), nothing
+        return {}, dict.fromkeys(NAMES, "NVML is NVIDIA's, and this is an AMD GPU"), _nothing
     try:
         import pynvml
     except ImportError:
-        return {}, dict.fromkeys(NAMES, "the package nvidia-ml-py is not installed"), nothing
+        return {}, dict.fromkeys(NAMES, "the package nvidia-ml-py is not installed"), _nothing
     try:
         pynvml.nvmlInit()
     except Exception as error:
-        return {}, dict.fromkeys(NAMES, f"NVML does not start: {error}"), nothing
+        return {}, dict.fromkeys(NAMES, f"NVML does not start: {error}"), _nothing
 
     def close() -> None:
         with contextlib.suppress(Exception):
@@ -146,7 +149,7 @@ def _of_gpu(device: Any) -> tuple[dict[str, Counter], dict[str, str], Callable[[
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     except Exception as error:
         close()
-        return {}, dict.fromkeys(NAMES, f"NVML does not know this GPU: {error}"), nothing
+        return {}, dict.fromkeys(NAMES, f"NVML does not know this GPU: {error}"), _nothing
     offered = {
         "utilization": Counter(
             "NVML, nvmlDeviceGetUtilizationRates", lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
@@ -184,10 +187,11 @@ def _of_cpu() -> tuple[dict[str, Counter], dict[str, str], Callable[[], None]]:
         missing["memory"] = "the package psutil is not installed"
     try:
         energy = Packages(POWERCAP)
-        found["power"] = Counter(f"RAPL, {energy.count} packages", Rate(energy.joules))
+        packages = f"{energy.count} package{'s' if energy.count > 1 else ''}"
+        found["power"] = Counter(f"RAPL, {packages}", Rate(energy.joules))
     except Missing as error:
         missing["power"] = str(error)
-    return found, missing, lambda: None
+    return found, missing, _nothing
 
 
 class Rate:
@@ -200,7 +204,7 @@ class Rate:
     def __call__(self) -> float:
         """The rate since the last call."""
         total, at = self._total(), time.perf_counter()
-        rate = (total - self._last) / (at - self._at) * self._factor
+        rate = (total - self._last) / (at - self._at) * self._factor if at > self._at else 0.0
         self._last, self._at = total, at
         return rate
 
