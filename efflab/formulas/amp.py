@@ -23,9 +23,20 @@ from efflab.formulas.namespace import (
     sqrt,
 )
 from efflab.formulas.profiling import Share, Speedup
-from efflab.units import Byte, Count, Number, Parameters, Range, Second, Tokens
+from efflab.formulas.roofline import matmul_bytes, matmul_flops
+from efflab.units import (
+    Byte,
+    BytePerSecond,
+    Count,
+    FlopPerSecond,
+    Number,
+    Parameters,
+    Range,
+    Second,
+    Tokens,
+)
 
-Scale = Annotated[Count, Range(1e-30, 1e38)]
+Scale = Annotated[Count, Range(1e-50, 1e50)]
 Bytes = Annotated[Byte, Range(0, 1e18)]
 
 # torch.amp.GradScaler's defaults
@@ -73,6 +84,31 @@ def amp_limit(*, matmul_share: Annotated[Number, Range(0, 0.999999)], other_spee
     Assumes: as `amp_speedup`.
     """
     return other_speedup / (1 - matmul_share)
+
+
+@formula
+def roofline_matmul_speedup(
+    *,
+    size: Annotated[Count, Range(1, 1e9)],
+    peak_before: FlopPerSecond,
+    peak_after: FlopPerSecond,
+    bytes_before: Byte,
+    bytes_after: Byte,
+    memory_bandwidth: BytePerSecond,
+) -> Number:
+    r"""Speedup of a square matrix product from one data type to another, under the roofline.
+
+    Equation: s_m = \frac{\max\left(2 n^3 / \pi,\ 3 n^2 B / \beta\right)}
+        {\max\left(2 n^3 / \pi',\ 3 n^2 B' / \beta\right)}
+    Where: n = size; \pi = peak_before; \pi' = peak_after; B = bytes_before; B' = bytes_after; \beta = memory_bandwidth
+    Source: Williams, Waterman & Patterson 2009, CACM 52(4), doi:10.1145/1498765.1498785, for each of the two
+    Assumes: n rows, columns and inner dimension; operands and result in one data type, each moved once; no overhead.
+        Large products gain the ratio of the peaks, small ones that of the bytes.
+    """
+    flops = matmul_flops(m=size, n=size, k=size)
+    before = matmul_bytes(m=size, n=size, k=size, bytes_per_element=bytes_before) / memory_bandwidth
+    after = matmul_bytes(m=size, n=size, k=size, bytes_per_element=bytes_after) / memory_bandwidth
+    return maximum(flops / peak_before, before) / maximum(flops / peak_after, after)
 
 
 @formula

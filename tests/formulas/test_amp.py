@@ -50,6 +50,24 @@ def test_step_by_replaying_a_timeline(operations, matmul_speedup, other_speedup)
         assert math.isclose(limit, clock / others, rel_tol=1e-9)
 
 
+@given(st.integers(1, 20_000), st.floats(0.1, 100), st.floats(0.1, 1000), st.sampled_from([4, 2]), st.floats(0.01, 10))
+def test_the_speedup_of_a_product_by_adding_up_its_operations(size, before, after, size_after, bandwidth):
+    """Rows times columns, one multiply-add at a time; three matrices over the bus. The longer of the two wins."""
+    times = []
+    for peak, width in ((before * 1e12, 4), (after * 1e12, size_after)):
+        one_result = 2 * size  # a multiplication and an addition for each term
+        times.append(max(one_result * size * size / peak, 3 * size * size * width / (bandwidth * 1e12)))
+    ours = amp.roofline_matmul_speedup(
+        size=size,
+        peak_before=before * 1e12,
+        peak_after=after * 1e12,
+        bytes_before=4,
+        bytes_after=size_after,
+        memory_bandwidth=bandwidth * 1e12,
+    )
+    assert math.isclose(ours, times[0] / times[1], rel_tol=1e-9)
+
+
 # Memory
 
 
