@@ -1191,20 +1191,22 @@ def _shown(row: Row, value: float) -> str:
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Head, rows of text (the last column explains) and the indices of numeric columns."""
-    return _table(record, points(record))
+    return _table(points(record))
 
 
-def _table(record: Record, rows: Iterable[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
-    entry = datasheet(record)
-    head = ["case", "predicted", *(["data sheet"] if entry else []), "measured", "IQR", "error", "why"]
-    body = []
-    for r in rows:
-        sheet = [show(r.datasheet, r.unit) if r.datasheet else ""] if entry else []
-        spread = f"{r.iqr / r.measured:.0%}" if r.metric == "time" else ""
-        body.append(
-            [r.case, _shown(r, r.predicted), *sheet, _shown(r, r.measured), spread, _signed(r.error), r.explanation]
-        )
-    return head, body, tuple(range(1, len(head) - 1))
+def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Columns that no row has anything for are left out."""
+    found = {
+        "case": [r.case for r in rows],
+        "predicted": [_shown(r, r.predicted) for r in rows],
+        "data sheet": [show(r.datasheet, r.unit) if r.datasheet else "" for r in rows],
+        "measured": [_shown(r, r.measured) for r in rows],
+        "IQR": [f"{r.iqr / r.measured:.0%}" if r.metric == "time" else "" for r in rows],
+        "error": [_signed(r.error) for r in rows],
+        "why": [r.explanation for r in rows],
+    }
+    kept = {name: cells for name, cells in found.items() if any(cells) or name not in ("data sheet", "IQR")}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)], tuple(range(1, len(kept) - 1))
 
 
 def text(record: Record) -> str:
@@ -1213,7 +1215,7 @@ def text(record: Record) -> str:
     for roles in (*(roles for roles, _ in KINDS), ("scale",)):
         rows = points(record, roles)
         if rows:
-            head, body, numeric = _table(record, rows)
+            head, body, numeric = _table(rows)
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
             parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in body))
     if curves(record):
@@ -1393,6 +1395,7 @@ def evidence(record: Record, case: str) -> str:
         forward, layers = (_calibrating(record, f"forward-{row.precision}", m) for m in ("time", "layers_time"))
         step = expected_step(record, row.precision)
         assert forward and layers and step
+        layers = min(layers, forward)
         known = "" if row.precision == "fp32" else " as predicted"
         lines.append(
             f"  {show(step, SECOND)} of the step{known}, and {show(layers, SECOND)} of the layers, which are "
