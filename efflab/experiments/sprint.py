@@ -40,6 +40,8 @@ from efflab.measure import timer
 from efflab.records import LabBook, Record, Sample, Timing, identifier, median, now, slug
 from efflab.units import SECOND, show
 
+devices.import_torch()  # which keeps torch's profiler from printing notes of its own
+
 # The slow script, as the exercise notebook shows it. Do not mend it here.
 
 
@@ -148,7 +150,7 @@ SIZES: dict[str, dict[str, int]] = {
         "characters": 2000, "hidden": 16, "heads": 2, "layers": 1, "context": 16, "batch": 4, "steps": 2, "rounds": 2,
     },
     "cpu": {
-        "characters": 120_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
+        "characters": 150_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
         "rounds": 9,
     },
 }  # fmt: skip
@@ -396,7 +398,10 @@ def _measured(
         },
         samples=[],
     )  # fmt: skip
-    losses = {case: run(case)[2] for case in cases}  # which warms up as well
+    first = {case: run(case) for case in cases}  # which warms up as well
+    losses = {case: found[2] for case, found in first.items()}
+    expected = size["rounds"] * size["steps"] * sum(seconds for _, seconds, _ in first.values())
+    report(f"{len(cases)} cases in {size['rounds']} rounds: about {show(expected, SECOND, 2)} …")
     rounds: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
     order = [*cases]
     enabled = gc.isenabled()
@@ -413,7 +418,6 @@ def _measured(
                         f"{losses[case][-1]:.6g} after {size['steps']} steps. A mend leaves something behind from run "
                         "to run."
                     )
-            report(f"[{turn + 1}/{size['rounds']}] rounds")
     finally:
         if enabled:
             gc.enable()
