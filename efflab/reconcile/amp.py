@@ -372,6 +372,9 @@ def calibration_text(record: Record) -> str:
     lines = [
         f"A training step in fp32 takes {show(step, SECOND)}. By its profile matrix products take {share:.1%} of it."
     ]
+    whole = _calibrating(record, "share-fp32", "step_time")
+    if whole and (slow := _profiled(whole, step)):
+        lines.append(slow)
     table = []
     for precision in PRECISIONS:
         parts = [
@@ -731,6 +734,12 @@ def _step_parts(record: Record, sample: Sample, predicted: float, seconds: float
     inside, others, whole = (_value(record, point, m) for m in ("matmul_time", "other_time", "step_time"))
     if inside is None or others is None or whole is None:
         return
+    if slow := _profiled(whole, seconds):
+        yield (
+            f"{slow} By its shares products are {inside / whole:.0%} of the step, predicted "
+            f"{expected[0] / sum(expected):.0%}."
+        )
+        return
     yield (
         f"By the profile of this step products take {show(inside, SECOND)} where {show(expected[0], SECOND)} were "
         f"predicted, everything else {show(max(0.0, whole - inside), SECOND)} where {show(expected[1], SECOND)} were."
@@ -741,6 +750,18 @@ def _step_parts(record: Record, sample: Sample, predicted: float, seconds: float
             f"For {idle / whole:.0%} of the step no kernel runs. Consistent with a GPU that waits for launches: "
             "fewer bits do not make them faster."
         )
+
+
+def _profiled(whole: float, seconds: float) -> str:
+    """That a step took longer, or less, under its profile than timed; empty where the two are near."""
+    if 1 / NEAR <= whole / seconds <= NEAR:
+        return ""
+    why = (
+        "a profile that slows the step, or that was disturbed"
+        if whole > seconds
+        else "a step that was disturbed while it was timed"
+    )
+    return f"Profiled, the step took {show(whole, SECOND)}, timed {show(seconds, SECOND)}. Consistent with {why}."
 
 
 def _recomputed_parts(record: Record, sample: Sample, predicted: float, seconds: float) -> Iterator[str]:
@@ -1430,6 +1451,8 @@ def _step_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterat
     for line in columns(["part", "in fp32", "speedup", "predicted", "measured"], body, (1, 2, 3, 4)).splitlines():
         yield f"  {line}"
     yield "  The parts are measured by a profile of this step, the step without one."
+    if whole and (slow := _profiled(whole, row.measured)):
+        yield f"  {slow}"
     if share < 1:
         limit = formulas.amp_limit(matmul_share=min(share, 0.999999), other_speedup=gain[1])
         yield (
