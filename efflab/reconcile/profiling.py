@@ -135,9 +135,11 @@ def _check(record: Record) -> None:
             raise wrong("faults", f"some of {', '.join(FAULTS)}, with commas between")
         if role in MENDS and not _names(point.get("mended")):
             raise wrong("mended", f"one or more of {', '.join(FAULTS)}, with commas between")
+        if role == "ablation" and point["mended"] not in FAULTS:
+            raise wrong("mended", f"one of {', '.join(FAULTS)}")
         if role == "loader":
-            if not count("workers", 0):
-                raise wrong("workers", "a number of at least zero")
+            if not count("workers", 0) or int(point["workers"]) != point["workers"]:  # type: ignore[arg-type]
+                raise wrong("workers", "a whole number of at least zero")
             if not isinstance(point.get("pinned"), bool):
                 raise wrong("pinned", "true or false")
         if role == "seed":
@@ -204,9 +206,10 @@ def ranges(record: Record, case: str = PROFILE) -> dict[str, float]:
     found = {part: _needed(record, case, f"range_{part}", least=-1.0) for part in PARTS}
     if (wait := _value(record, case, "range_wait")) is not None:
         found["wait"] = wait
-    if not sum(found[name] for name in FAULTS) < step:
+    held = sum(found[name] for name in FAULTS)
+    if not held < step:
         raise EfflabError(
-            f"record {record.id}: the ranges of {case} add up to {show(sum(found.values()), SECOND)} where its step "
+            f"record {record.id}: the ranges of the faults in {case} add up to {show(held, SECOND)} where the step "
             f"takes {show(step, SECOND)}. Measure it again."
         )
     return found
@@ -366,9 +369,8 @@ def _mfu(flops: float, seconds: float, most: float) -> float:
 
 def calibration_text(record: Record) -> str:
     """The profile of the loop with all faults, and what else predictions take: no case's result."""
-    lines = []
-    plain = _value(record, ALL)
     _check(record)
+    lines, plain = [], _value(record, ALL)
     if plain is not None:
         lines.append(f"A step with all faults takes {show(plain, SECOND)}, without a profiler.")
     if _sample(record, PROFILE) is not None:
@@ -1294,7 +1296,9 @@ def _answer_mfu(
         sample = _sample(record, case)
         assert sample is not None
         p, seconds = sample.point, median(sample.values)
-        if not _near(about["own_parameters"], _float(p.get("parameters"))) or about["sequence_length"] != p["context"]:
+        if not _near(about["own_parameters"], _float(p.get("parameters"))) or about["sequence_length"] != p.get(
+            "context"
+        ):
             continue
         if _near(about["tokens_per_second"], float(p["tokens"]) / seconds):  # type: ignore[arg-type]
             template = Row(case, str(p["role"]), "mfu", NUMBER, value, used, None, None, 0.0, 1.0, 0.0, "")
