@@ -9,7 +9,7 @@ ANSWERS = {
     "profiling-4": 5 / 8,  # 4/5 of it is 1/2
     "profiling-5": (40 + 25 / 5) * 2.4e-3,  # a hundredth of 240 ms is 2.4 ms
     "profiling-6": 18e-3,
-    "profiling-9": 50e-3,
+    "profiling-9": 56e-3,
     "profiling-11": 4,  # 45 ms, and three give 60 ms
     "profiling-12": 60e-3,
     "profiling-13": 20 / 50,
@@ -41,9 +41,9 @@ MISTAKES = {
     ("profiling-6", "let them overlap"): 10e-3,
     ("profiling-6", "counted the launches alone"): 8e-3,
     ("profiling-6", "took the difference"): 2e-3,
-    ("profiling-9", "added the totals"): 97e-3,
-    ("profiling-9", "left out the caller's own time"): 47e-3,
-    ("profiling-9", "took the caller's self time"): 3e-3,
+    ("profiling-9", "added the totals"): 108e-3,
+    ("profiling-9", "left out the caller's own time"): 52e-3,
+    ("profiling-9", "took the caller's self time"): 4e-3,
     ("profiling-11", "did not round up"): 18 / 5,
     ("profiling-11", "rounded down"): 3,
     ("profiling-11", "added the step to the loading"): 5,  # 230/50 is 4.6
