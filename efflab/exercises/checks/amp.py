@@ -97,13 +97,13 @@ def loss_scale_history(answer: Any) -> None:
     function = Subject(answer, "loss_scale_history", "overflows", "scale", "growth_interval")
     draw = random.Random(31)
     cases: list[tuple[list[bool], float, int]] = [
-        ([], 65536.0, 2000),
         ([False] * 7, 1024.0, 3),
         ([True] * 4 + [False] * 3, 65536.0, 2000),
         ([False, True, False, False, True, False, False, False], 4096.0, 2),
         ([False, False, True, False, False, False, False], 256.0, 3),
         ([True] * 5, 4.0, 1),
         ([False] * 4, 8.0, 1),
+        ([], 65536.0, 2000),
     ]
     for _ in range(25):
         share = draw.choice([0.05, 0.2, 0.5])
@@ -616,7 +616,7 @@ def _token_models() -> Iterator[tuple[str, Any, list[tuple[Any, Any]], int]]:
 
         cases = [
             ("4 microbatches of equal size without padding", -100, [(3, 6, 0.0)] * 4),
-            ("3 microbatches with padding", -100, [(4, 8, 0.9), (4, 8, 0.3), (4, 8, 0.0)]),
+            ("3 microbatches with padding", -100, [(4, 8, 0.9), (2, 8, 0.3), (3, 5, 0.0)]),
             ("3 microbatches of different lengths", -100, [(2, 12, 0.0), (5, 3, 0.0), (1, 4, 0.0)]),
             ("5 microbatches of different sizes, padding is 0", 0,
              [(4, 9, 0.8), (1, 9, 0.0), (4, 2, 0.5), (3, 9, 0.9), (2, 5, 0.2)]),
@@ -677,14 +677,16 @@ def accumulate(answer: Any) -> None:
             raise NotYet(f"{call} changed the parameters. It leaves gradients; the optimiser comes later.", "stepped")
         if "forward" not in events:
             raise NotYet(f"{call} never calls the model.")
+        if "backward" not in events:
+            raise NotYet(f"{call}: no backward pass. Call backward() for each microbatch.", "no gradient")
         opened = most = 0
         for event in events:
             opened = opened + 1 if event == "forward" else 0
             most = max(most, opened)
-        if not bool(got.isfinite().all()):
+        if not bool(got.isfinite().all()) or math.isnan(loss):
             raise NotYet(
-                f"{call} leaves NaN in the gradients. The mean over no tokens is 0/0. A microbatch in which no token "
-                "counts adds nothing: leave it out.",
+                f"{call} gives NaN. The mean over no tokens is 0/0, and NaN times 0 is NaN. A microbatch in which no "
+                "token counts adds nothing: leave it out.",
                 "mean over nothing",
             )
         if most > 1 + (0 in counts):
@@ -769,14 +771,14 @@ def _wrong_gradient(
             f"Each microbatch counts the same, so a token of a short one counts more than one of a long one. {tokens}",
         ),
         (
-            "weighed by all tokens",
-            weighted(elements),
-            "The weights count padding too. Count the targets that are not ignore_index.",
-        ),
-        (
             "ignored another index",
             weighted(fixed),
             "The weights count the targets that are not −100. Padding is ignore_index, which is another number here.",
+        ),
+        (
+            "weighed by all tokens",
+            weighted(elements),
+            "The weights count padding too. Count the targets that are not ignore_index.",
         ),
         (
             "weighed by sequences",
@@ -963,7 +965,9 @@ def _check_train_step(answer: Any) -> None:
                      f"gradient's norm is {norm:.4g}.")  # fmt: skip
     _right_loss(said, returned, loss, 1024.0)
 
-    # The next step: gradients of the first one must be gone.
+    # The next step: gradients of the first one must be gone. At a scale of 1 they show.
+    bench = _Bench(1.0)
+    step(bench, 1e6, "with a scale of 1")
     gradient_then, _ = bench.right()
     _, moved = step(bench, 1e6, "a second time")
     if _near(moved, gradient + gradient_then, CLOSE_ENOUGH) or not _near(moved, gradient_then, CLOSE_ENOUGH):
