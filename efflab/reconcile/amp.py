@@ -48,7 +48,7 @@ LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {"matmul-share": ("share", NUMBER)}
 CALIBRATION |= {f"speedup-{p}": ("speedup", NUMBER) for p in ("bf16", "fp16", "tf32")}
 PICTURES = ("amp", "curves", "scale", "memory", "errors")
-DRAWN = (*TIMES, "memory", "equivalence")
+DRAWN = (*TIMES, "memory")
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "copies", "outside")
 FORMATS = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}  # of the catalog
