@@ -852,9 +852,10 @@ def _times(session: Session) -> Iterator[Case]:
         return _case(session, measure, point(*args, **more), metric)
 
     role = "calibration"
+    others = [p for p in WEIGHTS if p not in ("fp32", *(("tf32",) if session.device.type != "cuda" else ()))]
     yield case(session.step, "time", "step-fp32", role, "fp32", series="step")
     yield case(session.share, "matmul_time", "share-fp32", role, "fp32", series="share")
-    for precision in WEIGHTS:
+    for precision in ("fp32", *others):
         yield case(session.replayed, "time", f"matmul-{precision}", role, precision, part="matmul", series="matmul")
     for precision in ("fp32", "bf16", "fp16"):
         yield case(session.replayed, "time", f"other-{precision}", role, precision, part="other", series="other")
@@ -862,7 +863,7 @@ def _times(session: Session) -> Iterator[Case]:
         yield case(session.forward, "time", f"forward-{precision}", role, precision, series="forward")
     yield case(session.microbatch, "time", "microbatch-fp32", role, "fp32", series="microbatch")
     yield case(session.update, "time", "update-fp32", role, "fp32", series="update")
-    for precision in ("tf32", "bf16", "fp16"):
+    for precision in others:
         yield case(session.step, "time", f"step-{precision}", "step", precision, series="step")
     for precision in ("fp32", "bf16"):
         more = {"recomputation": "full", "series": "recomputed"}
