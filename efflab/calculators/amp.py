@@ -213,7 +213,7 @@ loss_scale = Calculator(
                 default=20,
                 scale="log",
                 label="Largest gradient",
-                help="magnitude, anywhere in the backward pass",
+                help="anywhere in the backward pass",
             ),
             Slider(
                 "small_gradient",
@@ -221,8 +221,8 @@ loss_scale = Calculator(
                 1,
                 default=1e-9,
                 scale="log",
-                label="Smallest that should survive",
-                help="magnitude",
+                label="Small gradient",
+                help="should it survive?",
                 unit=COUNT,
             ),
         ),
@@ -349,14 +349,14 @@ _RECOMPUTATION = Choice(
         ),
         Option(
             "selective",
-            "Selective: attention scores",
+            "Selective: scores",
             sets={"again": 0, "repeated": {"standard": 1, "flash": 0}, "one": 1},
             takes={"layers_kept": "kept_flash", "repeated_share": "scores_share"},
         ),
         # The forward pass is a third of the operations of a step.
         Option(
             "full",
-            "Full: whole layers",
+            "Full: layers",
             sets={"repeated_share": 1 / 3, "repeated": {"standard": 1, "flash": 1}, "one": 1},
             takes={"layers_kept": "kept_inputs", "again": "layer"},
         ),
@@ -443,7 +443,7 @@ batch = Calculator(
             _count("sequence_length", 2**20, 1024, "Sequence length", "tokens"),
             _count("microbatch", 4096, 2, "Microbatch", "sequences at once"),
             _count("batch", 2**20, 512, "Batch wanted", "sequences of one update"),
-            _count("ranks", 65536, 8, "Accelerators", "data-parallel ranks"),
+            _count("ranks", 65536, 8, "Ranks", "data-parallel"),
         ),
     ],
     outputs=[
@@ -451,12 +451,12 @@ batch = Calculator(
         Output(
             memory.largest_batch,
             "largest_microbatch",
-            "Largest microbatch that fits",
+            "Largest microbatch",
             given={"memory": "capacity", "weights": "fixed", "bytes_per_sequence": "one_sequence"},
         ),
         Output(amp.accumulation_steps_needed, "steps", "Microbatches for each update"),
-        Ratio("extra", "overhead", "one", "Time that recomputation adds", percent=True),
-        Ratio("one_sequence", "activations", "microbatch", "Activations of one sequence", unit=BYTE),
+        Ratio("extra", "overhead", "one", "Time added", percent=True),
+        Ratio("one_sequence", "activations", "microbatch", "One sequence keeps", unit=BYTE),
         Value("capacity", "Memory of the accelerator", shown=False),
         Output(
             memory.weight_bytes,

@@ -383,7 +383,7 @@ def token_weight_in_mean_of_means(*, tokens: Tokens, total_tokens: Tokens, accum
 
     Equation: w_i = \frac{T}{k \, T_i}
     Where: T_i = tokens; T = total_tokens; k = accumulation_steps
-    Source: Definition: \frac{1}{k T_i} over \frac{1}{T}, the weight of every token in the mean of the whole batch
+    Source: Definition: 1/(k T_i) over 1/T, the weight of every token in the mean of the whole batch
     Assumes: the loss is a mean over the tokens that count (padding left out).
     """
     return total_tokens / (accumulation_steps * tokens)
@@ -436,7 +436,7 @@ def best_segments(*, layers: Count, layer_bytes: Byte, boundary_bytes: Byte) -> 
 
     Equation: k^{*} = \sqrt{\frac{L \, m_l}{m_b}}
     Where: L = layers; m_l = layer_bytes; m_b = boundary_bytes
-    Source: Chen et al. 2016, arXiv:1604.06174, section 4.1: \sqrt{n} segments of a chain of n equal layers
+    Source: Chen et al. 2016, arXiv:1604.06174, section 4.1: the square root of n for a chain of n equal layers
     Assumes: as `checkpointed_bytes`; the whole numbers beside it are candidates, and never more than the layers.
     """
     return sqrt(layers * layer_bytes / boundary_bytes)
