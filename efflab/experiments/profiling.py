@@ -115,7 +115,7 @@ SCALES = {
         text="topics",
         size={"layers": 2, "sequence_length": 32, "microbatch": 32, "hidden_size": 24, "intermediate_size": 96,
               "query_heads": 2, "head_dim": 12},
-        timer={"time_limit": 0.3, "shortest": 1e-3, "most": 60}, turns=4, profiled=10, peak=1024, workers=(0, 1, 2),
+        timer={"time_limit": 0.15, "shortest": 1e-3, "most": 60}, turns=8, profiled=10, peak=1024, workers=(0, 1, 2),
         curve=60, window=3.0, interval=0.1,
     ),
     "gpu": Scale(
