@@ -164,6 +164,10 @@ def no_shares(data):
     without(data, "share-fp32")
 
 
+def profile_of_another_step(data):
+    scale_by(data, "share-fp32", 3, "matmul_time")
+
+
 def no_narrow_step(data):
     without(data, "step-bf16", "step-fp16")
 
@@ -298,6 +302,7 @@ def interval_lost(data):
         (no_step, None, "with the step in FP32 among them"),
         (no_warmup, "no warm-up", "step-bf16: no warm-up"),
         (no_shares, "incomplete", "holds no matmul_time of share-fp32"),
+        (profile_of_another_step, "part longer than the whole", "of products in a profiled step"),
         (no_narrow_step, "incomplete", "no step in another precision"),
         (busy, "disturbed", "6 of 16"),
         (forward_too_long, "part longer than the whole", "forward-fp32: 300 ms, and the whole step in FP32 takes"),

@@ -1259,10 +1259,12 @@ def _step_times(record: Record) -> int:
                 name="faster than the device",
             )
     why = "from it the steps' times are predicted."
-    parts = [median(_needed(record, "share-fp32", m, why)) for m in ("matmul_time", "other_time")]
-    if not min(parts) > 0:
+    products, profiled = (median(_needed(record, "share-fp32", m, why)) for m in ("matmul_time", "step_time"))
+    if not 0 < products <= TIME_NOISE * profiled:
         raise NotYet(
-            f"share-fp32: {show(min(parts), SECOND)} for a part of the step. Run '{command('amp')}'.", "damaged"
+            f"share-fp32: {show(products, SECOND)} of products in a profiled step of {show(profiled, SECOND)}. "
+            f"Run '{command('amp')}' again.",
+            "part longer than the whole",
         )
     found = 0
     for precision in ("tf32", "bf16", "fp16"):
@@ -1276,7 +1278,7 @@ def _step_times(record: Record) -> int:
         try:
             expected = amp.amp_step_time(
                 time=whole,
-                matmul_share=parts[0] / sum(parts),
+                matmul_share=min(1.0, products / profiled),
                 matmul_speedup=matmul / narrow,
                 other_speedup=rest / narrow_rest,
             )
