@@ -144,14 +144,19 @@ THREADS = 1  # on a CPU: more wait for each other on matrices this small, above 
 # Of the loss of each step, and of a whole gradient: BF16 under autocast stays below a quarter of both.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.005, 0.05
 FEWEST_ROUNDS = 6  # fewer cannot give an interval of 95%
+WIDE = (
+    0.15  # after `rounds` rounds: go on, to `most_rounds`, while an interval is wider than ± this share of its speedup
+)
+LONGEST = 60.0  # s, after which no round is added to `rounds`
 
 SIZES: dict[str, dict[str, int]] = {
     "smoke": {
         "characters": 2000, "hidden": 16, "heads": 2, "layers": 1, "context": 16, "batch": 4, "steps": 2, "rounds": 2,
+        "most_rounds": 2,
     },
     "cpu": {
-        "characters": 150_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
-        "rounds": 9,
+        "characters": 200_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
+        "rounds": 9, "most_rounds": 15,
     },
 }  # fmt: skip
 SIZES["gpu"] = SIZES["cpu"]
@@ -401,13 +406,18 @@ def _measured(
     first = {case: run(case) for case in cases}  # which warms up as well
     losses = {case: found[2] for case, found in first.items()}
     expected = size["rounds"] * size["steps"] * sum(seconds for _, seconds, _ in first.values())
-    report(f"{len(cases)} cases in {size['rounds']} rounds: about {show(expected, SECOND, 2)} …")
+    report(
+        f"{len(cases)} cases in {size['rounds']} rounds, or {size['most_rounds']} where they scatter: "
+        f"{show(expected, SECOND, 2)} or more …"
+    )
     rounds: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
-    order = [*cases]
+    order, started = [*cases], clock.now()
     enabled = gc.isenabled()
     gc.disable()  # a collection inside a run would be charged to it
     try:
-        for turn in range(size["rounds"]):
+        for turn in range(size["most_rounds"]):
+            if turn >= size["rounds"] and (not _wide(rounds) or clock.now() - started > LONGEST):
+                break
             gc.collect()
             for case in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always the first
                 begin, seconds, again = run(case)
@@ -423,7 +433,9 @@ def _measured(
             gc.enable()
     start = min(begin for values in rounds.values() for begin, _ in values)
     name = "perf_counter" if device.type == "cpu" else "perf_counter+synchronize"
-    timing = Timing(clock=name, mode="waited", loops=size["steps"], warmup=size["steps"], stop="repeat limit")
+    count = len(rounds["baseline"])
+    stop = "stable" if not _wide(rounds) else "repeat limit" if count == size["most_rounds"] else "time limit"
+    timing = Timing(clock=name, mode="waited", loops=size["steps"], warmup=size["steps"], stop=stop)
     samples = []
     for case, parts in cases.items():
         point = {"case": case, "role": "ablation", "mends": ",".join(parts)} | size
@@ -439,6 +451,13 @@ def _measured(
     record.samples = samples
     record.finished = now()
     return record
+
+
+def _wide(rounds: Mapping[str, list[tuple[float, float]]]) -> bool:
+    """Whether the interval of some case's speedup is still wide."""
+    base = [seconds for _, seconds in rounds["baseline"]]
+    intervals = (_interval(base, [seconds for _, seconds in found]) for found in rounds.values())
+    return any(high - low > 2 * WIDE * middle for low, middle, high in intervals)
 
 
 def _same_losses(a: list[float], b: list[float]) -> bool:
@@ -464,10 +483,16 @@ def ablation(record: Record) -> dict[str, Gain]:
         values = times.get(case, [])
         if not values or len(values) != len(base):
             continue
-        ratios = sorted(b / v for b, v in zip(base, values, strict=True))
-        rank = interval_rank(len(ratios))
-        found[case] = Gain(median(values), median(ratios), ratios[rank - 1], ratios[-rank], losses.get(case))
+        low, middle, high = _interval(base, values)
+        found[case] = Gain(median(values), middle, low, high, losses.get(case))
     return found
+
+
+def _interval(base: list[float], values: list[float]) -> tuple[float, float, float]:
+    """Median of the speedups round by round, between the ends of its interval."""
+    ratios = sorted(b / v for b, v in zip(base, values, strict=True))
+    rank = interval_rank(len(ratios))
+    return ratios[rank - 1], median(ratios), ratios[-rank]
 
 
 def interval_rank(repeats: int) -> int:

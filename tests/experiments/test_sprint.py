@@ -397,3 +397,29 @@ def test_the_mends_of_the_notebook_are_right(root: Path, tmp_path: Path):
         tmp_path,
     )
     assert list(sprint.ablation(record)) == list(sprint.CASES)
+
+
+@pytest.mark.parametrize(
+    ("wide", "longest", "rounds", "stop"),
+    [(True, 60.0, 4, "repeat limit"), (True, 0.0, 2, "time limit"), (False, 60.0, 2, "stable")],
+)
+def test_rounds_that_scatter_are_followed_by_more(
+    wide, longest, rounds, stop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sprint, "LONGEST", longest)
+    monkeypatch.setitem(sprint.SIZES, "smoke", SIZE | {"most_rounds": 4})
+    monkeypatch.setattr(sprint, "_wide", lambda found: wide)
+    record, _ = measure({"memory": mended_gradients}, tmp_path)
+    for sample in record.find("time"):
+        assert len(sample.values) == rounds and sample.timing.stop == stop
+
+
+def test_what_is_wide():
+    """By the intervals' ends, which for six rounds are the extremes."""
+
+    def found(values):
+        return {"baseline": [(0.0, 1.0)] * 6, "data": [(0.0, 1 / v) for v in values]}
+
+    assert not sprint._wide(found([2.0] * 6))
+    assert not sprint._wide(found([1.75, 1.9, 2.0, 2.0, 2.1, 2.3]))
+    assert sprint._wide(found([1.65, 1.9, 2.0, 2.0, 2.1, 2.35]))
