@@ -2,8 +2,9 @@
 
 The training loop and its five planted faults stand in `faults`. Kinds of cases, told apart by the point's "role":
 
-- "calibration": the step with all faults, its profile, the rate of a large product, the time to make one batch, and
-  the step of the loop without other faults where batches lie ready. Predictions are made of these.
+- "calibration": the step with all faults, its profile, the rate of a large product, the time to make one batch, the
+  time to be handed one by a worker, and the step of the loop without other faults where batches lie ready. Predictions
+  are made of these.
 - "ablation": all faults but one. "ladder": the first faults mended, one more each time.
 - "loader": the loop with the loader's fault alone, its batches made by 0, 1, 2, … worker processes; on a GPU also
   with page-locked memory.
@@ -434,10 +435,15 @@ class Session:
         yield self.sample(point, "baseline", baseline)
 
     def batch(self, point: dict[str, Any]) -> Iterator[Sample]:
-        """The time to make one batch."""
-        items = data_set(self.scale.text, self.size["sequence_length"], True)
-        batches = Batches(items, self.size["microbatch"])
-        with _as_measured(self.device):
+        """The time between two batches where this process does nothing but ask for them.
+
+        Without workers that is the time to make one. With a worker it is the longer one of two: what the worker needs
+        to make a batch and to send it, and what this process needs to receive it. Items of the mended data set are
+        slices, so that making a batch of them is a small part, and the rest is the handing over.
+        """
+        items = data_set(self.scale.text, self.size["sequence_length"], "loader" in point["faults"].split(","))
+        batches = Batches(items, self.size["microbatch"], workers=point["workers"])
+        with _as_measured(self.device), contextlib.closing(batches):
             clock = timer.CPUClock()
             (timed,) = in_turns([lambda: next(batches)], clock, self.scale.turns, self.scale.timer)
         yield self.sample(point, "time", timed)
@@ -546,6 +552,7 @@ class Profiling:
         point = {"case": "peak", "role": "calibration", "threads": THREADS if not on_gpu else 0, **square}
         cases.append(Case(point, lambda: session.peak(point)))
         add("batch-load", "calibration", {"loader"}, session.batch)
+        add("hand-over", "calibration", NONE, session.batch, workers=1)
         add("compute", "calibration", {"loader"}, session.step, ready=READY)
         for name in FAULTS:
             add(f"without-{name}", "ablation", ALL - {name}, session.against_all_faults, mended=name)

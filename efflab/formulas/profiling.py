@@ -130,8 +130,9 @@ def loader_step_time(*, compute_time: Second, load_time: Second, workers: Number
     Equation: t = t_c + t_l \text{ if } w = 0, \quad \max\left(t_c,\ \frac{t_l}{w}\right) \text{ otherwise}
     Where: t_c = compute_time; t_l = load_time; w = workers
     Source: Definition; PyTorch documentation, torch.utils.data, single- and multi-process data loading
-    Assumes: without workers the training process loads each batch itself, before the step. Workers prefetch, have a
-        core each, and hand over a batch at no cost; the queue is long enough to even out what varies.
+    Assumes: without workers the training process loads each batch itself, before the step. Workers prefetch and have a
+        core each; the queue is long enough to even out what varies. Handing over a batch takes no time: what it does
+        take of the training process belongs to its computing.
     """
     return where(workers, "<", 1, compute_time + load_time, maximum(compute_time, load_time / maximum(workers, 1)))
 

@@ -18,7 +18,7 @@ COUNTERS = {"utilization": ("share", 1.0), "memory": ("MB", 1e6), "power": ("W",
 
 
 def profiling(record: Record) -> Any:
-    """Draw of each fault the share of the step that its mend takes off: by the profile, and measured.
+    """Draw of each fault the share of the step that its mend takes off: predicted from the profile, and measured.
 
     Returns:
         A matplotlib figure.
@@ -35,7 +35,7 @@ def profiling(record: Record) -> Any:
     low, high = min(0.0, *(min(p) for p in pairs)), max(max(p) for p in pairs)
     for y, (predicted, measured) in enumerate(pairs):
         for offset, value, colour, label in (
-            (-0.2, predicted, PREDICTED, "by the profile"), (0.2, measured, MEASURED, "measured")
+            (-0.2, predicted, PREDICTED, "predicted"), (0.2, measured, MEASURED, "measured")
         ):  # fmt: skip
             axes.barh(y + offset, value, 0.38, color=colour, label=label if y == 0 else None)
             axes.annotate(

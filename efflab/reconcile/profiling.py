@@ -1,17 +1,20 @@
 """A training loop with planted faults against a recorded run: what each mend gains.
 
-- A fault's share of the step is its range in the profile over the profiled step. Of the range "tiny" the mend leaves
-  the operators that torch's own functions need, and the prediction is that each operator takes as long as before. What
-  is left of the other ranges counts as nothing.
+- The profiler writes down events, and each costs time that lies inside the ranges. The cost of one is what the profiled
+  step takes longer than the same without a profiler, over the events of a step. A fault's share is its range without
+  this cost, over the step without a profiler. Where the record does not tell the cost, it is the range over the
+  profiled step.
+- Of the range "tiny" the mend leaves the larger one of two ratios, after the mend to before: of the operators, as if
+  each took as long as before, and of the bytes that they move. What is left of the other ranges counts as nothing.
 - The time after a mend is what Amdahl's law makes of the share and of the step with all faults. The shares of several
   mends add up.
 - A step with a data loader takes its computing and its loading one after another, or, with workers, the longer one.
+  With workers the computing includes taking a batch over from one.
 
-What calibrates is not predicted: the step with all faults, its profile, the time to make a batch, the step with batches
-ready, the rate of a large product. How much a mend saved is measured against the loop with all faults that was timed
-in turns with it, so that a drift of the machine falls on both. The profile of the loop without faults, and how many
-events the profiler wrote down, explain and do not predict. A cause that the record does not hold stands behind
-"consistent with".
+What calibrates is not predicted: the step with all faults, its profile, the time to make a batch, the time to be handed
+one, the step with batches ready, the rate of a large product. How much a mend saved is measured against the loop with
+all faults that was timed in turns with it, so that a drift of the machine falls on both. The profile of the loop
+without faults explains and does not predict. A cause that the record does not hold stands behind "consistent with".
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ MENDS = ("ablation", "ladder")
 ROLES = (*MENDS, "loader")
 BESIDE = ("calibration", "evidence", "seed", "monitor")  # of no case that is predicted
 ALL, PROFILE, CLEAN, PEAK = "all-faults", "profile", "profile-clean", "peak"
-LOAD, COMPUTE = "batch-load", "compute"
+LOAD, HAND, COMPUTE = "batch-load", "hand-over", "compute"
 MONITORED = ("monitor-all-faults", "monitor-clean")
 COUNTERS = {"utilization": NUMBER, "memory": BYTE, "power": WATT}
 
@@ -66,7 +69,7 @@ class Row:
         case, role, metric: as in the sample.
         unit: of the numbers, which are in base units.
         predicted, measured: s per step by the formulas, and the median of the repeats.
-        share_predicted, share_saved: of the step with all faults, what its mends take off by the profile, and did;
+        share_predicted, share_saved: of the step with all faults, what its mends are predicted to take off, and did;
             None of a loader case.
         iqr: interquartile range of the repeats.
         ratio: measured over predicted.
@@ -218,10 +221,14 @@ def ranges(record: Record, case: str = PROFILE) -> dict[str, float]:
 def speedups(record: Record) -> dict[str, float]:
     """How much faster each part becomes by its mend, by what the prediction knows.
 
-    Of "tiny" the operators before over those after; of the others nothing is left, which counts as `GONE`.
+    Of "tiny" the operators before over those after, or the bytes before over those after, whichever is less: it is
+    bound by the number of its operators or by what they move. Of the others nothing is left, which counts as `GONE`.
     """
     before, after = (_needed(record, PROFILE, f"operators_tiny{of}") for of in ("", "_mended"))
-    return {name: before / after if name == "tiny" else GONE for name in FAULTS}
+    faster = before / after
+    if moved := _moved(record):
+        faster = min(faster, moved[0] / moved[1])
+    return {name: faster if name == "tiny" else GONE for name in FAULTS}
 
 
 def _moved(record: Record) -> tuple[float, float] | None:
@@ -231,30 +238,54 @@ def _moved(record: Record) -> tuple[float, float] | None:
 
 
 def shares(record: Record) -> dict[str, float]:
-    """Of the profiled step, the share that each mend is predicted to take off.
+    """Of the step with all faults, the share that each mend is predicted to take off.
 
     Raises:
         EfflabError: as `ranges`.
     """
-    step, found, faster = _needed(record, PROFILE), ranges(record), speedups(record)
-    return {
-        name: float(formulas.time_saved(time=1.0, share=found[name] / step, speedup=faster[name])) for name in FAULTS
-    }
+    held, faster = held_shares(record), speedups(record)
+    return {name: float(formulas.time_saved(time=1.0, share=held[name], speedup=faster[name])) for name in FAULTS}
+
+
+def held_shares(record: Record) -> dict[str, float]:
+    """Of the step with all faults, the share of each part's range.
+
+    Without the profiler's own cost and of the step without a profiler where `event_time` is known, else of the
+    profiled one.
+
+    Raises:
+        EfflabError: as `ranges`.
+    """
+    step = _step(record)
+    return {part: seconds / step for part, seconds in _own(record, PROFILE).items()}
+
+
+def _step(record: Record) -> float:
+    """Seconds of the step that shares are of."""
+    plain = _unprofiled(record) if event_time(record) is not None else None
+    return plain or _needed(record, PROFILE)
+
+
+def _own(record: Record, case: str) -> dict[str, float]:
+    """Seconds of each part in a profile, without the profiler's own cost where that is known."""
+    each, counts = event_time(record) or 0.0, _events(record, case)
+    return {part: max(0.0, held - each * counts.get(part, 0.0)) for part, held in ranges(record, case).items()}
 
 
 def event_time(record: Record) -> float | None:
     """What one event costs that the profiler writes down, s: the profiled step beyond the unprofiled one.
 
-    None where the profiled step was not slower, or where the events' cost would exceed a part's range: then events
-    do not all cost alike, or one of the two was disturbed.
+    None where the profiled step was not slower, or where the events' cost would exceed the range of a fault or what
+    is left of the step: then events do not all cost alike, or one of the two was disturbed.
     """
     counts = _events(record, PROFILE)
     step, plain = _value(record, PROFILE), _unprofiled(record)
     if not counts or step is None or plain is None or step <= plain:
         return None
-    each = (step - plain) / sum(counts.values())
-    found = ranges(record)
-    return None if any(found[part] < each * counts[part] for part in FAULTS) else each
+    found, whole = ranges(record), sum(counts.values())
+    each = (step - plain) / whole
+    rest, others = step - sum(found[name] for name in FAULTS), whole - sum(counts[name] for name in FAULTS)
+    return None if rest <= each * others or any(found[name] < each * counts[name] for name in FAULTS) else each
 
 
 def _unprofiled(record: Record) -> float | None:
@@ -270,41 +301,24 @@ def _events(record: Record, case: str) -> dict[str, float]:
     return {part: n for part, n in found.items() if n is not None}
 
 
-def corrected(record: Record) -> dict[str, float] | None:
-    """`shares` without the profiler's own cost: of each range and of the step. None where it is not known."""
-    each = event_time(record)
-    if each is None:
-        return None
-    plain, found, faster, counts = _unprofiled(record), ranges(record), speedups(record), _events(record, PROFILE)
-    assert plain is not None  # else an event's cost is not known
-    return {name: (found[name] - each * counts[name]) / plain * (1 - 1 / faster[name]) for name in FAULTS}
-
-
 def remaining(record: Record) -> dict[str, float]:
-    """Seconds of each fault's range that are left in the profile of the loop without faults; empty without one."""
+    """Seconds of each fault's range that are left in the profile of the loop without faults; empty without one.
+
+    Without the profiler's own cost, where that is known.
+    """
     if _sample(record, CLEAN) is None:
         return {}
-    found = ranges(record, CLEAN)
+    found = _own(record, CLEAN)
     return {name: found[name] for name in FAULTS}
 
 
 def by_both(record: Record) -> dict[str, float] | None:
-    """The share that each mend takes off by the profiles with and without faults, without the profiler's own cost.
+    """The share that each mend takes off by the profiles with and without faults.
 
     This is seen after the mends, so it explains and does not predict. None without the second profile.
     """
-    left = remaining(record)
-    if not left:
-        return None
-    each, found = event_time(record) or 0.0, ranges(record)
-    before, after = _events(record, PROFILE), _events(record, CLEAN)
-    if not before or not after:
-        each = 0.0
-    step = (_unprofiled(record) if each else None) or _needed(record, PROFILE)
-    return {
-        name: (found[name] - left[name] - each * (before.get(name, 0.0) - after.get(name, 0.0))) / step
-        for name in FAULTS
-    }
+    held, left = _own(record, PROFILE), remaining(record)
+    return {name: (held[name] - left[name]) / _step(record) for name in FAULTS} if left else None
 
 
 def saved(record: Record) -> dict[str, float]:
@@ -330,7 +344,7 @@ def _saved(record: Record, sample: Sample) -> float | None:
 
 
 def calibration(record: Record) -> dict[str, float]:
-    """The share of each fault by the profile, by the names of `CALIBRATION`."""
+    """The predicted share of each fault, by the names of `CALIBRATION`."""
     _check(record)
     if _sample(record, PROFILE) is None:
         return {}
@@ -358,7 +372,7 @@ def utilizations(record: Record) -> dict[str, float]:
     return {
         str(s.point["case"]): _mfu(float(s.point["flops"]), median(s.values), most)  # type: ignore[arg-type]
         for s in record.samples
-        if s.metric == "time" and s.status == "ok" and s.point.get("case") not in (PEAK, LOAD, PROFILE, CLEAN)
+        if s.metric == "time" and s.status == "ok" and s.point.get("case") not in (PEAK, LOAD, HAND, PROFILE, CLEAN)
         and s.point.get("role") in (*ROLES, *BESIDE)
     }  # fmt: skip
 
@@ -381,6 +395,8 @@ def calibration_text(record: Record) -> str:
             f"One batch of the faulty data set takes {show(load, SECOND)} to make. With batches ready and no other "
             f"fault, a step takes {show(compute, SECOND)}."
         )
+    if hand := _value(record, HAND):
+        lines.append(f"Being handed a batch of the mended data set by a worker takes {show(hand, SECOND)}.")
     if most := peak(record):
         found = _sample(record, PEAK)
         assert found is not None
@@ -397,38 +413,45 @@ def calibration_text(record: Record) -> str:
 
 
 def _profile_lines(record: Record) -> Iterator[str]:
-    step, found, taken = _needed(record, PROFILE), ranges(record), shares(record)
-    counts, each, better = _events(record, PROFILE), event_time(record), corrected(record)
+    step, found, held, taken = _needed(record, PROFILE), ranges(record), held_shares(record), shares(record)
+    counts, each = _events(record, PROFILE), event_time(record)
     kernels = {part: _value(record, PROFILE, f"kernel_{part}") for part in found}
     on_gpu = any(k is not None for k in kernels.values())
-    head = ["part", "time in a profiled step", "share", *(["kernels"] if on_gpu else []), "events", "a mend takes off"]
-    head += ["without the profiler's cost"] if better else []
+    head = ["part", "time in a profiled step", "share", *(["kernels"] if on_gpu else []), "events"]
+    head += [*(["without their cost"] if each else []), "a mend takes off"]
     rows = []
     for part, seconds in found.items():
         row = [part, show(seconds, SECOND), _percent(seconds / step)]
         row += [show(kernels[part] or 0.0, SECOND)] if on_gpu else []
-        row += [f"{counts[part]:,.0f}" if part in counts else "", _percent(taken[part]) if part in taken else ""]
-        row += [(_percent(better[part]) if part in better else "")] if better else []
-        rows.append(row)
+        row += [f"{counts[part]:,.0f}" if part in counts else "", *([_percent(held[part])] if each else [])]
+        rows.append([*row, _percent(taken[part]) if part in taken else ""])
     rows.append(["between them", show(max(0.0, step - sum(found.values())), SECOND)] + [""] * (len(head) - 2))
     rows[-1][2] = _percent(max(0.0, 1 - sum(found.values()) / step))
     yield columns(head, rows, range(1, len(head)))
-    before, after = (_needed(record, PROFILE, f"operators_tiny{of}") for of in ("", "_mended"))
-    yield (
-        f"Of {before:,.0f} operators in what 'tiny' writes out, torch's own functions leave {after:,.0f}: the mend is "
-        f"predicted to take off {_percent(1 - after / before)} of its range. Of the others it is the whole range."
-    )
-    if moved := _moved(record):
-        yield (
-            f"Those operators read and write {show(moved[0], BYTE)}, torch's own {show(moved[1], BYTE)}: by bytes "
-            f"{_percent(1 - moved[1] / moved[0])} would go."
-        )
     if plain := _unprofiled(record):
         slower = f"The profiled step takes {show(step, SECOND)}, the same without a profiler {show(plain, SECOND)}"
         if each is not None:
-            yield f"{slower}: {show(each, SECOND)} for each of the {sum(counts.values()):,.0f} events written down."
+            yield (
+                f"{slower}: {show(each, SECOND)} for each of the {sum(counts.values()):,.0f} events written down. "
+                "The predictions take this cost off the ranges and divide by the step without a profiler."
+            )
         else:
-            yield f"{slower}. What an event costs cannot be told from this run."
+            yield (
+                f"{slower}. What an event costs cannot be told from this run: the predictions take shares of the "
+                "profiled step."
+            )
+    before, after = (_needed(record, PROFILE, f"operators_tiny{of}") for of in ("", "_mended"))
+    moved, faster = _moved(record), speedups(record)["tiny"]
+    yield (
+        f"Of {before:,.0f} operators in what 'tiny' writes out, torch's own functions leave {after:,.0f}, "
+        f"{_percent(after / before)}."
+        + (
+            f" The former read and write {show(moved[0], BYTE)}, torch's own {show(moved[1], BYTE)}, "
+            f"{_percent(moved[1] / moved[0])}: the larger one counts."
+            if moved else ""
+        )
+        + f" The mend is predicted to take off {_percent(1 - 1 / faster)} of this range, and the whole of the others."
+    )  # fmt: skip
     busy = _value(record, PROFILE, "kernel_time")
     if busy is not None:
         yield (
@@ -474,15 +497,21 @@ def _row(record: Record, sample: Sample) -> Row:
 
 
 def expected_time(record: Record, mended: Iterable[str]) -> float:
-    """Seconds of a step after some mends: Amdahl's law with the profile's shares, which add up."""
+    """Seconds of a step after some mends: Amdahl's law with their shares, which add up."""
     plain, taken = _needed(record, ALL), shares(record)
     return float(formulas.time_after_mend(time=plain, share=sum(taken[name] for name in mended), speedup=GONE))
 
 
 def expected_step(record: Record, point: Mapping[str, Any]) -> float:
     """Seconds of a step with a data loader. Page-locked memory changes nothing in the formula."""
-    load, compute = _needed(record, LOAD), _needed(record, COMPUTE)
-    return float(formulas.loader_step_time(compute_time=compute, load_time=load, workers=float(point["workers"])))
+    workers = float(point["workers"])
+    load, compute = _needed(record, LOAD), _needed(record, COMPUTE) + (_handed(record) if workers else 0.0)
+    return float(formulas.loader_step_time(compute_time=compute, load_time=load, workers=workers))
+
+
+def _handed(record: Record) -> float:
+    """Seconds in which a worker hands a batch over; 0 where the record does not have it."""
+    return _value(record, HAND) or 0.0
 
 
 def _agrees(ratio: float) -> str:
@@ -533,7 +562,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
-    """Why a mend, or several, saved more or less of the step than the profile's shares say; empty where they did not.
+    """Why a mend, or several, saved more or less of the step than their shares say; empty where they did not.
 
     Args:
         record: of this topic.
@@ -552,10 +581,9 @@ def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
 
 
 def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: float, gap: float) -> Iterator[str]:
-    step, found, left, counts = _needed(record, PROFILE), ranges(record), remaining(record), _events(record, PROFILE)
+    found, step, left, both = _own(record, PROFILE), _step(record), remaining(record), by_both(record)
     held = sum(found[name] for name in mended)
     it = "its range" if len(mended) == 1 else "their ranges"
-    better, both = corrected(record), by_both(record)
     why = 0
     if both is not None and gap < 0:
         kept = sum(left[name] for name in mended)
@@ -564,20 +592,9 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
             why += 1
             yield (
                 f"In the profile of the loop without faults {show(kept, SECOND)} of {it}, {show(held, SECOND)}, are "
-                f"left; the prediction leaves {show(counted, SECOND) if counted else 'nothing'}."
+                f"left; the prediction leaves {show(counted, SECOND) if counted else 'nothing'}. By both profiles the "
+                f"share is {_percent(sum(both[name] for name in mended))}."
             )
-            if "tiny" in mended and (moved := _moved(record)):
-                yield f"By the bytes that they move, {_percent(moved[1] / moved[0])} of the range 'tiny' would be left."
-    if better is not None:
-        without = sum(better[name] for name in mended)
-        if (without - expected) / gap > PART:
-            why += 1
-            yield (
-                f"Of the profiler's own cost {_percent(sum(counts[n] for n in mended) / sum(counts.values()))} fall on "
-                f"{it}: without it the share is {_percent(without)}."
-            )
-    if both is not None and why == 2:
-        yield f"Both together give {_percent(sum(both[name] for name in mended))}."
     if sample.point["role"] == "ladder":
         alone = saved(record)
         if len(mended) > 1 and all(name in alone for name in mended):
@@ -614,14 +631,15 @@ def _why_loader(record: Record, sample: Sample, predicted: float) -> str:
     texts = [said] if (said := _agrees(seconds / predicted)) else list(_loader_causes(record, sample, predicted))
     if spread > 0.25:
         texts.append(f"Unsteady: the middle half of the repeats spans {spread:.0%} of the median.")
-    if not said and (named := _doubted(record, (LOAD, COMPUTE, case))):
+    named = _doubted(record, (LOAD, *((HAND,) if sample.point["workers"] else ()), COMPUTE, case))
+    if not said and named:
         texts.append(f"The record warns of {', '.join(named)}.")
     return " ".join(texts or [NOTHING])
 
 
 def _loader_causes(record: Record, sample: Sample, predicted: float) -> Iterator[str]:
     seconds, workers = median(sample.values), int(sample.point["workers"])  # type: ignore[arg-type]
-    load, compute = _needed(record, LOAD), _needed(record, COMPUTE)
+    load, compute, hand = _needed(record, LOAD), _needed(record, COMPUTE), _handed(record)
     if not workers:
         return
     cores, threads = record.environment.cores, int(sample.point.get("threads") or 1)  # type: ignore[arg-type]
@@ -632,17 +650,28 @@ def _loader_causes(record: Record, sample: Sample, predicted: float) -> Iterator
                 f"{f'{threads} threads' if threads > 1 else 'thread'} share {cores} cores, and the formula gives each "
                 "a core of its own."
             )
-        limit = f"computing, {show(compute, SECOND)}" if compute >= load / workers else (
-            f"loading, {show(load / workers, SECOND)} a batch"
-        )  # fmt: skip
+        loading = compute + hand < load / workers
+        limit = f"loading, {show(load / workers, SECOND)} a batch" if loading else f"computing, {show(compute, SECOND)}"
+        if hand and not loading:
+            limit += f", and being handed a batch, {show(hand, SECOND)}"
         yield (
-            f"A step takes {show(seconds - predicted, SECOND)} longer than {limit}. Consistent with what handing over "
-            "a batch costs, which the formula leaves out."
+            f"A step takes {show(seconds - predicted, SECOND)} longer than {limit}. "
+            + (
+                "Consistent with handing over that costs more between steps than in a loop that only asks for batches."
+                if hand and not loading
+                else "Consistent with what handing over a batch costs, which the formula leaves out."
+            )
         )
     elif seconds < compute:
         yield (
             f"It takes less than the step with batches ready, {show(compute, SECOND)}, which did not load anything: "
             "one of the two was disturbed."
+        )
+    elif hand and seconds < compute + hand:
+        yield (
+            f"A step takes {show(predicted - seconds, SECOND)} less than computing, {show(compute, SECOND)}, and being "
+            f"handed a batch, {show(hand, SECOND)}. Consistent with waiting for the worker in a loop that only asks "
+            "for batches."
         )
 
 
@@ -871,7 +900,7 @@ def summary(record: Record) -> str:
             f"{_mended_of(record, r.case)[0]} {_percent(r.share_saved or 0.0)} ({_percent(r.share_predicted or 0.0)})"
             for r in single
         )
-        parts.append(f"Of the step the mends save, one by one (by the profile): {listed}.")
+        parts.append(f"Of the step the mends save, one by one (predicted): {listed}.")
     if done := whole(record):
         parts.append(_gain(record, done))
     parts += _beside(record)
@@ -1007,21 +1036,21 @@ def sweep(record: Record, name: str) -> str:
 
 
 def _shares_table(record: Record) -> str:
-    """The ablation: each mend alone, by four methods."""
-    taken, better, both = shares(record), corrected(record), by_both(record)
+    """The ablation: each mend alone, predicted, by the profile as it is, by both profiles, and measured."""
+    step, found, taken, both = _needed(record, PROFILE), ranges(record), shares(record), by_both(record)
     rows = []
     for row in points(record, ("ablation",)):
         (name,) = _mended_of(record, row.case)
         rows.append(
             [
-                name, _percent(taken[name]), _percent(better[name]) if better else "",
-                _percent(both[name]) if both else "", _percent(row.share_saved or 0.0),
-                f"{formulas.amdahl_limit(share=taken[name]):.2f}×", f"{1 / (1 - (row.share_saved or 0.0)):.2f}×",
+                name, _percent(found[name] / step), _percent(taken[name]), *([_percent(both[name])] if both else []),
+                _percent(row.share_saved or 0.0), f"{formulas.amdahl_limit(share=taken[name]):.2f}×",
+                f"{1 / (1 - (row.share_saved or 0.0)):.2f}×",
             ]
         )  # fmt: skip
-    head = ["fault", "by the profile", "without its cost", "by both profiles", "saved", "gain predicted", "measured"]
-    kept = [i for i in range(len(head)) if i not in (2, 3) or (better, both)[i - 2]]
-    return columns([head[i] for i in kept], [[r[i] for i in kept] for r in rows], range(1, len(kept)))
+    head = ["fault", "by the profile", "predicted", *(["by both profiles"] if both else [])]
+    head += ["saved", "gain predicted", "measured"]
+    return columns(head, rows, range(1, len(head)))
 
 
 @dataclass(frozen=True)
@@ -1073,26 +1102,26 @@ def _ladder_table(record: Record) -> str:
 
 
 def _workers_table(record: Record) -> str:
-    compute, load = _needed(record, COMPUTE), _needed(record, LOAD)
+    compute, load, hand = _needed(record, COMPUTE), _needed(record, LOAD), _handed(record)
     rows = []
     for row in points(record, ("loader",)):
-        sample = _sample(record, row.case)
-        assert sample is not None
-        expected = formulas.loader_stall_share(
-            compute_time=compute, load_time=load, workers=float(sample.point["workers"])  # type: ignore[arg-type]
-        )  # fmt: skip
+        waiting = (formulas.stall_share(step_time=t, compute_time=compute) for t in (row.predicted, row.measured))
         rows.append(
             [row.case, show(row.predicted, SECOND), show(row.measured, SECOND), _signed(row.error),
-             _percent(float(expected)),
-             _percent(float(formulas.stall_share(step_time=row.measured, compute_time=compute)))]
+             *(_percent(float(share)) for share in waiting)]
         )  # fmt: skip
     head = ["case", "predicted", "measured", "error", "waiting, predicted", "waiting"]
     said = columns(head, rows, range(1, len(head)))
-    needed = formulas.workers_needed(compute_time=compute, load_time=load)
-    return (
-        f"{said}\nA batch takes {show(load, SECOND)}, a step without loading {show(compute, SECOND)}: "
-        f"{needed:g} worker{'s' if needed > 1 else ''} would hide the loading."
-    )
+    needed = formulas.workers_needed(compute_time=compute + hand, load_time=load)
+    lines = [
+        said,
+        f"A batch takes {show(load, SECOND)}, a step without loading {show(compute, SECOND)}: "
+        f"{needed:g} worker{'s' if needed > 1 else ''} would hide the loading.",
+    ]
+    if hand:
+        lose = ", more than making it: workers lose" if hand > load else ""
+        lines.append(f"Being handed a batch by a worker takes {show(hand, SECOND)}{lose}.")
+    return "\n".join(lines)
 
 
 def _mfu_table(record: Record, used: Mapping[str, float]) -> str:
@@ -1153,6 +1182,8 @@ def evidence(record: Record, case: str) -> str:
         load, compute, workers = _needed(record, LOAD), _needed(record, COMPUTE), sample.point["workers"]
         how = f"÷ {workers} workers" if workers not in (0, 1) else "by one worker" if workers else "in the same process"
         lines.append(f"  making a batch: {show(load, SECOND)}, {how}; computing: {show(compute, SECOND)}")
+        if workers and (hand := _handed(record)):
+            lines.append(f"  being handed a batch: {show(hand, SECOND)}, added to computing")
         lines.append(
             f"  waiting for data: {_percent(max(0.0, 1 - compute / row.predicted))} predicted, "
             f"{_percent(1 - compute / row.measured)} measured"
@@ -1165,12 +1196,16 @@ def evidence(record: Record, case: str) -> str:
 
 def _mend_lines(record: Record, sample: Sample, row: Row) -> Iterator[str]:
     mended, found, step = _mended(sample), ranges(record), _needed(record, PROFILE)
-    better, both, left, alone = corrected(record), by_both(record), remaining(record), saved(record)
-    held = sum(found[name] for name in mended)
+    own, both, left, alone = held_shares(record), by_both(record), remaining(record), saved(record)
+    held, counts = sum(found[name] for name in mended), _events(record, PROFILE)
     yield f"  range in the profile: {show(held, SECOND)} of {show(step, SECOND)}, {_percent(held / step)}"
-    yield f"  the mend takes off, by the profile: {_percent(row.share_predicted or 0.0)}"
-    if better:
-        yield f"  without the profiler's own cost: {_percent(sum(better[n] for n in mended))}"
+    if event_time(record) is not None:
+        seconds = sum(own[name] for name in mended) * _step(record)
+        yield (
+            f"  without the profiler's own cost, {sum(counts[n] for n in mended):,.0f} of {sum(counts.values()):,.0f} "
+            f"events: {show(seconds, SECOND)} of {show(_step(record), SECOND)}, {_percent(seconds / _step(record))}"
+        )
+    yield f"  predicted to be taken off: {_percent(row.share_predicted or 0.0)}"
     if both:
         kept = sum(left[name] for name in mended)
         yield (
@@ -1223,7 +1258,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
     """Of those outputs, the ones that this record answers.
 
     The numbers that were put in must be this record's own, as its calibration prints them: times within 1%, shares
-    within half a percentage point and of one fault only.
+    within half a percentage point, without the profiler's own cost where that is known, and of one fault only.
 
     Raises:
         EfflabError: as `points`.
@@ -1249,11 +1284,11 @@ def _answer_amdahl(
     plain = _value(record, ALL)
     if not _near(about["time"], plain) or _sample(record, PROFILE) is None:
         return None
-    step, held, taken = _needed(record, PROFILE), ranges(record), shares(record)
+    held, taken = held_shares(record), shares(record)
     named = []
     for share in about["shares"]:
-        # The profile's table has the share of the range and what the mend takes off.
-        close = [f for f in FAULTS if min(abs(share - held[f] / step), abs(share - taken[f])) <= 0.005]
+        # The profile's table has both. Shares with the profiler's cost are left out: one may be another fault's.
+        close = [f for f in FAULTS if min(abs(share - held[f]), abs(share - taken[f])) <= 0.005]
         if len(close) != 1:
             return None
         named += close
@@ -1322,8 +1357,8 @@ def _derived(row: Row, metric: str, unit: Unit, predicted: float, measured: floa
 
 __all__ = [
     "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Level", "Row",
-    "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "corrected",
-    "curves", "describe", "event_time", "evidence", "expected_step", "expected_time", "levels", "missing",
+    "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "curves",
+    "describe", "event_time", "evidence", "expected_step", "expected_time", "held_shares", "levels", "missing",
     "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "seeds_text", "shares", "speedups",
     "summary", "sweep", "table", "text", "utilizations", "whole",
 ]  # fmt: skip

@@ -80,7 +80,9 @@ def test_every_case_has_a_name_of_its_own_and_says_what_it_runs(scale: str, devi
 def test_the_roles_come_in_the_labs_order() -> None:
     roles = [c.point["role"] for c in plan("cpu").cases]
     assert [*dict.fromkeys(roles)] == ["calibration", "ablation", "ladder", "evidence", "loader", "seed", "monitor"]
-    assert [c.name for c in plan("cpu").cases][:5] == ["all-faults", "profile", "peak", "batch-load", "compute"]
+    assert [c.name for c in plan("cpu").cases][:6] == [
+        "all-faults", "profile", "peak", "batch-load", "hand-over", "compute"
+    ]  # fmt: skip
 
 
 def test_an_ablation_mends_one_and_a_step_of_the_ladder_one_more() -> None:
@@ -95,7 +97,9 @@ def test_an_ablation_mends_one_and_a_step_of_the_ladder_one_more() -> None:
     ladder = [has("without-loader"), *(has(f"mended-{n}") for n in range(2, 6))]
     for before, after, name in zip(ladder, ladder[1:], FAULTS[1:], strict=False):
         assert before - after == {name}
-    assert ladder[-1] == has("seed-0-clean") == has("monitor-clean") == has("profile-clean") == set()
+    assert (
+        ladder[-1] == has("seed-0-clean") == has("monitor-clean") == has("profile-clean") == has("hand-over") == set()
+    )
     for case in ("batch-load", "compute", "workers-0", "workers-2"):
         assert has(case) == {"loader"}
 
@@ -404,6 +408,27 @@ def test_page_locked_memory_is_for_a_gpu() -> None:
     session = profiling.Session(SMOKE, CPU, [])
     with pytest.raises(runner.Unavailable, match="this device is a CPU"):
         next(session.step(session.point("workers-2-pinned", "loader", {"loader"}, workers=2, pinned=True)))
+
+
+def test_a_batch_is_handed_over_by_a_worker_that_has_only_to_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is started that slices, and has ended; making a batch needs none and asks the slow data set."""
+    made: list[tuple[str, int, Any]] = []
+
+    class Listening(faults.Batches):
+        def __init__(self, items: Any, batch: int, workers: int = 0) -> None:
+            super().__init__(items, batch, workers=workers)
+            made.append((type(items).__name__, workers, getattr(self._iterator, "_workers", [])))
+            assert all(worker.is_alive() for worker in made[-1][2])
+
+    monkeypatch.setattr(profiling, "Batches", Listening)
+    cases = {c.name: c for c in plan("smoke").cases}
+    for name in ("batch-load", "hand-over"):
+        (sample,), problems = runner._attempt(cases[name], CPU)
+        assert (sample.status, sample.metric, problems) == ("ok", "time", [])
+        assert sample.timing is not None and sample.timing.clock == "perf_counter" and min(sample.values) > 0
+        assert sample.point["workers"] == made[-1][1]
+    assert [(name, workers, len(found)) for name, workers, found in made] == [("Characters", 0, 0), ("Tokens", 1, 1)]
+    assert not any(worker.is_alive() for worker in made[1][2])
 
 
 def test_an_interrupted_run_ends_its_workers_and_goes_on_where_it_stopped(
