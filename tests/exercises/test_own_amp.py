@@ -412,6 +412,29 @@ def test_the_recorded_runs_would_pass(monkeypatch):
         assert result.right, f"{record.id}: {result.feedback}"
 
 
+def test_a_near_copy_of_a_recorded_run_is_not_ones_own():
+    made = recorded("amp")[-1].model_dump(by_alias=True)
+    made["id"] = "mine"
+    for i, s in enumerate(made["samples"]):
+        if s["metric"] == "time":
+            s["values"] = [v * (1 + i / 100) for v in s["values"]]
+    assert verdict(made).misconception == "not own"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_another_run_of_the_same_device_is_ones_own(seed):
+    """The same device again: the same bytes, losses and overflows, times that scatter anew."""
+    draw = random.Random(seed)
+    made = recorded("amp")[-1].model_dump(by_alias=True)
+    made["id"] = "mine"
+    for s in made["samples"]:
+        if s["metric"] == "time" and s["status"] == "ok":
+            middle = sorted(s["values"])[len(s["values"]) // 2] * draw.gauss(1, 0.01)
+            s["values"] = [middle * math.exp(draw.gauss(0, 0.01)) for _ in s["values"]]
+    result = verdict(made)
+    assert result.right, result.feedback
+
+
 # The sprint's record. Seconds per step of the made-up processor.
 CASE_TIMES = {"baseline": 0.090, "data": 0.058, "compute": 0.059, "memory": 0.047, "all": 0.0127}
 SIZE = sprint.SIZES["cpu"]
