@@ -667,7 +667,7 @@ def _loader_causes(record: Record, sample: Sample, predicted: float) -> Iterator
             f"It takes less than the step with batches ready, {show(compute, SECOND)}, which did not load anything: "
             "one of the two was disturbed."
         )
-    elif hand and seconds < compute + hand:
+    elif seconds < compute + hand:
         yield (
             f"A step takes {show(predicted - seconds, SECOND)} less than computing, {show(compute, SECOND)}, and being "
             f"handed a batch, {show(hand, SECOND)}. Consistent with waiting for the worker in a loop that only asks "

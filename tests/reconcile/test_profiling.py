@@ -398,6 +398,8 @@ def test_explanations_of_the_loader():
     assert "less than the step with batches ready, 5 ms" in handed(4 * MS)
     starving = handed(23 * MS, load=20 * MS)
     assert "longer than loading, 20 ms a batch. Consistent with what handing over a batch costs, which" in starving
+    close = handed(8 * MS, load=11 * MS, workers=2, cores=16)
+    assert "longer than computing, 5 ms, and being handed" in close, "5.5 ms of loading lie between 5 and 6"
     warned = {"warnings": ["hand-over: wide: x"]}
     assert handed(8 * MS, **warned).endswith("The record warns of hand-over.")
     assert "warns" not in handed(9 * MS, workers=0, **warned), "nothing is handed over"

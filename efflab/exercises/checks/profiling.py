@@ -1386,7 +1386,8 @@ PARTS = (*FAULTS, "forward", "backward", "optimizer")
 ROOM = 0.03
 # A standard error of a median, over the interquartile range and the root of the number of repeats, for normal noise.
 MEDIAN_ERROR = 1.2533 / 1.349
-# The least part of what a profile says of a mend that is believed: recording inflates shares of many small operations.
+# The least part of what a profile says of a mend that is believed: its events do not all cost alike, and where their
+# cost is not known, it inflates shares of many small operations.
 LEAST = 1 / 3
 BUSY = "Was the machine busy while one of them was measured? Close other programs and run it again."
 COVERED = 1.05  # ranges over the step: they do not overlap, but medians of parts need not add up to the whole's
@@ -1455,7 +1456,7 @@ def _count(sample: Sample, name: str) -> float:
 
 
 def _shares_of_the_profile(record: Record) -> dict[str, float]:
-    """Each fault's share of the profiled step."""
+    """Each fault's share of the step: without what the profiler's events cost where the record tells it."""
     whole = _middle_of(record, "profile", "time")
     ranges = {part: median(_sample(record, "profile", f"range_{part}").values) for part in PARTS}
     covered = sum(ranges.values())
@@ -1465,13 +1466,48 @@ def _shares_of_the_profile(record: Record) -> dict[str, float]:
             "a step add up to at most 1.",
             "shares above one",
         )
-    shares = {fault: ranges[fault] / whole for fault in FAULTS}
-    for fault, share in shares.items():
-        if not share > 0:
+    for fault in FAULTS:
+        if not ranges[fault] > 0:
             raise NotYet(
                 f"profile: the fault {fault!r} takes no time. Was it in the loop that was profiled?", "no share"
             )
-    return shares
+    return {fault: _share(record, "profile", fault) for fault in FAULTS}
+
+
+def _share(record: Record, case: str, fault: str) -> float:
+    """The share of a fault's range in a profile, of the step with all faults."""
+    each, step = _cost_of_an_event(record)
+    held = median(_sample(record, case, f"range_{fault}").values)
+    return max(0.0, held - each * _events(record, case).get(fault, 0.0)) / step
+
+
+def _events(record: Record, case: str) -> dict[str, float]:
+    """How many events the profiler wrote down in each part of a step; empty where one is missing."""
+    found = {
+        s.metric.removeprefix("events_"): median(s.values)
+        for s in record.samples
+        if s.metric.startswith("events_") and s.point.get("case") == case and s.status == "ok" and s.values
+    }
+    return found if set(PARTS) <= set(found) and min(found.values()) >= 0 else {}
+
+
+def _cost_of_an_event(record: Record) -> tuple[float, float]:
+    """What an event costs that the profiler writes down, s, and the step without that cost, s.
+
+    0 and the profiled step where the record does not tell: the profiled step was no slower than the one without a
+    profiler, or events do not all cost alike, since they would take more than a fault's range or the rest of the step.
+    """
+    whole, events = _middle_of(record, "profile", "time"), _events(record, "profile")
+    around = [s for s in _ok(record, "baseline") if s.point.get("case") == "profile" and s.values]
+    plain = median(around[0].values) if around else _middle_of(record, "all-faults", "time")
+    if not events or not 0 < plain < whole or not sum(events.values()) > 0:
+        return 0.0, whole
+    each = (whole - plain) / sum(events.values())
+    held = {fault: median(_sample(record, "profile", f"range_{fault}").values) for fault in FAULTS}
+    others = sum(events.values()) - sum(events[fault] for fault in FAULTS)
+    if whole - sum(held.values()) < each * others or any(held[fault] <= each * events[fault] for fault in FAULTS):
+        return 0.0, whole
+    return each, plain
 
 
 def _error(values: list[float]) -> float:
@@ -1502,13 +1538,13 @@ def _gains_that_the_shares_allow(
         if gain > share + room:
             raise NotYet(
                 f"without-{fault}: the mend saves {gain:.1%} of the step, and the part has a share of "
-                f"{share:.1%}{beside} in the profile. A part cannot save more than it takes; the noise of the two is "
+                f"{share:.1%}{beside} by the profile. A part cannot save more than it takes; the noise of the two is "
                 f"{room:.1%}. {BUSY}",
                 "gain above the share",
             )
         if record.environment.kind != "cpu":
             continue  # waiting that a part loses there turns up in another part
-        left = median(_sample(record, "profile-clean", f"range_{fault}").values) / whole
+        left = _share(record, "profile-clean", fault)
         if gain < LEAST * (share - left) - room:
             raise NotYet(
                 f"without-{fault}: the mend saves {gain:.1%} of the step. By the profile the part has {share:.1%} and "
