@@ -155,7 +155,7 @@ SIZES: dict[str, dict[str, int]] = {
         "most_rounds": 2,
     },
     "cpu": {
-        "characters": 200_000, "hidden": 64, "heads": 4, "layers": 2, "context": 64, "batch": 8, "steps": 4,
+        "characters": 120_000, "hidden": 64, "heads": 8, "layers": 1, "context": 64, "batch": 8, "steps": 4,
         "rounds": 9, "most_rounds": 15,
     },
 }  # fmt: skip
@@ -414,6 +414,8 @@ def _measured(
     order, started = [*cases], clock.now()
     enabled = gc.isenabled()
     gc.disable()  # a collection inside a run would be charged to it
+    gc.collect()
+    gc.freeze()  # so that the collections between rounds look at little
     try:
         for turn in range(size["most_rounds"]):
             if turn >= size["rounds"] and (not _wide(rounds) or clock.now() - started > LONGEST):
@@ -429,6 +431,7 @@ def _measured(
                         "to run."
                     )
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
     start = min(begin for values in rounds.values() for begin, _ in values)
