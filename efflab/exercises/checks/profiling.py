@@ -1528,7 +1528,9 @@ def _gains_that_the_shares_allow(
     """No mend saves more than its share, and none much less than the profile says."""
     whole = _middle_of(record, "profile", "time")
     for fault, (gain, room) in gains.items():
-        share, beside = shares[fault], ""
+        # Events do not all cost alike: a share lies between the one with their cost and the one without it.
+        raw = _middle_of(record, "profile", f"range_{fault}") / whole
+        share, beside = max(shares[fault], raw), ""
         if record.environment.kind != "cpu":
             # Kernels that a part launches run while the host is elsewhere: their time belongs to the part as well.
             kernels = [s for s in _ok(record, f"kernel_{fault}") if s.point.get("case") == "profile" and s.values]
@@ -1545,9 +1547,10 @@ def _gains_that_the_shares_allow(
         if record.environment.kind != "cpu":
             continue  # waiting that a part loses there turns up in another part
         left = _share(record, "profile-clean", fault)
-        if gain < LEAST * (share - left) - room:
+        least = min(shares[fault], raw)
+        if gain < LEAST * (least - left) - room:
             raise NotYet(
-                f"without-{fault}: the mend saves {gain:.1%} of the step. By the profile the part has {share:.1%} and "
+                f"without-{fault}: the mend saves {gain:.1%} of the step. By the profile the part has {least:.1%} and "
                 f"keeps {left:.1%} after its mend; the noise is {room:.1%}. {BUSY}",
                 "gain below the share",
             )
