@@ -359,7 +359,7 @@ def accumulation_steps_needed(*, batch: Count, microbatch: Count, ranks: Count) 
 
     Equation: k = \left\lceil \frac{B}{b \, n} \right\rceil
     Where: B = batch; b = microbatch; n = ranks
-    Source: Definition; Ott et al. 2018, Scaling Neural Machine Translation, arXiv:1806.00187, section 3.3
+    Source: Definition; Ott et al. 2018, Scaling Neural Machine Translation, arXiv:1806.00187
     Assumes: where the batch is no multiple, the last microbatch is smaller or the batch larger.
     """
     return ceil(batch / (microbatch * ranks))
@@ -437,6 +437,7 @@ def best_segments(*, layers: Count, layer_bytes: Byte, boundary_bytes: Byte) -> 
     Equation: k^{*} = \sqrt{\frac{L \, m_l}{m_b}}
     Where: L = layers; m_l = layer_bytes; m_b = boundary_bytes
     Source: Chen et al. 2016, arXiv:1604.06174, section 4.1: the square root of n for a chain of n equal layers
-    Assumes: as `checkpointed_bytes`; the whole numbers beside it are candidates, and never more than the layers.
+    Assumes: every segment keeps its input, and one at a time keeps all of its layers' activations; a segment may hold a
+        fraction of a layer. Among whole layers, try the numbers of segments near it, with the longest segment's layers.
     """
     return sqrt(layers * layer_bytes / boundary_bytes)

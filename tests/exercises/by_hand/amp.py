@@ -17,7 +17,7 @@ def scaler() -> float:
 
 def least(layers: int, layer: float, boundary: float) -> int:
     """The number of segments that keeps the least, by trying all."""
-    return min(range(1, layers + 1), key=lambda k: k * boundary + layers / k * layer)
+    return min(range(1, layers + 1), key=lambda k: k * boundary + math.ceil(layers / k) * layer)
 
 
 # Each answer again, from the numbers in the question's text and nothing else.
@@ -34,7 +34,7 @@ ANSWERS = {
     "amp-20": math.ceil(512 / 8 / 12),
     "amp-21": 8 * 0.085 + 0.060,
     "amp-22": 0.080 + 0.170 + 0.050 + 0.080,
-    "amp-23": least(36, 400, 25),
+    "amp-23": least(36, 400, 100),
 }
 # The values that the named mistakes lead to, again by hand.
 MISTAKES = {
@@ -87,7 +87,7 @@ MISTAKES = {
     ("amp-22", "ran the backward pass twice"): 0.3 + 0.17,
     ("amp-22", "ran forward and backward pass twice"): 0.3 + 0.08 + 0.17,
     ("amp-23", "took the root of the layers"): 6,
-    ("amp-23", "forgot the root"): 36 * 16,
+    ("amp-23", "forgot the root"): 36 * 4,
     ("amp-23", "one for each layer"): 36,
-    ("amp-23", "turned the ratio over"): math.sqrt(36 * 25 / 400),
+    ("amp-23", "turned the ratio over"): math.sqrt(36 * 100 / 400),
 }
