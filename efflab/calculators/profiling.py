@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
@@ -24,7 +25,7 @@ def _part(key: str) -> list[Slider]:
             default=share,
             steps=99,
             label=f"Share of {name}",
-            help="0.4: 40% of the step",
+            help="1 is the whole step",
             group=f"Part {name}",
         ),
         Slider(
@@ -102,7 +103,8 @@ amdahl = Calculator(
     compare=Table("part", ["share", "speedup", "saved", "gain", "limit"], label="The to-do list"),
     verdict=[
         Case(
-            "Impossible as set: the three shares add up to {shares}, more than the whole.", [("shares", ">", 1.000001)]
+            "Impossible as set: the three shares add up to {shares}, more than the whole. No gain or time below holds.",
+            [("shares", ">", 1.000001)],
         ),
         Case("Nothing is saved: no part becomes faster.", [("saved_by_all", "<=", 0)]),
         *(
@@ -119,18 +121,33 @@ amdahl = Calculator(
         ),
     ],
     cautions=[
-        Case(
-            f"{_PARTS[other][0]} would become {{speedup_{other}}} times faster and saves less.",
-            [
-                ("shares", "<=", 1.000001),
-                *_first(key),
-                (f"saved_{other}", "<", f"saved_{key}"),
-                (f"speedup_{other}", ">", f"speedup_{key}"),
-            ],
-        )
-        for key in _PARTS
-        for other in _PARTS
-        if other != key
+        *(
+            Case(
+                f"{_PARTS[other][0]} saves as much.",
+                [
+                    ("shares", "<=", 1.000001),
+                    (f"saved_{key}", ">", 0),
+                    *_first(key),
+                    *((f"saved_{key}", ">", f"saved_{before}") for before in _PARTS if before < key),
+                    (f"saved_{other}", "==", f"saved_{key}"),
+                ],
+            )
+            for key, other in itertools.combinations(_PARTS, 2)
+        ),
+        *(
+            Case(
+                f"{_PARTS[other][0]} would become {{speedup_{other}}} times faster and saves less.",
+                [
+                    ("shares", "<=", 1.000001),
+                    *_first(key),
+                    (f"saved_{other}", "<", f"saved_{key}"),
+                    (f"speedup_{other}", ">", f"speedup_{key}"),
+                ],
+            )
+            for key in _PARTS
+            for other in _PARTS
+            if other != key
+        ),
     ],
     note="The parts run one after another. On a GPU, host and device work at once: what hides behind something else "
     "saves nothing, so take the shares of what the step waits for.",
@@ -236,22 +253,23 @@ mfu = Calculator(
     ),
     verdict=[
         Case(
-            "Impossible: {hfu} of the peak. Are the tokens those of all {devices} devices in one second, and is the "
-            "data type the one that the matrix products use?",
+            "Impossible: {hfu} of the peak. Are the tokens those of one second, is the count of devices right "
+            "({devices}), and is the data type the one that the matrix products use?",
             [("hfu", ">", 1)],
         ),
         Case(
             "More than any published run that we know: 72%, of a 2.7-billion GPT with FlashAttention-2 on 8 A100s. "
             "Check the count of tokens, the data type and the peak before believing it.",
-            [("mfu", ">", 0.75)],
+            [("mfu", ">", 0.725)],
         ),
         Case(
-            "Among the best published runs: Megatron 530B reports 54% on 2,240 A100s, MPT-7B 64% on 8.",
+            "Among the best published runs, which reach 72%: Megatron 530B reports 54% on 2,240 A100s, MPT-7B 64% on 8 "
+            "and a 2.7-billion GPT with FlashAttention-2 72% on 8.",
             [("mfu", ">=", 0.5)],
         ),
         Case(
             "In the range of published runs of large models: PaLM 46% on TPU v4, Llama 3 405B 38 to 43% on H100s. "
-            "The best on A100s reach 54% and more.",
+            "The best on A100s reach 54 to 72%.",
             [("mfu", ">=", 0.38)],
         ),
         Case(
@@ -280,7 +298,16 @@ loader = Calculator(
         Slider("batch", 1, 2**20, default=100, scale="log2", integer=True, label="Batch", help="samples in a step"),
         Slider("compute_time", 1e-5, 1000, default=0.2, scale="log", label="Computing a step", help="without loading"),
         Slider("workers", 0, 64, default=2, steps=64, integer=True, label="Workers", help="0: the training process"),
-        Slider("cores", 1, 256, default=4, scale="log2", integer=True, label="Cores", help="of the job, per device"),
+        Slider(
+            "cores",
+            1,
+            256,
+            default=3,
+            scale="log2",
+            integer=True,
+            label="Cores for workers",
+            help="the job's, per device, less one for the training process",
+        ),
     ],
     outputs=[
         Output(profiling.loader_step_time, "step_time", "Time of a step", given={"workers": "loading"}),
@@ -289,7 +316,7 @@ loader = Calculator(
         Output(
             profiling.sample_time_hidden,
             "sample_limit",
-            "Hidden on these cores, up to",
+            "Slowest sample that these cores hide",
             given={"workers": "cores"},
         ),
         Ratio("samples_per_second", "batch", "step_time", label="Samples per second"),
@@ -319,8 +346,8 @@ loader = Calculator(
             [("workers", ">", 0), ("waiting_share", "<=", 1e-6)],
         ),
         Case(
-            "Nothing is loaded in advance: the device waits {waiting} of {step_time}. {needed} workers would hide the "
-            "loading.",
+            "Nothing is loaded in advance: the device waits {waiting} of {step_time} where each step ends in a "
+            "read such as loss.item(), and on a CPU. {needed} workers would hide the loading.",
             [("workers", "==", 0), ("needed", "<=", "cores")],
         ),
         Case(
@@ -328,16 +355,19 @@ loader = Calculator(
             [("needed", "<=", "cores")],
         ),
         Case(
-            "The device waits for {waiting_share} of the step, {waiting}, and {cores} cores cannot hide the loading: "
-            "it takes {needed}. Load a sample in {sample_limit} or less, or prepare the data beforehand.",
+            "The device waits for {waiting_share} of the step, {waiting}, and {cores} cores for workers cannot hide the "
+            "loading: it takes {needed}. Load a sample in {sample_limit} or less, or prepare the data beforehand.",
         ),
     ],
     cautions=[
         Case(
-            "{workers} workers share {cores} cores and load no faster than {cores} would.",
+            "{workers} workers share {cores} cores and load no faster than {cores} would, if loading keeps "
+            "a core busy.",
             [("workers", ">", "cores")],
         ),
     ],
-    note="Steady state, one process a core, batches handed over at no cost. The first batch of an epoch and the start "
-    "of the workers come on top, and so does a queue too short for times that vary.",
+    note="Steady state, each worker computing on a core of its own, batches handed over at no cost. Workers that wait "
+    "for a disk or a network need less than a core. The first batch of an epoch and the start of the workers come on "
+    "top, and so does a queue too short for times that vary. Without workers, a GPU whose steps end without a read "
+    "computes while the next batch is loaded: then the longer of the two counts, and not their sum.",
 )

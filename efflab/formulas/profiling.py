@@ -40,7 +40,7 @@ def amdahl_limit(*, share: Annotated[Number, Range(0, 0.999999)]) -> Number:
     Equation: S_{\max} = \frac{1}{1 - f}
     Where: f = share
     Source: Amdahl 1967, AFIPS Spring Joint Computer Conference, doi:10.1145/1465482.1465560
-    Assumes: as `amdahl_speedup`.
+    Assumes: the parts run one after another, and the rest takes as long as before.
     """
     return 1 / (1 - share)
 
@@ -52,7 +52,7 @@ def time_after_mend(*, time: Second, share: Share, speedup: Speedup) -> Second:
     Equation: t' = t \left(1 - f + \frac{f}{s}\right)
     Where: t = time; f = share; s = speedup
     Source: Amdahl 1967, AFIPS Spring Joint Computer Conference, doi:10.1145/1465482.1465560
-    Assumes: as `amdahl_speedup`.
+    Assumes: the parts run one after another, and the rest takes as long as before.
     """
     return time * (1 - share + share / speedup)
 
@@ -64,8 +64,8 @@ def time_saved(*, time: Second, share: Share, speedup: Speedup) -> Second:
     Equation: \Delta t = t f \left(1 - \frac{1}{s}\right)
     Where: t = time; f = share; s = speedup
     Source: Amdahl 1967, AFIPS Spring Joint Computer Conference, doi:10.1145/1465482.1465560
-    Assumes: as `amdahl_speedup`. What several parts save adds up; what they gain does not multiply. Negative where the
-        part became slower.
+    Assumes: the parts run one after another, and the rest takes as long as before. What several parts save adds up;
+        what they gain does not multiply. Negative where the part became slower.
     """
     return time * share * (1 - 1 / speedup)
 
@@ -77,8 +77,8 @@ def share_needed(*, gain: Gain, speedup: Gain) -> Number:
     Equation: f = \frac{1 - 1/S}{1 - 1/s}
     Where: S = gain; s = speedup
     Source: Amdahl 1967, solved for the share
-    Assumes: as `amdahl_speedup`. Above 1 no part is large enough. A part that gains nothing needs more than any share:
-        the result is then very large.
+    Assumes: the parts run one after another, and the rest takes as long as before. Above 1 no part is
+        large enough. A part that gains nothing needs more than any share: the result is then very large.
     """
     return (1 - 1 / gain) / maximum(1 - 1 / speedup, 1e-12)
 
@@ -117,8 +117,8 @@ def effective_workers(*, workers: Number, cores: Count) -> Number:
     Equation: w_e = \min(w, c)
     Where: w = workers; c = cores
     Source: Definition
-    Assumes: loading keeps a core busy; the training process waits for the device and takes none. Workers that wait for
-        a disk or a network need less than a core each.
+    Assumes: loading keeps a core busy. The cores are those that workers have to themselves: of a job's cores, all but
+        one for the training process. Workers that wait for a disk or a network need less than a core each.
     """
     return minimum(workers, cores)
 
@@ -130,9 +130,11 @@ def loader_step_time(*, compute_time: Second, load_time: Second, workers: Number
     Equation: t = t_c + t_l \text{ if } w = 0, \quad \max\left(t_c,\ \frac{t_l}{w}\right) \text{ otherwise}
     Where: t_c = compute_time; t_l = load_time; w = workers
     Source: Definition; PyTorch documentation, torch.utils.data, single- and multi-process data loading
-    Assumes: without workers the training process loads each batch itself, before the step. Workers prefetch and have a
-        core each; the queue is long enough to even out what varies. Handing over a batch takes no time: what it does
-        take of the training process belongs to its computing.
+    Assumes: without workers the training process loads each batch itself and waits for each step's result before it
+        loads again: a CPU always, a GPU where a step ends in a read such as loss.item(). A GPU without one computes
+        what is queued meanwhile, and the longer of the two counts. Workers prefetch and have a core each; the queue is
+        long enough to even out what varies. Handing over a batch takes no time: what it does take of the training
+        process belongs to its computing.
     """
     return where(workers, "<", 1, compute_time + load_time, maximum(compute_time, load_time / maximum(workers, 1)))
 
@@ -144,7 +146,7 @@ def workers_needed(*, compute_time: Annotated[Second, Range(1e-9, 1e9)], load_ti
     Equation: w^{*} = \left\lceil \frac{t_l}{t_c} \right\rceil
     Where: t_l = load_time; t_c = compute_time
     Source: Definition: the least w with t_l / w \le t_c
-    Assumes: as `loader_step_time`.
+    Assumes: workers prefetch and have a core each; handing over a batch takes no time.
     """
     return ceil(load_time / compute_time * (1 - 1e-9))  # 0.9 s / 0.3 s is three, though not in binary numbers
 
@@ -159,7 +161,8 @@ def loader_stall_share(
         \text{ otherwise}
     Where: t_c = compute_time; t_l = load_time; w = workers
     Source: Definition
-    Assumes: as `loader_step_time`.
+    Assumes: workers prefetch, have a core each and hand over batches in no time. Without workers each step ends in a
+        read or runs on a CPU, so that loading and computing take turns.
     """
     step_time = loader_step_time(compute_time=compute_time, load_time=load_time, workers=workers)
     return (step_time - compute_time) / step_time
@@ -172,7 +175,7 @@ def sample_time_hidden(*, compute_time: Second, workers: Count, batch: Count) ->
     Equation: t_1 = \frac{w t_c}{B}
     Where: t_c = compute_time; w = workers; B = batch
     Source: Definition: w / B samples in the time of a step, solved for the time of one
-    Assumes: as `loader_step_time` with at least one worker.
+    Assumes: one worker or more; they prefetch, have a core each and hand over batches in no time.
     """
     return workers * compute_time / batch
 
@@ -288,7 +291,9 @@ def training_mfu(
     Where: N = parameters; L = layers; n_q = query_heads; d = head_dim; s = sequence_length; v = tokens_per_second;
         n = devices; \pi = peak_performance
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B
-    Assumes: as `palm_flops_per_token` and `mfu_from_tokens`.
+    Assumes: training, forward and backward pass once. Every parameter takes part in one matrix product, which an
+        untied input embedding does not, and attention counts every pair of positions, masked or not.
+        The throughput is that of all devices, and the peak that of one for dense matrix products in the data type used.
     """
     flops = palm_flops_per_token(
         parameters=parameters,
@@ -321,7 +326,9 @@ def training_hfu(
     Where: N = parameters; L = layers; n_q = query_heads; d = head_dim; s = sequence_length; v = tokens_per_second;
         n = devices; \pi = peak_performance; \text{recomputation} = recomputation
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 4.1; Korthikanti et al. 2022, arXiv:2205.05198
-    Assumes: as `hardware_flops_per_token`, whose W this is. Without recomputation it is the MFU.
+    Assumes: W counts training on one token with what is computed again: full the whole forward pass, selective the
+        attention scores and values. Without recomputation it is the MFU. The throughput is that of all devices, and
+        the peak that of one for dense matrix products in the data type used.
     """
     flops = hardware_flops_per_token(
         parameters=parameters,

@@ -60,6 +60,18 @@ def test_the_part_to_mend_first_is_the_one_whose_mend_leaves_least():
     assert advised == {"A", "B", "C"}
 
 
+def test_parts_that_save_as_much_are_both_named():
+    todo = calculators.get("amdahl")
+    alike = dict(share_a=0.25, speedup_a=2, share_b=0.25, speedup_b=2)
+    here = todo.evaluate(**alike, share_c=0.1, speedup_c=2)
+    assert here.verdict.startswith("Mend A first") and here.verdict.count("B saves as much.") == 1
+    every = todo.evaluate(**alike, share_c=0.25, speedup_c=2).verdict
+    assert [every.count(f"{part} saves as much.") for part in "ABC"] == [0, 1, 1]
+    assert "as much" not in todo.evaluate().verdict
+    nothing = todo.evaluate(speedup_a=1, speedup_b=1, speedup_c=1)
+    assert "as much" not in nothing.verdict
+
+
 def test_where_nothing_becomes_faster_nothing_is_advised():
     here = calculators.get("amdahl").evaluate(speedup_a=1, speedup_b=1, speedup_c=1)
     assert here.verdict == "Nothing is saved: no part becomes faster."
@@ -116,8 +128,8 @@ def test_the_peak_is_where_the_mfu_is_one():
 
 @pytest.mark.parametrize(
     ("mfu", "says"),
-    [(0.05, "Low"), (0.25, "Below recent"), (0.4, "In the range"), (0.55, "Among the best"), (0.8, "More than any"),
-     (1.3, "Impossible")],
+    [(0.05, "Low"), (0.25, "Below recent"), (0.4, "In the range"), (0.55, "Among the best"), (0.72, "Among the best"),
+     (0.8, "More than any"), (1.3, "Impossible")],
 )  # fmt: skip
 def test_a_verdict_for_every_mfu(mfu, says):
     run = calculators.get("mfu")
@@ -199,7 +211,7 @@ def test_cores_are_not_multiplied_by_workers():
     few, many = wait.evaluate(workers=2, cores=2), wait.evaluate(workers=16, cores=2)
     assert many["step_time"] == few["step_time"]
     assert "16 workers share 2 cores" in many.verdict and "share" not in few.verdict.partition("step")[2]
-    assert "2 cores cannot hide the loading: it takes 3" in many.verdict
+    assert "2 cores for workers cannot hide the loading: it takes 3" in many.verdict
     # 2 cores × 0.2 s over 100 samples
     assert many["sample_limit"] == pytest.approx(0.004)
     assert wait.evaluate(workers=2, cores=2, sample_time="4 ms").verdict.startswith("The device does not wait")
@@ -208,7 +220,10 @@ def test_cores_are_not_multiplied_by_workers():
 def test_without_workers_nothing_is_loaded_in_advance():
     here = calculators.get("loader").evaluate(workers=0)
     assert here["step_time"] == pytest.approx(0.7) and here["waiting_share"] == pytest.approx(5 / 7)
-    assert here.verdict.startswith("Nothing is loaded in advance: the device waits 500 ms of 700 ms. 3 workers")
+    assert here.verdict.startswith(
+        "Nothing is loaded in advance: the device waits 500 ms of 700 ms where each step ends"
+    )
+    assert here.verdict.endswith("3 workers would hide the loading.")
 
 
 def drawn(js, name, **state):
