@@ -33,7 +33,8 @@ def _grouped(group: str, *inputs: Slider | Choice) -> list[Slider | Choice]:
 
 # Speed
 
-_NO_PEAK = "{accelerator} has no dense %s peak of its matrix units. It has: {has}."
+_NO_PEAK = "{accelerator} has no dense %s peak. It has: {has}. The nearest is {nearest}."
+_BEFORE, _AFTER = ("fp32", "tf32"), ("bf16", "fp16", "tf32")
 
 
 def _dtype(name: str, label: str, default: str, *dtypes: str) -> Choice:
@@ -43,7 +44,10 @@ def _dtype(name: str, label: str, default: str, *dtypes: str) -> Choice:
 
 
 def _peaks() -> Choice:
-    """A choice of accelerator that sets a peak for each of the two data types."""
+    """A choice of accelerator that sets a peak for each of the two data types.
+
+    Those without a peak to start from, such as a TPU of BF16 alone, are left out.
+    """
     options = [
         Option(
             a.name,
@@ -51,6 +55,7 @@ def _peaks() -> Choice:
             group=a.vendor,
         )
         for a in accelerators().values()
+        if all(any(d in a.peak_dense for d in dtypes) for dtypes in (_BEFORE, _AFTER))
     ]
     return pick(
         "accelerator",
@@ -117,8 +122,8 @@ speedup = Calculator(
             Slider("own_matmul_speedup", 0.01, 100, default=3, scale="log", label="Speedup of the products"),
             _peaks(),
             *custom_accelerator("memory_bandwidth"),
-            _dtype("before", "From", "fp32", "fp32", "tf32"),
-            _dtype("after", "To", "bf16", "bf16", "fp16", "tf32"),
+            _dtype("before", "From", "fp32", *_BEFORE),
+            _dtype("after", "To", "bf16", *_AFTER),
             _own_peak("peak_before", 2e13, "Peak before"),
             _own_peak("peak_after", 1e14, "Peak after"),
             Slider("size", 16, 65536, default=4096, scale="log2", integer=True, label="Size n", help="m = n = k"),
@@ -254,7 +259,7 @@ loss_scale = Calculator(
     ],
     outputs=[
         Output(amp.settled_loss_scale, "settled", "Scale that it comes back to"),
-        Output(amp.largest_loss_scale, "largest_scale", "Largest without an overflow"),
+        Output(amp.largest_loss_scale, "largest_scale", "Largest without an overflow, about"),
         Output(amp.first_overflows, "overflows", "Steps skipped at the start"),
         Ratio("skipped", "skipped_share", "one", "Share skipped from then on", percent=True),
         Output(amp.smallest_kept_gradient, "kept", "Kept above", given={"scale": "settled"}),
@@ -303,8 +308,8 @@ loss_scale = Calculator(
         ),
     ],
     note="A real largest gradient varies from step to step, and so does the scale. Growth and backoff factors are "
-    "PyTorch's, 2 and 1/2. BF16 is not among the formats: it has the range of FP32 and needs no scaler. DeepSpeed "
-    "and Megatron-LM wait for a second overflow before they halve.",
+    "PyTorch's, 2 and 1/2. BF16 is not among the formats: it has the range of FP32 and needs no scaler. With "
+    "hysteresis, as in DeepSpeed and Megatron-LM, a scaler halves later.",
 )
 
 
@@ -409,8 +414,11 @@ def _kept(name: str, **given: str | float) -> list[Output]:
 
 _ACCUMULATED = (
     "Fits with {free} free: each accelerator accumulates {steps} microbatches of {microbatch} for the batch of "
-    "{batch}. Up to "
+    "{batch}. Without any reserve up to {largest_microbatch} would fit at once."
 )
+_TIGHT = "Fits, but with less than a tenth free: {free} for the framework, workspaces and fragmentation. "
+_TIGHT_STEPS = _TIGHT + "Each accelerator accumulates {steps} microbatches of {microbatch} for the batch of {batch}."
+_RESERVED = 0.9  # of the memory; the rest is left to what the model does not count
 _HELD = ["model_state", "copies", "layers_kept", "again", "output_kept"]
 
 batch = Calculator(
@@ -500,6 +508,8 @@ batch = Calculator(
         Sum("free", ["capacity"], minus=["total"], shown=False),
         Sum("over", ["total"], minus=["capacity"], shown=False),
         Ratio("share", "total", "capacity", shown=False),
+        Ratio("share_none", "total_none", "capacity", shown=False),
+        Sum("idle", ["ranks"], minus=["batch"], shown=False),
         Ratio("batch_of_rank", "batch", "ranks", shown=False),
         Ratio("exact_steps", "batch_of_rank", "microbatch", shown=False),
     ],
@@ -557,17 +567,20 @@ batch = Calculator(
         ),
         Case(
             "Fits, and needs no recomputation, which adds {extra} to the time: without it {total_none} of {capacity}.",
-            [("overhead", ">", 0.0005), ("total_none", "<=", "capacity")],
+            [("overhead", ">", 0.0005), ("share_none", "<=", _RESERVED)],
         ),
+        Case(_TIGHT + "It is one microbatch: nothing is accumulated.", [("share", ">", _RESERVED), ("steps", "<=", 1)]),
+        Case(_TIGHT_STEPS, [("share", ">", _RESERVED), ("overhead", "<=", 0)]),
+        Case(_TIGHT_STEPS + " Recomputation adds {extra} to the time.", [("share", ">", _RESERVED)]),
         Case(
             "Fits with {free} free, in one microbatch: nothing is accumulated.",
             [("steps", "<=", 1)],
         ),
         Case(
-            _ACCUMULATED + "{largest_microbatch} would fit at once.",
+            _ACCUMULATED,
             [("overhead", "<=", 0)],
         ),
-        Case(_ACCUMULATED + "{largest_microbatch} would fit at once. Recomputation adds {extra} to the time."),
+        Case(_ACCUMULATED + " Recomputation adds {extra} to the time."),
     ],
     cautions=[
         Case(
@@ -576,7 +589,15 @@ batch = Calculator(
         ),
         Case(
             "The last microbatch is smaller than the others: weigh its loss by its tokens.",
-            [("exact_steps", "<", "steps")],
+            [("exact_steps", "<", "steps"), ("steps", ">", 1)],
+        ),
+        Case(
+            "Too many ranks: a batch of {batch} has no sequence for {idle} of {ranks}.",
+            [("idle", ">", 0)],
+        ),
+        Case(
+            "A batch of {batch} on {ranks} ranks fills no microbatch of {microbatch} on each of them.",
+            [("idle", "<=", 0), ("exact_steps", "<", 1)],
         ),
         Case(
             "Impossible as set: {model} has learned {positions} positions, not {sequence_length}.",
@@ -585,5 +606,6 @@ batch = Calculator(
     ],
     note="Modelled, not measured: Adam in FP32, no dropout, one product for Q, K and V, every operation a tensor of "
     "its own. With Q, K and V apart autocast keeps up to two more copies of the layer's input. Framework, "
-    "workspaces and fragmentation come on top: leave a tenth of the memory free. Time of recomputation in operations.",
+    "workspaces and fragmentation come on top: leave a tenth of the memory free. A GB is 10⁹ bytes. Time of "
+    "recomputation in operations.",
 )

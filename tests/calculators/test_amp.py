@@ -64,8 +64,18 @@ def test_measured_speedups_take_the_place_of_the_data_sheet():
 
 def test_a_peak_that_is_missing_is_named():
     here = calculators.get(SPEED).evaluate(accelerator="V100 SXM2 32GB")
-    assert here.problem == "V100 SXM2 32GB has no dense bf16 peak of its matrix units. It has: fp16."
+    assert here.problem == "V100 SXM2 32GB has no dense bf16 peak. It has: fp16. The nearest is fp16."
     assert here["gain"] is None
+
+
+def test_every_accelerator_has_a_peak_to_start_from_and_one_to_go_to():
+    speed = calculators.get(SPEED)
+    offered = [name for name in speed.table["accelerator"].table if name != "custom"]
+    assert "T4" in offered and "TPU v5e" not in offered  # of a TPU v5e only bf16 and int8 are published
+    for name in offered:
+        for before, after in itertools.product(("fp32", "tf32"), ("bf16", "fp16", "tf32")):
+            problem = speed.evaluate(accelerator=name, before=before, after=after).problem
+            assert not problem or "It has: ." not in problem
 
 
 def test_the_verdict_says_what_limits():
@@ -262,6 +272,25 @@ def test_what_is_not_needed_and_what_does_not_help_is_said():
     assert "would not make room" in fits.evaluate(**room, microbatch=64).verdict
     assert fits.evaluate(microbatch=3).verdict.endswith("weigh its loss by its tokens.")
     assert "weigh its loss" not in fits.evaluate().verdict
+    assert fits.evaluate(microbatch=3).verdict.startswith("Fits, but with less than a tenth free: 2.82 GB for the")
+    assert "less than a tenth" not in fits.evaluate().verdict
+    tight = fits.evaluate(recomputation="full", microbatch=16).verdict
+    assert tight.startswith("Fits, but with") and tight.endswith("Recomputation adds 33.3% to the time.")
+
+
+def test_ranks_that_get_no_data_are_named():
+    fits = calculators.get(BATCH)
+    one = fits.evaluate(batch=1).verdict
+    assert one.endswith("Too many ranks: a batch of 1 has no sequence for 7 of 8.") and "last microbatch" not in one
+    many = fits.evaluate(ranks=1024).verdict
+    assert many.endswith("Too many ranks: a batch of 512 has no sequence for 512 of 1,024.")
+    few = fits.evaluate(batch=8).verdict
+    assert "on 8 ranks fills no microbatch of 2" in few and "Too many" not in few
+    assert "Too many" not in fits.evaluate(batch=16).verdict and "fills no" not in fits.evaluate(batch=16).verdict
+
+
+def test_positions_and_length_are_compared():
+    fits = calculators.get(BATCH)
     assert "has learned 1,024 positions, not 2,048" in fits.evaluate(sequence_length=2048).verdict
 
 
