@@ -370,7 +370,7 @@ class Lab:
         """
         write = getattr(importlib.import_module(f"efflab.experiments.{self.topic}"), "trace", None)
         if write is None:
-            raise EfflabError(f"trace: the lab on {self.topic} has none. The one on profiling has.")
+            raise EfflabError(f"trace: the lab on {self.topic} has none.")
         self.record()  # a trace shows results
         if self._replayed is not None:
             print("A recorded run has no trace. Live, this call writes one of a few steps of both loops.")

@@ -52,6 +52,7 @@ EPSILON = 1e-8  # AdamW's
 STEADY_SCALE = 2.0**10  # of the steps that are timed: no gradient overflows, so that none is skipped
 BATCH_TOKENS = 2**20  # over which a run's loss is a mean; GPT-3's batches had 0.5 to 3.2 million tokens
 INITIAL_SCALE = 2.0**20  # of a run with a scaler, over the loss weight: too large by a factor of some 2^4
+GROWTH, BACKOFF = 2.0, 0.5  # of a run's loss scale
 WARM_UP = 0.1  # share of a run's steps in which the learning rate rises; then it stays
 CHECKS = 8  # steps of a run at which its gradient is compared with the one in FP32
 DISTURBED = 0.25  # measure again where the middle half of the repeats spans more of the median than this
@@ -158,8 +159,9 @@ class Training:
             self.model.parameters, lr=rate, betas=BETAS, eps=EPSILON * loss_weight, weight_decay=0.0, fused=fused
         )
         self.scaler = torch.amp.GradScaler(
-            device.type, init_scale=scale or 1.0, growth_interval=growth_interval, enabled=scale is not None
-        )
+            device.type, init_scale=scale or 1.0, growth_factor=GROWTH, backoff_factor=BACKOFF,
+            growth_interval=growth_interval, enabled=scale is not None,
+        )  # fmt: skip
 
     def forward(self) -> Any:
         """The loss of the model's batch, without weight."""
@@ -905,8 +907,8 @@ def _equivalence(session: Session) -> Iterator[Case]:
 def _curves(session: Session) -> Iterator[Case]:
     of, weight = RUNS[session.scale], session.loss_weight
     scaler = {
-        "initial_scale": INITIAL_SCALE / weight, "growth_interval": of.growth_interval, "growth_factor": 2.0,
-        "backoff_factor": 0.5,
+        "initial_scale": INITIAL_SCALE / weight, "growth_interval": of.growth_interval, "growth_factor": GROWTH,
+        "backoff_factor": BACKOFF,
     }  # fmt: skip
     for case, precision, weights, scaled in (
         ("curve-fp32", "fp32", "fp32", False),

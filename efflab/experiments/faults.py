@@ -272,7 +272,6 @@ class Loop:
             raise unknown("fault", name, FAULTS)
         torch = self._torch = devices.import_torch()
         self.device, self.ranges, self.steps = device, False, 0
-        self._pinned = pinned
         self.size = with_vocabulary(text, size)
         self.model = Decoder(self.size, VARIANT, device, seed)
         tiny = "tiny" in self.faults
@@ -359,7 +358,10 @@ class Loop:
 
     def _to_device(self, items: Any) -> list[Any]:
         if "copies" not in self.faults:
-            return inputs_and_targets(items.to(self.device, non_blocking=self._pinned))
+            if self.device.type == "cuda":
+                # From ordinary memory the copy would first wait for the kernels before it.
+                items = items if items.is_pinned() else items.pin_memory()
+            return inputs_and_targets(items.to(self.device, non_blocking=True))
         one_hot, vocabulary = self._torch.nn.functional.one_hot, self.size["vocabulary"]
         rows = (one_hot(tokens, vocabulary).to(self._torch.float64) for tokens in inputs_and_targets(items))
         return [some.to(self.device, copy=True).argmax(-1) for some in rows]
@@ -396,7 +398,10 @@ class Loop:
         norm = self._torch.linalg.vector_norm
         for parameter in self.parameters:
             for some in (parameter.detach(), parameter.grad):
-                yield from (norm(some), some.mean(), norm(some, math.inf))
+                # One after the other: a reader that waits for each finds the next not yet started.
+                yield norm(some)
+                yield some.mean()
+                yield norm(some, math.inf)
 
 
 def inputs_and_targets(items: Any) -> list[Any]:

@@ -144,9 +144,7 @@ THREADS = 1  # on a CPU: more wait for each other on matrices this small, above 
 # Of the loss of each step, and of a whole gradient: BF16 under autocast stays below a quarter of both.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.005, 0.05
 FEWEST_ROUNDS = 6  # fewer cannot give an interval of 95%
-WIDE = (
-    0.15  # after `rounds` rounds: go on, to `most_rounds`, while an interval is wider than ± this share of its speedup
-)
+WIDE = 0.15  # a case that gains so little more than its interval's half width asks for `most_rounds`
 LONGEST = 60.0  # s, after which no round is added to `rounds`
 
 SIZES: dict[str, dict[str, int]] = {
@@ -385,10 +383,12 @@ def _measured(
         parts = {MENDS[n].__name__: mends[n] if n in cases[case] else MENDS[n] for n in MENDS}
         if device.type == "cpu":
             torch.set_num_threads(THREADS)  # a mend may have changed it
-        clock.synchronize()
-        begin = clock.now()
-        losses = train(text, size, device, **parts)
-        clock.synchronize()
+        # What a mend switches on stays within its own run: the script's time is always the same script's.
+        with devices.float32_as("fp32"), torch.set_grad_enabled(True):
+            clock.synchronize()
+            begin = clock.now()
+            losses = train(text, size, device, **parts)
+            clock.synchronize()
         return begin, (clock.now() - begin) / size["steps"], [float(loss) for loss in losses]
 
     environment = devices.environment(device)
@@ -418,7 +418,10 @@ def _measured(
     gc.freeze()  # so that the collections between rounds look at little
     try:
         for turn in range(size["most_rounds"]):
-            if turn >= size["rounds"] and (not _wide(rounds) or clock.now() - started > LONGEST):
+            # Looked at once: an interval that is looked at until it is narrow is no longer one of 95%.
+            if turn == size["rounds"] and not _wide(rounds):
+                break
+            if turn >= size["rounds"] and clock.now() - started > LONGEST:
                 break
             gc.collect()
             for case in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always the first

@@ -479,3 +479,21 @@ def test_on_a_gpu_the_faults_change_nothing_but_rounding() -> None:
     for of in (*({name} for name in FAULTS), ALL):
         assert curve(of) == pytest.approx(clean, rel=1e-3)
     assert curve({"loader"}, workers=1, pinned=True) == pytest.approx(clean, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("of", "waits"), [(NONE, False), ({"sync"}, True), ({"copies"}, True)], ids=str)
+def test_on_a_gpu_the_loop_without_faults_waits_for_nothing(of: Any, waits: bool) -> None:
+    with Loop("topics", SIZE, torch.device("cuda"), of) as found:
+        for _ in range(3):
+            found.step()
+        torch.cuda.synchronize()
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            if waits:
+                with pytest.raises(RuntimeError, match="synchroniz"):
+                    found.step()
+            else:
+                found.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -18,7 +18,7 @@ import torch
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
 from efflab.measure import monitor
-from efflab.measure.monitor import Counter, Monitor, Packages, Rate
+from efflab.measure.monitor import NAMES, Counter, Monitor, Packages, Rate
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -378,9 +378,9 @@ def test_this_gpus_counters_answer() -> None:
         while time.perf_counter() - begin < 2:
             matrix @ matrix
             torch.cuda.synchronize()
-    for name, values in found.series.items():
-        assert len(values) == len(found.elapsed) >= 5
-        assert {"utilization": 0 <= min(values) <= max(values) <= 1, "memory": min(values) > 4 * 4096**2}.get(
-            name, 1 < min(values) < 5000
-        )
-    assert found.series or all(found.missing.values())
+    assert set(found.series) == set(NAMES) and not found.missing
+    assert {len(values) for values in found.series.values()} == {len(found.elapsed)} and len(found.elapsed) >= 5
+    assert 0 <= min(found.series["utilization"]) <= max(found.series["utilization"]) <= 1
+    assert max(found.series["utilization"]) > 0.5
+    assert min(found.series["memory"]) > 4 * 4096**2
+    assert 1 < min(found.series["power"]) <= max(found.series["power"]) < 5000
