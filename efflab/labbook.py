@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
+from efflab.experiments import ablation
 from efflab.reconcile import CALIBRATED, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
@@ -240,11 +241,9 @@ def _records(found: list[Record], problems: list[str]) -> str:
         parts.append(f"<h3>{html.escape(title)}</h3>")
         if not record.finished:
             parts.append("<p>This run did not finish.</p>")
-        if record.topic == "sprint":  # no lab's: nothing is predicted of it
-            from efflab.experiments import sprint
-
-            parts.append(f"<p>{html.escape(sprint.summary(record))}</p>")
-            parts.append(_table([*sprint.HEAD], sprint.rows(record), tuple(range(1, len(sprint.HEAD)))))
+        if record.topic == ablation.TOPIC:  # no lab's: nothing is predicted of it
+            parts.append(f"<p>{html.escape(ablation.summary(record))}</p>")
+            parts.append(_table([*ablation.HEAD], ablation.rows(record), tuple(range(1, len(ablation.HEAD)))))
             continue
         if record.topic not in reconcile_topics():
             parts.append(f"<p>{len(record.samples)} samples.</p>")

@@ -25,7 +25,6 @@ import math
 import random
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,10 +33,11 @@ from torch.utils.checkpoint import checkpoint
 
 from efflab.errors import EfflabError, unknown
 from efflab.experiments import text as texts
+from efflab.experiments.ablation import CASES, TOPIC, interval, table
 from efflab.experiments.runner import plain
 from efflab.measure import device as devices
 from efflab.measure import timer
-from efflab.records import LabBook, Record, Sample, Timing, identifier, median, now, slug
+from efflab.records import LabBook, Record, Sample, Timing, identifier, now, slug
 from efflab.units import SECOND, show
 
 devices.import_torch()  # which keeps torch's profiler from printing notes of its own
@@ -136,15 +136,12 @@ def train(text, size, device, batches, layer, gradients):
 
 # The measurement
 
-TOPIC = "sprint"
 FUNCTIONS: tuple[Callable[..., Any], ...] = (batches, layer, gradients, model, train)
 MENDS: dict[str, Callable[..., Any]] = {"data": batches, "compute": layer, "memory": gradients}
-CASES: dict[str, tuple[str, ...]] = {"baseline": (), **{name: (name,) for name in MENDS}, "all": tuple(MENDS)}
 THREADS = 1  # on a CPU: more wait for each other on matrices this small, above all where others use the machine
 # Of the loss of each step, and of a whole gradient: BF16 under autocast stays below a quarter of both.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 0.005, 0.05
-FEWEST_ROUNDS = 6  # fewer cannot give an interval of 95%
-WIDE = 0.15  # a case that gains so little more than its interval's half width asks for `most_rounds`
+WIDE = 0.15  # where an interval is wider than ± this share of its speedup, `most_rounds` are measured
 LONGEST = 60.0  # s, after which no round is added to `rounds`
 
 SIZES: dict[str, dict[str, int]] = {
@@ -179,29 +176,6 @@ def text(scale: str = "cpu") -> str:
 def fingerprint() -> str:
     """SHA-256 of the slow script: a record of another script is not comparable."""
     return hashlib.sha256(source().encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much faster a case is than the baseline.
-
-    Attributes:
-        time: median time of a step, s.
-        speedup: median over the rounds of the baseline's time over the case's in the same round.
-        low, high: interval of 95% for that median, from order statistics; the extremes where the rounds are too few.
-        loss: of the last step, None where the record has none.
-    """
-
-    time: float
-    speedup: float
-    low: float
-    high: float
-    loss: float | None
-
-    @property
-    def saved(self) -> float:
-        """Share of the baseline's time that the case saves."""
-        return 1 - 1 / self.speedup
 
 
 def measure(
@@ -462,100 +436,9 @@ def _measured(
 def _wide(rounds: Mapping[str, list[tuple[float, float]]]) -> bool:
     """Whether the interval of some case's speedup is still wide."""
     base = [seconds for _, seconds in rounds["baseline"]]
-    intervals = (_interval(base, [seconds for _, seconds in found]) for found in rounds.values())
+    intervals = (interval(base, [seconds for _, seconds in found]) for found in rounds.values())
     return any(high - low > 2 * WIDE * middle for low, middle, high in intervals)
 
 
 def _same_losses(a: list[float], b: list[float]) -> bool:
     return len(a) == len(b) and all(abs(x - y) <= LOSS_TOLERANCE * abs(y) for x, y in zip(a, b, strict=True))
-
-
-# Reading a record
-
-
-def ablation(record: Record) -> dict[str, Gain]:
-    """What each case of a record gains, in the order of `CASES`; cases that are missing or without partners left out.
-
-    Raises:
-        EfflabError: a record of another topic.
-    """
-    if record.topic != TOPIC:
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; one of {TOPIC!r} is needed.")
-    times = {s.point.get("case"): s.values for s in record.find("time") if s.status == "ok"}
-    losses = {s.point.get("case"): s.values[-1] for s in record.find("loss") if s.status == "ok"}
-    found: dict[str, Gain] = {}
-    base = times.get("baseline", [])
-    for case in CASES:
-        values = times.get(case, [])
-        if not values or len(values) != len(base):
-            continue
-        low, middle, high = _interval(base, values)
-        found[case] = Gain(median(values), middle, low, high, losses.get(case))
-    return found
-
-
-def _interval(base: list[float], values: list[float]) -> tuple[float, float, float]:
-    """Median of the speedups round by round, between the ends of its interval."""
-    ratios = sorted(b / v for b, v in zip(base, values, strict=True))
-    rank = interval_rank(len(ratios))
-    return ratios[rank - 1], median(ratios), ratios[-rank]
-
-
-def interval_rank(repeats: int) -> int:
-    """The r for which the r-th smallest and the r-th largest of so many values enclose the median in 95% of all cases.
-
-    1 where even the extremes cannot promise that (fewer than 6 values). Each end misses with
-    P(Binomial(repeats, 1/2) < r).
-    """
-    rank, missed = 1, 2 / 2**repeats
-    while True:
-        missed += 2 * math.comb(repeats, rank) / 2**repeats
-        if missed > 0.05 or rank >= (repeats + 1) // 2:
-            return rank
-        rank += 1
-
-
-HEAD = ("case", "step", "tokens per second", "faster", "95% interval", "loss at the end")
-
-
-def rows(record: Record) -> list[list[str]]:
-    """The ablation as a table, one row for each case; `HEAD` names the columns."""
-    found = []
-    size = record.spec.get("size")
-    counts = [size.get(n) if isinstance(size, dict) else None for n in ("batch", "context")]
-    tokens = math.prod(n if isinstance(n, int) else 0 for n in counts)
-    for case, gain in ablation(record).items():
-        found.append(
-            [
-                case,
-                show(gain.time, SECOND),
-                f"{tokens / gain.time:,.0f}" if tokens else "",
-                f"{gain.speedup:.2f}×" if case != "baseline" else "",
-                f"{gain.low:.2f} to {gain.high:.2f}" if case != "baseline" else "",
-                f"{gain.loss:.5f}" if gain.loss is not None else "",
-            ]
-        )
-    return found
-
-
-def summary(record: Record) -> str:
-    """One sentence: what the mends save alone and together."""
-    found = ablation(record)
-    if not {*CASES} <= {*found}:
-        missing = [c for c in CASES if c not in found]
-        return f"The ablation is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-    alone = [found[n] for n in MENDS]
-    return (
-        f"Together the mends make a step {found['all'].speedup:.2f} times faster; the product of what they gain alone "
-        f"is {math.prod(g.speedup for g in alone):.2f}. They save {found['all'].saved:.0%} of its time together, and "
-        f"{' + '.join(f'{g.saved:.0%}' for g in alone)} alone."
-    )
-
-
-def table(record: Record) -> str:
-    """The ablation and its summary as plain text."""
-    lines = [list(HEAD), *rows(record)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    made = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-            for line in lines]  # fmt: skip
-    return "\n".join([*(line.rstrip() for line in made), "", summary(record)])

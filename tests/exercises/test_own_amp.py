@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from efflab import labbook, records
 from efflab.exercises import check
-from efflab.experiments import sprint
+from efflab.experiments import ablation, sprint
 from efflab.records import LabBook, Record, recorded
 
 ENVIRONMENT = {
@@ -453,7 +453,7 @@ def sprinted(times: dict[str, float] | None = None, *, noise: float = 0.02, roun
             now += took * SIZE["steps"] + 0.002
     timing = {"clock": "perf_counter", "mode": "waited", "loops": 4, "warmup": 4, "stop": "repeat limit"}
     samples = []
-    for case, parts in sprint.CASES.items():
+    for case, parts in ablation.CASES.items():
         point = {"case": case, "role": "ablation", "mends": ",".join(parts), **SIZE}
         samples += [
             {"point": point, "metric": "time", "unit": "s", "values": values[case], "status": "ok",
@@ -699,9 +699,9 @@ def test_the_interval_is_that_of_the_binomial():
     from scipy.stats import binom
 
     for n in range(1, 60):
-        rank = sprint.interval_rank(n)
+        rank = ablation.interval_rank(n)
         assert 1 <= rank <= (n + 1) // 2
-        if n >= sprint.FEWEST_ROUNDS:
+        if n >= ablation.FEWEST_ROUNDS:
             assert 2 * binom.cdf(rank - 1, n, 0.5) <= 0.05
             assert rank == (n + 1) // 2 or 2 * binom.cdf(rank, n, 0.5) > 0.05
 
@@ -712,7 +712,7 @@ def test_gains_are_taken_round_by_round():
     for s in data["samples"]:
         if s["metric"] == "time":
             s["values"] = [v * (3 if i in (2, 5, 6, 7) else 1) for i, v in enumerate(s["values"])]
-    found = sprint.ablation(Record.model_validate(data))
+    found = ablation.ablation(Record.model_validate(data))
     for case, seconds in CASE_TIMES.items():
         gain = found[case]
         assert gain.speedup == pytest.approx(0.090 / seconds, rel=1e-6)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from efflab import notebooks, records
 from efflab.errors import EfflabError
-from efflab.experiments import sprint
+from efflab.experiments import ablation, sprint
 from efflab.measure import timer
 from efflab.records import LabBook, Record
 
@@ -147,7 +147,7 @@ def test_a_record_holds_a_whole_ablation(tmp_path: Path):
     assert record.topic == "sprint" and record.scale == "smoke" and record.finished
     assert LabBook(tmp_path / "book").records() == [record]
     assert records.load_record(tmp_path / "book/records" / f"{record.id}.json") == record
-    for case, parts in sprint.CASES.items():
+    for case, parts in ablation.CASES.items():
         by_metric = {s.metric: s for s in record.samples if s.point["case"] == case}
         assert set(by_metric) == {"time", "begun", "loss", "gradient_error"}
         assert by_metric["time"].point["mends"] == ",".join(parts)
@@ -157,8 +157,8 @@ def test_a_record_holds_a_whole_ablation(tmp_path: Path):
         assert by_metric["gradient_error"].values[0] < 1e-5
         assert by_metric["loss"].values == pytest.approx(record.find("loss", case="baseline")[0].values, rel=1e-5)
     assert record.find("gradient_error", case="baseline")[0].values == [0.0]
-    assert list(sprint.ablation(record)) == list(sprint.CASES)
-    assert said[-1] == sprint.table(record) and "Together the mends make a step" in said[-1]
+    assert list(ablation.ablation(record)) == list(ablation.CASES)
+    assert said[-1] == ablation.table(record) and "Together the mends make a step" in said[-1]
 
 
 def test_the_cases_take_turns(tmp_path: Path):
@@ -191,7 +191,7 @@ def test_the_device_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     clock = Clock()
     monkeypatch.setattr(timer, "clock_for", lambda device: clock)
     record, _ = measure(MENDS, tmp_path)
-    assert clock.waited == 2 * len(sprint.CASES) * (SIZE["rounds"] + 1)
+    assert clock.waited == 2 * len(ablation.CASES) * (SIZE["rounds"] + 1)
     assert {v for s in record.find("time") for v in s.values} == {1.0 / SIZE["steps"]}
 
 
@@ -202,10 +202,10 @@ def unwritten(*_: Any, **__: Any) -> Any:
 def test_mends_that_are_not_written_are_left_out(tmp_path: Path):
     record, said = measure({"data": mended_batches, "compute": unwritten, "memory": unwritten}, tmp_path)
     assert said[:2] == ["compute: not written yet", "memory: not written yet"]
-    assert list(sprint.ablation(record)) == ["baseline", "data"]
+    assert list(ablation.ablation(record)) == ["baseline", "data"]
     assert "compute, memory, all are missing" in said[-1]
     record, _ = measure({"memory": mended_gradients}, tmp_path)
-    assert list(sprint.ablation(record)) == ["baseline", "memory"]
+    assert list(ablation.ablation(record)) == ["baseline", "memory"]
 
 
 def test_without_any_mend_nothing_is_measured(tmp_path: Path):
@@ -375,7 +375,7 @@ def test_a_record_of_another_topic_is_refused(tmp_path: Path):
     record, _ = measure({"memory": mended_gradients}, tmp_path)
     other = record.model_copy(update={"topic": "amp"})
     with pytest.raises(EfflabError, match="its topic is 'amp'; one of 'sprint'"):
-        sprint.ablation(other)
+        ablation.ablation(other)
 
 
 @pytest.mark.parametrize("size", [None, {}, [], {"batch": "8", "context": None}])
@@ -383,8 +383,8 @@ def test_a_record_without_its_size_still_shows_its_times(size, tmp_path: Path):
     record, _ = measure(MENDS, tmp_path)
     data = copy.deepcopy(record.model_dump(by_alias=True))
     data["spec"]["size"] = size
-    rows = sprint.rows(Record.model_validate(data))
-    assert [r[0] for r in rows] == list(sprint.CASES) and all(r[1] and not r[2] for r in rows)
+    rows = ablation.rows(Record.model_validate(data))
+    assert [r[0] for r in rows] == list(ablation.CASES) and all(r[1] and not r[2] for r in rows)
 
 
 def test_the_mends_of_the_notebook_are_right(root: Path, tmp_path: Path):
@@ -396,7 +396,7 @@ def test_the_mends_of_the_notebook_are_right(root: Path, tmp_path: Path):
         {"data": space["mended_batches"], "compute": space["mended_layer"], "memory": space["mended_gradients"]},
         tmp_path,
     )
-    assert list(sprint.ablation(record)) == list(sprint.CASES)
+    assert list(ablation.ablation(record)) == list(ablation.CASES)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 from efflab.errors import EfflabError
 from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
-from efflab.experiments import sprint
+from efflab.experiments import ablation, sprint
 from efflab.records import Record, Sample, median
 from efflab.units import BYTE, FLOP_PER_SECOND, SECOND, show
 
@@ -1437,18 +1437,18 @@ def _curves(record: Record) -> int:
 
 LEAST_SPEEDUP = 1.5
 SYNERGY = 2.0  # how many times the speedup that follows from the parts is believed
-MEASURE = command(sprint.TOPIC)
+MEASURE = command(ablation.TOPIC)
 
 
 def throughput_sprint(answer: Any) -> str:
     """A sprint's record: a whole ablation, timed in turns, with equal losses, and a gain of each mend."""
-    record = own(sprint.TOPIC, answer)
+    record = own(ablation.TOPIC, answer)
     at_scale(record)
     cases = _sprint_cases(record)
-    timed_well(record, sprint.FEWEST_ROUNDS)
+    timed_well(record, ablation.FEWEST_ROUNDS)
     _in_turns(record, cases)
     _same_training(record)
-    found = sprint.ablation(record)
+    found = ablation.ablation(record)
     base, whole, alone = found["baseline"], found["all"], {name: found[name] for name in sprint.MENDS}
     for name, gain in alone.items():
         if gain.low <= 1:
@@ -1460,7 +1460,7 @@ def throughput_sprint(answer: Any) -> str:
             )
     name, best = max(alone.items(), key=lambda item: item[1].speedup)
     over_best = sorted(b / v for b, v in zip(cases[name].values, cases["all"].values, strict=True))
-    if over_best[sprint.interval_rank(len(over_best)) - 1] <= 1:
+    if over_best[ablation.interval_rank(len(over_best)) - 1] <= 1:
         raise NotYet(
             f"All mends together make a step {whole.speedup:.2f} times faster, {name} alone {best.speedup:.2f} times. "
             "Together they must gain more. Does one of them undo another?",
@@ -1500,20 +1500,20 @@ def _sprint_cases(record: Record) -> dict[str, Sample]:
     found: dict[str, Sample] = {}
     for sample in record.find("time"):
         if sample.status == "ok":
-            found[text(sample, "case", sprint.TOPIC)] = sample
-    missing = [case for case in sprint.CASES if case not in found]
+            found[text(sample, "case", ablation.TOPIC)] = sample
+    missing = [case for case in ablation.CASES if case not in found]
     if missing:
         raise NotYet(
             f"Record {record.id} is no whole ablation: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
             f"missing. Write all three mends, then run '{MEASURE}'.",
             "incomplete",
         )
-    cases = {case: found[case] for case in sprint.CASES}
+    cases = {case: found[case] for case in ablation.CASES}
     size = sprint.SIZES.get(record.scale, {})
     for case, sample in cases.items():
         if any(sample.point.get(name) != value for name, value in size.items()):
             raise NotYet(f"{case}: its sizes are not those of the sprint. Run '{MEASURE}'.", "another size")
-        if sample.point.get("mends") != ",".join(sprint.CASES[case]):
+        if sample.point.get("mends") != ",".join(ablation.CASES[case]):
             raise NotYet(
                 f"{case}: its mends are {short(sample.point.get('mends'))}; one change at a time is measured. "
                 f"Run '{MEASURE}'.",
@@ -1557,7 +1557,7 @@ def _in_turns(record: Record, cases: dict[str, Sample]) -> None:
 def _same_training(record: Record) -> None:
     """Every case trains as the script does: the same first gradient, the same losses."""
     losses: dict[str, list[float]] = {}
-    for case in sprint.CASES:
+    for case in ablation.CASES:
         for metric in ("loss", "gradient_error"):
             found = record.find(metric, case=case)
             if not found or found[0].status != "ok":
