@@ -53,7 +53,6 @@ DRAWN = (*TIMES, "memory")
 PARTS = ("weights", "gradients", "optimizer", "activations", "copies", "outside")
 FORMATS = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}  # of the catalog
 SHORT = 10e-6  # s; operations that take less each are mostly overhead
-EXPLAINED = 0.05  # the summary explains the worst error of a kind where it is at least this
 ENDING = 0.1  # the share of a run over whose last losses the mean is taken
 BEHIND = 0.1  # a run that has lost more than this share of what FP32 gained falls behind it
 
@@ -901,7 +900,10 @@ def _why_scale(record: Record, sample: Sample, predicted: float, measured: float
         f"{sample.point['growth_interval']:g} clean steps in a row took it up."
     )
     if run.scales == expected and measured == predicted:
-        return f"As predicted, at every step. {history}"
+        return (
+            f"Which steps overflowed is the run's own; from these halving and doubling is replayed, from "
+            f"{power(expected[0])} on, and gives the scale of every step. {history}"
+        )
     parted = next((i for i, (a, b) in enumerate(zip(run.scales, expected, strict=False)) if a != b), None)
     if parted is None:
         return f"{history} The run's own scales end at {power(run.scales[-1])}."
@@ -1146,14 +1148,14 @@ def _weights_text(record: Record) -> str:
 # In words and tables
 
 KINDS = (
-    (TIMES, "times. Median error of the prediction"),
-    (("memory",), "sizes in memory. Median error of the prediction"),
-    (("equivalence",), "gradients of microbatches. Median error of the prediction"),
+    (TIMES, "times"),
+    (("memory",), "sizes in memory"),
+    (("equivalence",), "gradients of microbatches"),
 )
 
 
 def summary(record: Record) -> str:
-    """Speedups, median and worst errors of times, bytes and gradients, why the worst is what it is, and the runs."""
+    """Speedups, median and worst errors of times, bytes and gradients, and the runs: one line each."""
     rows = points(record)
     parts = []
     if said := _gains(record, rows):
@@ -1162,16 +1164,22 @@ def summary(record: Record) -> str:
         of = [r for r in rows if r.role in roles]
         if of:
             worst = max(of, key=lambda r: abs(math.log(r.ratio)))
-            why = f" {worst.explanation}" if abs(worst.error) >= EXPLAINED else ""
             parts.append(
-                f"{len(of)} {words} {_share(median([abs(r.error) for r in of]))}. Worst: {worst.case}, predicted "
-                f"{show(worst.predicted, worst.unit)}, measured {show(worst.measured, worst.unit)} "
-                f"({_signed(worst.error)}).{why}"
+                f"{len(of)} {words}: median error of the prediction {_share(median([abs(r.error) for r in of]))}. "
+                f"Worst: {worst.case}, predicted {show(worst.predicted, worst.unit)}, measured "
+                f"{show(worst.measured, worst.unit)} ({_signed(worst.error)})."
             )
     for row in (r for r in rows if r.role == "scale"):
-        parts.append(f"Loss scale after the run: predicted {power(row.predicted)}, measured {power(row.measured)}.")
+        parts.append(
+            f"Loss scale after the run: {power(row.predicted)} by the rule, from the steps that overflowed; "
+            f"{power(row.measured)} measured."
+        )
     found = curves(record)
-    ended = [f"{run.case} {said}" for run in found if (said := verdict(record, run)) not in ("", "the reference")]
+    ended = [
+        f"{run.case.removeprefix('curve-')} {said}"
+        for run in found
+        if (said := verdict(record, run)) not in ("", "the reference")
+    ]
     if ended:
         parts.append(f"Training runs: {', '.join(ended)}.")
     if not parts:
@@ -1180,7 +1188,7 @@ def summary(record: Record) -> str:
         parts.insert(0, "Smoke scale: its sizes are too small to say anything about the device.")
     if absent := missing(record):
         parts.append(f"Not in it: {'; '.join(absent)}.")
-    return " ".join(parts)
+    return "\n".join(parts)
 
 
 def _gains(record: Record, rows: Iterable[Row]) -> str:

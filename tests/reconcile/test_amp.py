@@ -656,7 +656,7 @@ def test_what_became_of_each_run() -> None:
         "an update that divides by zero.",
     ):
         assert line in text.splitlines()
-    assert "curve-fp16-unscaled falls behind fp32" in amp.summary(found)
+    assert "fp16-unscaled falls behind fp32" in amp.summary(found)
 
 
 def test_runs_without_a_reference_are_not_judged() -> None:
@@ -695,7 +695,8 @@ def test_the_last_scale_follows_from_the_overflows() -> None:
     row = only(trained())
     assert (row.case, row.metric, row.predicted, row.measured, row.error) == ("scale-fp16", "scale", 4096, 4096, 0)
     assert row.explanation == (
-        "As predicted, at every step. 3 steps of 6 overflowed and took it down; once 2 clean steps in a row took it up."
+        "Which steps overflowed is the run's own; from these halving and doubling is replayed, from 2^14 on, and gives "
+        "the scale of every step. 3 steps of 6 overflowed and took it down; once 2 clean steps in a row took it up."
     )
     said = amp.sweep(trained(), "scale")
     assert [line.split()[:2] for line in said.splitlines()[2:]] == [
@@ -727,7 +728,7 @@ def test_torchs_own_scaler_reconciles() -> None:
         sample(point, [4.0] * 60, "loss", "nats"), sample(point, [float(o) for o in overflows], "overflow", ""),
         sample(point, scales, "scale", ""), sample(LAST | {"growth_interval": 5}, [scales[-1]], "scale", ""),
     )  # fmt: skip
-    assert only(found).explanation.startswith("As predicted, at every step.")
+    assert only(found).explanation.startswith("Which steps overflowed is the run's own; from these")
 
 
 def test_the_scale_is_shown_beside_the_largest_gradient() -> None:
@@ -790,10 +791,11 @@ def test_the_text_names_every_case_and_is_the_same_every_time() -> None:
     summary = amp.summary(found)
     assert summary in said
     assert "Speed of a step against fp32: bf16 2.08× (predicted 2.22×), fp16 0.125× (predicted 0.128×)." in summary
-    assert "5 times. Median error" in summary
-    assert "4 sizes in memory." in summary
-    assert "3 gradients of microbatches." in summary
-    assert "Loss scale after the run: predicted 2^12, measured 2^12." in summary
+    assert "5 times: median error" in summary
+    assert "4 sizes in memory: median" in summary
+    assert "3 gradients of microbatches: median" in summary
+    assert "scale after the run: 2^12 by the rule, from the steps that overflowed; 2^12 measured." in summary
+    assert len(summary.splitlines()) == 6, "a line for each thing"
     head, rows, numeric = amp.table(found)
     assert all(len(r) == len(head) for r in rows)
     assert max(numeric) < len(head) - 1
@@ -1153,7 +1155,7 @@ def test_every_byte_of_a_real_step_is_accounted_for(measured: tuple[Record, Path
 
 def test_a_real_runs_gradients_and_scale_are_as_predicted(measured: tuple[Record, Path]) -> None:
     rows = {r.case: r for r in amp.points(measured[0])}
-    assert rows["scale-fp16"].explanation.startswith("As predicted, at every step.")
+    assert rows["scale-fp16"].explanation.startswith("Which steps overflowed is the run's own; from these")
     assert rows["undivided"].ratio == pytest.approx(1, abs=1e-3)
     assert 0.2 < rows["equal-fp32"].ratio < 5, "rounding"
     assert rows["equal-bf16"].ratio == pytest.approx(1, rel=0.3)
