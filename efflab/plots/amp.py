@@ -64,7 +64,7 @@ def amp(record: Record) -> Any:
         said = f"{show(r.measured, r.unit)}, {_against(base, r)}"
         axes.annotate(
             said, (r.measured, y), xytext=(0, 9), textcoords="offset points", fontsize=8.5, ha="center",
-            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}, zorder=2,
+            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}, zorder=2,
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [r.case for r in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.75)

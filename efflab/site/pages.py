@@ -350,24 +350,29 @@ class RecordedRuns(_Directive):
         cells = [[html.escape(c) for c in row[:-1]] for row in rows]
         notes = [html.escape(row[-1]) for row in rows]
         banner = html.escape(module.banner(record))
-        summary = html.escape(module.summary(record))
-        return f'<p class="efflab-run-banner">{banner}</p><p>{summary}</p>' + table(
+        lines = [html.escape(line) for line in module.summary(record).splitlines()]
+        said = f"<p>{lines[0]}</p>" if len(lines) == 1 else f"<ul>{''.join(f'<li>{x}</li>' for x in lines)}</ul>"
+        return f'<p class="efflab-run-banner">{banner}</p>{said}' + table(
             [html.escape(h) for h in head[:-1]], cells, banner, "efflab-run-table efflab-stack", numeric, notes
         )
 
 
 class RecordedPlot(_Directive):
-    """A picture of a topic's newest run on each device, its own unless another is named: `precision memory`."""
+    """A picture of a topic's newest run on each device, its own unless another is named: `precision memory`.
+
+    `alt` says what it shows; the device and the day follow by themselves.
+    """
 
     required_arguments = 1
     optional_arguments = 1
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        return drawn(self, *self.arguments)
+        return drawn(self, *self.arguments, alt=self.options.get("alt"))
 
 
-def drawn(directive: _Directive, topic: str, kind: str | None = None) -> list[nodes.Node]:
-    """The figures of a topic's newest recorded run on each device."""
+def drawn(directive: _Directive, topic: str, kind: str | None = None, alt: str | None = None) -> list[nodes.Node]:
+    """The figures of a topic's newest recorded run on each device; `alt` says what they show."""
     newest = {r.environment.device: r for r in records.recorded(topic)}
     if not newest:
         raise directive.error(f"no recorded run of {topic!r}.")
@@ -385,12 +390,13 @@ def drawn(directive: _Directive, topic: str, kind: str | None = None) -> list[no
             target.write_text(drawing, encoding="utf-8")
         device, day = html.escape(record.environment.device), record.created[:10]
         caption = f"Recorded on {device}, {day}. <code>efflab replay {topic}</code> prints the numbers."
-        alt = f"A run recorded on {device}, {day}, drawn. The table below and efflab replay {topic} give its numbers."
+        shown = html.escape(alt or "A run, drawn.")
+        text = f"{shown} Recorded on {device}, {day}. The table below and efflab replay {topic} give the numbers."
         # The page keeps the place of a picture that is not loaded yet.
         width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawings["light"]).groups()
         size = f'width="{float(width):.0f}" height="{float(height):.0f}"'
         images = "".join(
-            f'<img class="only-{theme}" src="{up}_images/{name}-{theme}.svg" alt="{alt}" {size} loading="lazy">'
+            f'<img class="only-{theme}" src="{up}_images/{name}-{theme}.svg" alt="{text}" {size} loading="lazy">'
             for theme in ("light", "dark")
         )
         figures.append(
