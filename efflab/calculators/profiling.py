@@ -355,8 +355,8 @@ loader = Calculator(
             [("needed", "<=", "cores")],
         ),
         Case(
-            "The device waits for {waiting_share} of the step, {waiting}, and {cores} cores for workers cannot hide the "
-            "loading: it takes {needed}. Load a sample in {sample_limit} or less, or prepare the data beforehand.",
+            "The device waits for {waiting_share} of the step, {waiting}, and {cores} cores for workers cannot hide "
+            "the loading: it takes {needed}. Load a sample in {sample_limit} or less, or prepare the data beforehand.",
         ),
     ],
     cautions=[

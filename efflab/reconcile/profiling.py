@@ -514,10 +514,10 @@ def _handed(record: Record) -> float:
     return _value(record, HAND) or 0.0
 
 
-def _agrees(ratio: float) -> str:
+def _agrees(ratio: float, what: str = "As") -> str:
     for bound in (0.01, 0.02, 0.05, AGREES):
         if 1 / (1 + bound) <= ratio <= 1 + bound:
-            return f"As predicted, within {bound:.0%}."
+            return f"{what} predicted, within {bound:.0%}."
     return ""
 
 
@@ -529,21 +529,24 @@ def _doubted(record: Record, cases: Iterable[str]) -> list[str]:
 
 def _why_mend(record: Record, sample: Sample, predicted: float) -> str:
     case, measured = str(sample.point["case"]), median(sample.values)
-    texts = [said] if (said := _agrees(measured / predicted)) else []
-    baseline, plain = _sample(record, case, "baseline"), _needed(record, ALL)
+    said = _agrees(measured / predicted, "The step's time is as")
+    plain = _needed(record, ALL)
+    # The saving first: a mend that saves little leaves the step as predicted, whatever was predicted of the saving.
+    if _resolved(record, sample):
+        texts = _why_share(record, sample, agrees=bool(said))
+    else:
+        gained, expected = _saved(record, sample), sum(shares(record)[name] for name in _mended(sample))
+        texts = [
+            "The saving is not resolved: the middle halves of the repeats with and without the mend overlap. The "
+            f"medians lie {_percent(gained or 0.0)} apart, {_percent(expected)} were predicted."
+        ]
+    texts += [said] if said else []
     if now := _drifted(record, case):
         texts.append(
             f"Timed in turns with it, the loop with all faults took {show(now, SECOND)}, at the calibration "
             f"{show(plain, SECOND)}: the machine changed. With this time {show(predicted * now / plain, SECOND)} are "
             "predicted."
         )
-    if baseline and _overlap(sample.values, baseline.values):
-        texts.append(
-            "The middle halves of the repeats with and without the mend overlap, so the record does not show what it "
-            "saves."
-        )
-    else:
-        texts += _why_share(record, sample, agrees=bool(said)) or ([] if texts else [NOTHING])
     if not said and (named := _doubted(record, (ALL, PROFILE, case))):
         texts.append(f"The record warns of {', '.join(named)}.")
     return " ".join(texts)
@@ -555,6 +558,12 @@ def _drifted(record: Record, case: str) -> float | None:
     return now if now and abs(now / _needed(record, ALL) - 1) > DRIFT else None
 
 
+def _resolved(record: Record, sample: Sample) -> bool:
+    """Whether the middle halves of the repeats with and without a mend lie apart; yes where only one was timed."""
+    baseline = _sample(record, str(sample.point["case"]), "baseline")
+    return baseline is None or not _overlap(sample.values, baseline.values)
+
+
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether the middle halves of two lists of repeats have a value in common."""
     a, b = list(a), list(b)
@@ -562,7 +571,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
-    """Why a mend, or several, saved more or less of the step than their shares say; empty where they did not.
+    """What a mend, or several, saved of the step beside what their shares say, and why the two part if they do.
 
     Args:
         record: of this topic.
@@ -574,10 +583,39 @@ def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
     assert gained is not None  # the sample was measured
     gap = gained - expected
     if abs(gap) <= max(POINTS, PART * abs(expected) if agrees else 0.0):
-        return []
+        return [f"It saves {_percent(gained)} of the step, as predicted, {_percent(expected)}."]
+    if spread := _between(record, sample):
+        (low, high), (least, most) = spread, _expected_between(record, mended)
+        if low <= most and least <= high:
+            return [
+                f"It saves {_percent(gained)} of the step where {_percent(expected)} were predicted. By the middle "
+                f"halves of the repeats {_percent(low)} to {_percent(high)} are saved, by those of the profiled steps "
+                f"{_percent(least)} to {_percent(most)} predicted: the record does not tell the two apart."
+            ]
     causes = list(_causes(record, sample, mended, expected, gap))
     said = f"It saves {_percent(gained)} of the step where {_percent(expected)} were predicted."
     return [said, *(causes or [NOTHING])]
+
+
+def _between(record: Record, sample: Sample) -> tuple[float, float] | None:
+    """The least and the most that a case saves of the step by the quartiles of both loops; None for one loop."""
+    baseline = _sample(record, str(sample.point["case"]), "baseline")
+    if baseline is None:
+        return None
+    with_mend, without = ([quantile(list(s.values), q) for q in (0.25, 0.75)] for s in (sample, baseline))
+    return 1 - with_mend[1] / without[0], 1 - with_mend[0] / without[1]
+
+
+def _expected_between(record: Record, mended: Sequence[str]) -> tuple[float, float]:
+    """The least and the most of the step that mends are predicted to take off by the quartiles of their ranges."""
+    taken, faster, low, high = shares(record), speedups(record), 0.0, 0.0
+    for name in mended:
+        found = _sample(record, PROFILE, f"range_{name}")
+        assert found is not None  # else there were no shares
+        held, each = list(found.values), (1 - 1 / faster[name]) / _step(record)
+        low += taken[name] + (quantile(held, 0.25) - median(held)) * each
+        high += taken[name] + (quantile(held, 0.75) - median(held)) * each
+    return low, high
 
 
 def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: float, gap: float) -> Iterator[str]:
@@ -701,8 +739,8 @@ class Curve:
         against: the other's name: the first run with the same faults, or of all; "" for the first of all.
         losses: nats, of every step.
         differs: the first step, from 1, whose loss differs; 0 where none does.
-        largest: the largest difference of any step, relative.
-        last: the relative difference at the last step.
+        largest: the largest difference of any step, nats.
+        last: the difference at the last step, nats.
     """
 
     case: str
@@ -738,7 +776,7 @@ def curves(record: Record) -> list[Curve]:
             )
         if not min(sample.values) > 0:
             raise EfflabError(f"record {record.id}: a loss of {case} is not greater than zero. Measure it again.")
-        apart = [a / b - 1 for a, b in zip(sample.values, other.values, strict=True)]
+        apart = [a - b for a, b in zip(sample.values, other.values, strict=True)]
         differs = next((i for i, x in enumerate(apart, 1) if x != 0), 0)
         against = "" if other is sample else str(other.point["case"])
         what = _differs(sample.point, other.point) if against else "the first run"
@@ -771,22 +809,20 @@ def seeds_text(record: Record) -> str:
         if c.against:
             apart = ["identical", "0", "0"] if c.identical else [f"step {c.differs}", _tiny(c.largest), _tiny(c.last)]
         rows.append([c.case, f"{c.losses[-1]:.4f}", c.against, c.what if c.against else "", *apart])
-    head = ["run", "last loss", "beside", "what differs", "losses differ from", "at most", "at the end"]
+    head = ["run", "last loss", "beside", "what differs", "losses differ from", "at most (nats)", "at the end (nats)"]
     lines = [columns(head, rows, (1, 5, 6))]
     steps = len(found[0].losses)
     for c in found:
         if c.against and c.identical:
             lines.append(f"{c.case} and {c.against} are identical: all {steps} losses to the last bit.")
         elif c.against:
-            lines.append(f"{c.case} parts from {c.against} at step {c.differs}, by {_tiny(c.largest)} at most.")
+            lines.append(f"{c.case} parts from {c.against} at step {c.differs}, by {_tiny(c.largest)} nats at most.")
     return "\n".join(lines)
 
 
 def _tiny(value: float) -> str:
-    """A relative difference: "2.3e-07" or "0.31%"."""
-    if value == 0:
-        return "0"
-    return f"{abs(value):.2g}" if abs(value) < 1e-4 else _percent(abs(value))
+    """The size of a difference with two digits: "9.5 × 10⁻⁷" or "0.15"."""
+    return show(abs(value), NUMBER, 2)
 
 
 # The monitor
@@ -878,52 +914,63 @@ def _mended_of(record: Record, case: str) -> list[str]:
 
 
 def summary(record: Record) -> str:
-    """Median and worst error of the times, what each mend took off, MFU before and after, and why."""
+    """In a line each: what the mends took off, the gain of all with the MFU, errors of the times, seeds, monitor."""
     rows = points(record)
     if not rows:
         return "No case of this record was measured."
     parts = []
     if record.scale == "smoke":
         parts.append("Smoke scale: its loops are too small to say anything about the device.")
+    if single := [r for r in rows if r.role == "ablation" and r.share_saved is not None]:
+        parts.append(f"One by one, the mends save of the step (predicted): {', '.join(_single(record, single))}.")
+    if done := whole(record):
+        parts.append(_gain(record, done))
     for roles, words in ((MENDS, "steps after mends"), (("loader",), "steps with a data loader")):
         some = [r for r in rows if r.role in roles]
         if some:
             worst = max(some, key=lambda r: abs(math.log(r.ratio)))
             parts.append(
-                f"{len(some)} {words}. Median error of the predicted time "
+                f"{len(some)} {words}. Median error of the predicted time: "
                 f"{_percent(median([abs(r.error) for r in some]))}. Worst: {worst.case}, predicted "
-                f"{show(worst.predicted, SECOND)}, measured {show(worst.measured, SECOND)} ({_signed(worst.error)}). "
-                f"{worst.explanation}"
+                f"{show(worst.predicted, SECOND)}, measured {show(worst.measured, SECOND)} ({_signed(worst.error)})."
             )
-    if single := [r for r in rows if r.role == "ablation" and r.share_saved is not None]:
-        listed = ", ".join(
-            f"{_mended_of(record, r.case)[0]} {_percent(r.share_saved or 0.0)} ({_percent(r.share_predicted or 0.0)})"
-            for r in single
-        )
-        parts.append(f"Of the step the mends save, one by one (predicted): {listed}.")
-    if done := whole(record):
-        parts.append(_gain(record, done))
     parts += _beside(record)
     if absent := missing(record):
         parts.append(f"Not in it: {'; '.join(absent)}.")
-    return " ".join(parts)
+    return "\n".join(parts)
+
+
+def _single(record: Record, rows: Iterable[Row]) -> Iterator[str]:
+    """Of each mend alone what it saved of the step and was predicted to save, and whether the repeats resolve it."""
+    for row in rows:
+        sample = _sample(record, row.case)
+        assert sample is not None
+        unclear = "" if _resolved(record, sample) else ", not resolved"
+        yield (
+            f"{_mended(sample)[0]} {_percent(row.share_saved or 0.0)} ({_percent(row.share_predicted or 0.0)}{unclear})"
+        )
 
 
 def _beside(record: Record) -> Iterator[str]:
     """What the seeds and the monitor said, in a sentence each."""
     compared = {c.what: c for c in curves(record)}
     if again := compared.get(SAME):
-        how = "the same losses, to the last bit" if again.identical else f"losses up to {_tiny(again.largest)} apart"
+        how = (
+            "the same losses, to the last bit" if again.identical else f"losses up to {_tiny(again.largest)} nats apart"
+        )
         bare = compared.get(BARE)
-        apart = f"; without faults they are {_tiny(bare.largest)} apart at most" if bare else ""
+        apart = f"; without faults they are {_tiny(bare.largest)} nats apart at most" if bare else ""
         yield f"The same seed again gives {how}{apart}."
     found, used = monitored(record), utilizations(record)
     busy = [median(found[case]["utilization"]) for case in MONITORED if "utilization" in found.get(case, ())]
     if len(busy) == len(MONITORED) and all(case in used for case in MONITORED):
         faulty, clean = MONITORED
+        cores = record.environment.cores if record.environment.kind == "cpu" else None
+        one = f" (one busy thread of {cores} cores reads {_percent(1 / cores)})" if cores and cores > 1 else ""
         yield (
-            f"The monitor reads a utilisation of {_percent(busy[0])} with all faults and {_percent(busy[1])} without, "
-            f"at an MFU of {_percent(used[faulty])} and {_percent(used[clean])}."
+            f"The monitor reads a utilisation of {_percent(busy[0])} with all faults and {_percent(busy[1])} without"
+            f"{one}, at an MFU of {_percent(used[faulty])} and {_percent(used[clean])} of the peak that a large "
+            "product reaches."
         )
 
 
