@@ -69,7 +69,8 @@ def amp_step_time(*, time: Second, matmul_share: Share, matmul_speedup: Speedup,
     Equation: t' = t \left( \frac{f}{s_m} + \frac{1 - f}{s_o} \right)
     Where: t = time; f = matmul_share; s_m = matmul_speedup; s_o = other_speedup
     Source: Amdahl 1967, doi:10.1145/1465482.1465560, with a speedup for each of two parts
-    Assumes: as `amp_speedup`; `time` is the step's in FP32.
+    Assumes: time and share are of the step in FP32. What autocast keeps in FP32, and casts that it adds, belong to the
+        other part.
     """
     return time * (matmul_share / matmul_speedup + (1 - matmul_share) / other_speedup)
 
@@ -81,7 +82,7 @@ def amp_limit(*, matmul_share: Annotated[Number, Range(0, 0.999999)], other_spee
     Equation: S_{\max} = \frac{s_o}{1 - f}
     Where: f = matmul_share; s_o = other_speedup
     Source: Amdahl 1967, doi:10.1145/1465482.1465560
-    Assumes: as `amp_speedup`.
+    Assumes: the share is of the time of the step in FP32.
     """
     return other_speedup / (1 - matmul_share)
 
@@ -411,8 +412,8 @@ def recomputation_overhead(*, forward_share: Share, recomputed: Share) -> Number
     Equation: \frac{t'}{t} - 1 = r \, \phi
     Where: r = recomputed; \phi = forward_share
     Source: Chen et al. 2016, arXiv:1604.06174, section 4
-    Assumes: as `recomputation_step_time`; the share of the forward pass is of the step without recomputation, a third
-        where the backward pass takes twice as long as the forward pass.
+    Assumes: the second run takes as long as the first; the share of the forward pass is of the step without
+        recomputation, a third where the backward pass takes twice as long as the forward pass.
     """
     return recomputed * forward_share
 
