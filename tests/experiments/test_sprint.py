@@ -349,6 +349,24 @@ def test_a_gelu_by_tanh_is_near_enough(tmp_path: Path):
     measure({"compute": lambda x, w, heads: mended_layer(x, w, heads, approximate="tanh")}, tmp_path)
 
 
+def test_a_layer_that_is_off_by_a_thousandth_is_another_one(tmp_path: Path):
+    """BF16 may be further away; what was computed in FP32 may not."""
+    with pytest.raises(EfflabError, match=r"gives another gradient .* for rounding in FP32"):
+        measure({"compute": lambda x, w, heads: 1.002 * mended_layer(x, w, heads)}, tmp_path)
+
+
+def test_batches_kept_from_another_text_are_noticed(tmp_path: Path):
+    kept = {}
+
+    def cached(text, batch, context, steps, seed):
+        if seed not in kept:
+            kept[seed] = list(sprint.batches(text, batch, context, steps, seed))
+        yield from kept[seed]
+
+    with pytest.raises(EfflabError, match="mend 'data' gives other tokens"):
+        measure({"data": cached}, tmp_path)
+
+
 def test_what_a_mend_leaves_behind_is_noticed(tmp_path: Path):
     """A mend that is right when it is checked, and trains otherwise in a later run."""
     calls = itertools.count()
@@ -359,7 +377,7 @@ def test_what_a_mend_leaves_behind_is_noticed(tmp_path: Path):
             return 0.5 * mended_gradients(loss_of, tokens, targets)
         return mended_gradients(loss_of, tokens, targets)
 
-    with pytest.raises(EfflabError, match="a later run has other losses than the first one"):
+    with pytest.raises(EfflabError, match="a later run has other losses than the script"):
         measure({"memory": later}, tmp_path)
 
 

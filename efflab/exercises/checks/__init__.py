@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from efflab.exercises.questions import Question
 
 
+FLOAT32 = 1e-6  # relative: a right answer that was divided or averaged in float32 is as near as this
+
+
 class NotYet(Exception):
     """The answer is wrong. `name` names a recognised mistake."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks import FLOAT32, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
 from efflab.experiments import ablation, sprint
 from efflab.records import Record, Sample, median
@@ -389,16 +389,16 @@ def surviving_share(answer: Any) -> None:
         ),
         ("percent", lambda g, s: 100 * right(g, s), "that is in percent. A share lies between 0 and 1."),
     )
-    wrong = next((i for i, (g, s) in enumerate(cases) if not close(got[i][1], right(g, s), 1e-9)), None)
+    wrong = next((i for i, (g, s) in enumerate(cases) if not close(got[i][1], right(g, s), FLOAT32)), None)
     if wrong is None:
         return
     g, scale = cases[wrong]
     said = written(*got[wrong])
     for name, mistaken, why in rules:
-        if all(close(v, mistaken(a, s), 1e-9) for (_, v), (a, s) in zip(got, cases, strict=True)):
+        if all(close(v, mistaken(a, s), FLOAT32) for (_, v), (a, s) in zip(got, cases, strict=True)):
             raise NotYet(f"{said}: {why}", name)
     for name, mistaken, why in rules:
-        if close(got[wrong][1], mistaken(g, scale), 1e-9) and not close(got[wrong][1], right(g, scale), 1e-9):
+        if close(got[wrong][1], mistaken(g, scale), FLOAT32) and not close(got[wrong][1], right(g, scale), FLOAT32):
             raise NotYet(f"{said}: {why}", name)
     there = sum(x != 0 for x in g)
     raise NotYet(f"{said}; {int(kept(g, scale).sum())} of {there} are kept, {right(g, scale):.5g}.")
@@ -695,9 +695,9 @@ def accumulate(answer: Any) -> None:
                 "Call backward() for each microbatch before the next one begins: that is what accumulation is for.",
                 "all graphs at once",
             )
-        if not _near(got, right, 1e-9):
+        if not _near(got, right, FLOAT32):
             _wrong_gradient(call, got, right, own_gradients, counts, batches)
-        if not close(loss, right_loss, 1e-9):
+        if not close(loss, right_loss, FLOAT32):
             means = [s / n for s, n in zip(sums, counts, strict=True) if n]
             said = f"{call}: the gradients are right, and the loss that it returns is {loss:.6g}"
             recognise(
@@ -718,7 +718,7 @@ def accumulate(answer: Any) -> None:
                         if s
                     ),
                 ),
-                1e-9,
+                FLOAT32,
             )
             raise NotYet(f"{said}; the mean over all {total} tokens that count is {right_loss:.6g}.")
 
@@ -800,7 +800,7 @@ def _wrong_gradient(
             for part in (means[there[-1]], summed[there[-1]] / sum(counts), means[there[-1]] / k)
         ),
     ):
-        if _near(got, guess, 1e-9):
+        if _near(got, guess, FLOAT32):
             raise NotYet(f"{said}. {why}", name)
     off = float((got - right).norm() / right.norm())
     raise NotYet(f"{said}; they differ by {off:.2g} of it. {tokens}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from efflab.catalog import match_device
-from efflab.exercises.checks import NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks import FLOAT32, NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
@@ -670,9 +670,9 @@ def train_epoch(answer: Any) -> None:
                 f"After {what} the weights differ from those of zero_grad, forward, cross_entropy, backward and step, "
                 "batch by batch."
             )
-        if close(loss, expected[0], 1e-9) and math.isclose(accuracy, expected[1], abs_tol=1e-9):
+        if close(loss, expected[0], FLOAT32) and math.isclose(accuracy, expected[1], abs_tol=FLOAT32):
             continue
-        said = f"{what.capitalize()} gives the loss {loss:.6g} and the accuracy {accuracy:.6g}"
+        said = f"{what[0].upper()}{what[1:]} gives the loss {loss:.6g} and the accuracy {accuracy:.6g}"
         n = sum(sizes)
         for name, pair, why in (
             ("swapped", expected[::-1], "Return (loss, accuracy)."),
@@ -689,8 +689,8 @@ def train_epoch(answer: Any) -> None:
             ),
             ("last batch", _outcome(*ready(), data, "last batch")[0], "That is the last batch alone."),
         ):
-            either = (close(loss, pair[0], 1e-9), math.isclose(accuracy, pair[1], abs_tol=1e-9))
-            others = (close(loss, expected[0], 1e-9), math.isclose(accuracy, expected[1], abs_tol=1e-9))
+            either = (close(loss, pair[0], FLOAT32), math.isclose(accuracy, pair[1], abs_tol=FLOAT32))
+            others = (close(loss, expected[0], FLOAT32), math.isclose(accuracy, expected[1], abs_tol=FLOAT32))
             if all(a or b for a, b in zip(either, others, strict=True)):
                 raise NotYet(f"{said}. {why}", name)
         factors = (
@@ -698,15 +698,15 @@ def train_epoch(answer: Any) -> None:
             (n / len(sizes), "not divided", "the samples per batch"),
         )
         for factor, name, by in factors:
-            if close(loss, expected[0] * factor, 1e-9) or close(accuracy, expected[1] * factor, 1e-9):
+            if close(loss, expected[0] * factor, FLOAT32) or close(accuracy, expected[1] * factor, FLOAT32):
                 raise NotYet(f"{said}: too large by {by}, {factor:g}. Divide by the number of samples.", name)
-        if close(loss, _outcome(*ready(), data, "mean of the batches")[0][0] * len(sizes) / n, 1e-9):
+        if close(loss, _outcome(*ready(), data, "mean of the batches")[0][0] * len(sizes) / n, FLOAT32):
             raise NotYet(
                 f"{said}. The loss of a batch is its mean already: multiply it by the batch's size before you add, or "
                 "sum in the first place.",
                 "divided twice",
             )
-        if close(accuracy, 100 * expected[1], 1e-9):
+        if close(accuracy, 100 * expected[1], FLOAT32):
             raise NotYet(f"{said}. Return the accuracy as a share from 0 to 1.", "percent")
         raise NotYet(f"{said}; {expected[0]:.6g} and {expected[1]:.6g} are right.")
 
