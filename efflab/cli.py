@@ -140,6 +140,7 @@ def _topic(name: str) -> str:
 def _run(given: argparse.Namespace) -> int:
     from efflab import experiments
     from efflab.experiments import runner
+    from efflab.lab import disturbed
     from efflab.reconcile import topic as reconcile_topic
 
     experiment = experiments.get(_topic(given.topic))
@@ -164,6 +165,8 @@ def _run(given: argparse.Namespace) -> int:
     print()
     try:
         print(reconcile_topic(record.topic).summary(record))
+        if said := disturbed(record):
+            print(said)
     except KeyboardInterrupt:
         print(f"stopped before the summary; the record is complete: efflab replay {record.topic} --record {path}")
         return 130

@@ -21,7 +21,7 @@ from efflab.records import LabBook, Prediction, Record, Sample, median
 from efflab.units import BYTE, SECOND, UNITS, Unit, parse, show
 
 MODES = ("live", "replay")
-AGAIN = "Do not build on this run: close other programs and measure again with a new Lab."
+AGAIN = "Do not build on this run: close other programs and measure again."
 
 
 class Lab:
@@ -182,6 +182,12 @@ class Lab:
                     f"predict: {name}: {written!r} is {value:.0%}, and a share lies below 100%. Write '5%' for 0.05."
                 )
             outputs[f"{CALIBRATED}{name}.{what}"] = (value, unit.symbol)
+        every = self._outputs | {name: value for name, (value, _) in outputs.items()}
+        together = sum(value for name, value in every.items() if name.endswith(".share"))
+        if together > 1:
+            raise EfflabError(
+                f"predict: the shares add up to {together:.0%}, and they are parts of one whole. Lower some of them."
+            )
         inputs: dict[str, records.Scalar] = {"mode": self.mode}
         if self._replayed is not None:
             inputs["record"] = self._replayed.id
@@ -418,10 +424,11 @@ def disturbed(record: Record) -> str:
     every = {str(s.point.get("case")) for s in record.samples if s.point.get("role") != "ceiling"}
     kind = "cases" if cases == every else "timed cases"
     said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
+    base = topic_module(record.topic).BASE
     calibrating = {str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration"}
     if rested := [case for case in named if case in calibrating]:
         said += f" Predictions rest on {', '.join(rested)}."
-    if not _quiet(record, timed):
+    if set(base) & set(named) or not _quiet(record, timed):
         return f"{said} {AGAIN}"
     return f"{said} The record keeps their warnings."
 

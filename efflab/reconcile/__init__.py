@@ -76,6 +76,9 @@ class Topic(Protocol):
     """What the formulas take from the measurement (a device's ceilings, a fitted constant), which a learner may predict
     before measuring: name to (quantity, unit). May be {}."""
 
+    BASE: tuple[str, ...]
+    """Calibration cases on which every prediction rests: where one was disturbed, the run says little. May be ()."""
+
     PICTURES: tuple[str, ...]
     """Functions of efflab.plots.<topic>, or of efflab.plots, that draw its records; the first has the topic's name."""
 

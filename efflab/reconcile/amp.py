@@ -47,6 +47,7 @@ WEIGHT = "token_weight"  # what a case of role "equivalence" measures that is no
 LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {"matmul-share": ("share", NUMBER)}
 CALIBRATION |= {f"speedup-{p}": ("speedup", NUMBER) for p in ("bf16", "fp16", "tf32")}
+BASE: tuple[str, ...] = ("step-fp32", "share-fp32")  # what every prediction rests on
 PICTURES = ("amp", "curves", "scale", "memory", "errors")
 DRAWN = (*TIMES, "memory")
 
@@ -1714,6 +1715,7 @@ def _plain(record: Record, precision: str) -> float | None:
 
 
 __all__ = [
+    "BASE",
     "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Curve", "Row", "answers", "asked", "banner", "behind", "calibration",
     "calibration_text", "cases", "checked_steps", "compare", "curves", "datasheet", "datasheet_speedup", "describe",
     "evidence", "expected_bytes", "expected_difference", "expected_scales", "expected_step", "expected_time",

@@ -40,6 +40,7 @@ LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {f"peak-{d}": ("performance", FLOP_PER_SECOND) for d in DTYPES}
 CALIBRATION |= {f"speedup-{d}": ("speedup", NUMBER) for d in DTYPES if d != "fp32"}
 CALIBRATION |= {"block": ("terms", NUMBER)}
+BASE: tuple[str, ...] = ()  # what every prediction rests on
 PICTURES = ("precision", "memory", "errors")
 DRAWN = ("product", "error")
 
@@ -993,6 +994,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
+    "BASE",
     "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Row", "answers", "asked", "banner", "block_size", "calibration",
     "calibration_text", "cases", "compare", "datasheet", "describe", "dtype_errors", "evidence", "expected_bytes",
     "expected_error", "expected_time", "largest", "missing", "normal_largest", "overheads", "parameter_count", "peaks",

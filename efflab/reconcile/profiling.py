@@ -45,6 +45,7 @@ COUNTERS = {"utilization": NUMBER, "memory": BYTE, "power": WATT}
 
 LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {f"share-{name}": ("share", NUMBER) for name in FAULTS}
+BASE: tuple[str, ...] = (ALL, PROFILE)  # what every prediction rests on
 PICTURES = ("profiling", "waterfall", "monitor", "errors")
 DRAWN = ROLES
 NOTHING = "The record does not explain it."
@@ -584,7 +585,7 @@ def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
     gap = gained - expected
     if abs(gap) <= max(POINTS, PART * abs(expected) if agrees else 0.0):
         return [f"It saves {_percent(gained)} of the step, as predicted, {_percent(expected)}."]
-    if spread := _between(record, sample):
+    if spread := saved_between(record, str(sample.point["case"])):
         (low, high), (least, most) = spread, _expected_between(record, mended)
         if low <= most and least <= high:
             return [
@@ -597,10 +598,10 @@ def _why_share(record: Record, sample: Sample, agrees: bool) -> list[str]:
     return [said, *(causes or [NOTHING])]
 
 
-def _between(record: Record, sample: Sample) -> tuple[float, float] | None:
-    """The least and the most that a case saves of the step by the quartiles of both loops; None for one loop."""
-    baseline = _sample(record, str(sample.point["case"]), "baseline")
-    if baseline is None:
+def saved_between(record: Record, case: str) -> tuple[float, float] | None:
+    """The least and the most that a case saves of the step by the quartiles of both loops; None without both."""
+    sample, baseline = _sample(record, case), _sample(record, case, "baseline")
+    if sample is None or baseline is None:
         return None
     with_mend, without = ([quantile(list(s.values), q) for q in (0.25, 0.75)] for s in (sample, baseline))
     return 1 - with_mend[1] / without[0], 1 - with_mend[0] / without[1]
@@ -1403,9 +1404,10 @@ def _derived(row: Row, metric: str, unit: Unit, predicted: float, measured: floa
 
 
 __all__ = [
+    "BASE",
     "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Level", "Row",
     "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "curves",
     "describe", "event_time", "evidence", "expected_step", "expected_time", "held_shares", "levels", "missing",
-    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "seeds_text", "shares", "speedups",
-    "summary", "sweep", "table", "text", "utilizations", "whole",
+    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "saved_between", "seeds_text", "shares",
+    "speedups", "summary", "sweep", "table", "text", "utilizations", "whole",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ CALIBRATION = {
     "peak": ("performance", FLOP_PER_SECOND),
     "overhead": ("time", SECOND),
 }
+BASE: tuple[str, ...] = ()  # what every prediction rests on
 PICTURES = ("roofline", "errors")
 DRAWN = ("kernel", "lesson")
 ROLES = ("kernel", "series", "lesson")
@@ -962,6 +963,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
+    "BASE",
     "CALIBRATION",
     "LIMITS",
     "PICTURES",

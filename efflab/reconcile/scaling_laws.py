@@ -35,6 +35,7 @@ CALIBRATION = {
     "data-exponent": ("exponent", NUMBER),
     "floor": ("loss", NAT),
 }
+BASE: tuple[str, ...] = ()  # what every prediction rests on
 PICTURES = ("scaling_laws", "errors")
 ROLES = ("fit", "repeat", "held-out")
 DRAWN = ("repeat", "held-out")  # what the law has not seen
@@ -674,6 +675,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 
 __all__ = [
+    "BASE",
     "CALIBRATION", "CHECKPOINT", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "StepTime", "alternatives", "answers",
     "asked", "banner", "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law",
     "law_of_checkpoints", "missing", "optimum", "points", "runs", "scatter", "schedules", "step_time", "summary",

@@ -292,3 +292,21 @@ def test_a_notebook_shows_the_message_alone(lab: Lab) -> None:
     shell.showtraceback((raised.type, raised.value, raised.tb))
     InteractiveShell.clear_instance()
     assert shown == [f"EfflabError: {raised.value}"]
+
+
+def test_shares_of_one_step_add_up_to_one_at_most(tmp_path: Path) -> None:
+    lab = Lab("profiling", "replay", labbook=tmp_path)
+    lab.predict(calibration={"share-loader": "40%", "share-tiny": "50%"})
+    with pytest.raises(EfflabError, match="the shares add up to 110%"):
+        lab.predict(calibration={"share-sync": "20%"})
+    lab.predict(calibration={"share-sync": "10%"})
+
+
+def test_a_run_whose_base_was_disturbed_is_not_to_be_built_on() -> None:
+    """Every prediction of the profiling lab divides by the step with all faults."""
+    record = records.recorded("profiling")[-1].model_copy(deep=True)
+    for sample in record.samples:
+        if sample.point["case"] == "all-faults" and sample.metric == "time":
+            sample.values = [v * (1 + i % 3) for i, v in enumerate(sample.values)]
+    assert lab_module.disturbed(record).endswith(lab_module.AGAIN)
+    assert "all-faults" in lab_module.disturbed(record)
