@@ -20,6 +20,8 @@ COUNTERS = {"utilization": ("share", 1.0), "memory": ("MB", 1e6), "power": ("W",
 def profiling(record: Record) -> Any:
     """Draw of each fault the share of the step that its mend takes off: predicted from the profile, and measured.
 
+    The thin line is what the middle halves of the repeats with and without the mend allow.
+
     Returns:
         A matplotlib figure.
 
@@ -32,14 +34,22 @@ def profiling(record: Record) -> Any:
         raise EfflabError(f"record {record.id}: no mend was measured alone. Measure it again.")
     figure, axes = plt.subplots(figsize=(5.4, 0.62 * len(rows) + 1.7), layout="constrained")
     pairs = [(100 * (r.share_predicted or 0.0), 100 * (r.share_saved or 0.0)) for r in rows]
-    low, high = min(0.0, *(min(p) for p in pairs)), max(max(p) for p in pairs)
-    for y, (predicted, measured) in enumerate(pairs):
+    spans = [reconcile.saved_between(record, r.case) for r in rows]
+    drawn = [*itertools.chain(*pairs), *(100 * x for span in spans if span for x in span)]
+    low, high = min(0.0, *drawn), max(drawn)
+    for y, ((predicted, measured), span) in enumerate(zip(pairs, spans, strict=True)):
         for offset, value, colour, label in (
             (-0.2, predicted, PREDICTED, "predicted"), (0.2, measured, MEASURED, "measured")
         ):  # fmt: skip
             axes.barh(y + offset, value, 0.38, color=colour, label=label if y == 0 else None)
+            beside = value
+            if label == "measured" and span:
+                least, most = 100 * span[0], 100 * span[1]
+                axes.plot([least, most], [y + offset] * 2, color="#000000", lw=1.2,
+                          label="middle halves of the repeats" if y == 0 else None)  # fmt: skip
+                beside = max(most, value) if value >= 0 else min(least, value)
             axes.annotate(
-                f"{value:.1f}%".replace("-", "−"), (value, y + offset), xytext=(4 if value >= 0 else -4, 0),
+                f"{value:.1f}%".replace("-", "−"), (beside, y + offset), xytext=(4 if value >= 0 else -4, 0),
                 textcoords="offset points", va="center", ha="left" if value >= 0 else "right", fontsize=9,
             )  # fmt: skip
     axes.axvline(0, color="#000000", lw=0.8)
@@ -50,7 +60,7 @@ def profiling(record: Record) -> Any:
     axes.set_title(_title(record, "one mend at a time"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

@@ -437,6 +437,9 @@ def test_a_saving_within_the_spread_of_both_is_not_told_apart_from_the_predicted
         found.values[:] = [v * MS for v in values]
     said = only(record(*case)).explanation
     assert "It saves 6.0% of the step where 10.0% were predicted." in said and said.count(reconcile.NOTHING) == 1
+    least, most = reconcile.saved_between(record(*case), "without-copies")
+    assert (least, most) == (pytest.approx(1 - 9.55 / 9.8), pytest.approx(1 - 9.25 / 10.2))
+    assert reconcile.saved_between(record(*mend("copies", 0.06, baseline=None)), "without-copies") is None
     # The profiled range was 200 µs shorter and longer in other steps: 8.0 to 12.0% of 10 ms.
     wide = record(*case)
     held = next(s for s in wide.samples if s.metric == "range_copies")
