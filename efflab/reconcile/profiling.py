@@ -1408,6 +1408,6 @@ __all__ = [
     "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Level", "Row",
     "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "curves",
     "describe", "event_time", "evidence", "expected_step", "expected_time", "held_shares", "levels", "missing",
-    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "saved_between", "seeds_text", "shares",
-    "speedups", "summary", "sweep", "table", "text", "utilizations", "whole",
+    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "saved_between", "seeds_text",
+    "shares", "speedups", "summary", "sweep", "table", "text", "utilizations", "whole",
 ]  # fmt: skip
