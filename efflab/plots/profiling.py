@@ -129,7 +129,7 @@ def monitor(record: Record) -> Any:
     found, used = reconcile.monitored(record), reconcile.utilizations(record)
     counters = [n for n in COUNTERS if any(n in series for series in found.values())]
     if not counters:
-        raise EfflabError(f"record {record.id}: no counter was read. See 'Not in it' of the run.")
+        raise EfflabError(f"record {record.id}: no counter was read. Its warnings say why.")
     figure, panels = plt.subplots(
         len(counters), 1, figsize=(5.4, 1.75 * len(counters) + 1.3), sharex=True, squeeze=False, layout="constrained"
     )

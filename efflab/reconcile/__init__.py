@@ -166,13 +166,15 @@ def percent(value: float) -> str:
 
 
 def banner(record: Record) -> str:
-    """One sentence: on which device and when a record was measured, and that it was not measured here."""
+    """On which device and when a record was measured, on one thread if so, and that it was not measured here."""
     e = record.environment
     what = e.device
     if e.kind == "cpu":
         what += f" ({e.cores or '?'} cores, {e.threads} threads{', virtual machine' if e.virtual else ''})"
     software = f"torch {e.torch}" + (f", CUDA {e.cuda}" if e.kind == "cuda" and e.cuda else "")
     state = "" if record.finished else " The run is not complete."
+    if e.kind == "cpu" and record.spec.get("threads") == 1 and e.threads > 1:
+        state += " What is timed ran on one thread."
     return (
         f"Replay of a recorded run: {what}, {record.created[:10]}, {record.scale} scale, {software}. "
         f"Not measured here.{state}"

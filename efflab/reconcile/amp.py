@@ -30,7 +30,7 @@ from efflab.formulas import precision as rounding
 from efflab.formulas import roofline, transformer
 from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import NEAR, columns, error, percent
-from efflab.reconcile import banner as shared_banner
+from efflab.reconcile import banner as banner
 from efflab.reconcile.precision import DOUBTS, MULTIPLIES, NOTHING, agrees
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, NAT, NUMBER, SECOND, UNITS, Unit, show
@@ -126,14 +126,6 @@ class Curve:
         """The mean loss of its last steps, nats."""
         count = max(1, round(ENDING * len(self.losses)))
         return sum(self.losses[-count:]) / count
-
-
-def banner(record: Record) -> str:
-    """As every topic's, and on how many threads steps ran where that is not what torch would use."""
-    said, threads = shared_banner(record), record.spec.get("threads")
-    if threads == 1 and record.environment.threads > 1:
-        return f"{said} What is timed ran on one thread."
-    return said
 
 
 # Reading a record: a point is the topic's own, so what is read from it is checked here

@@ -768,8 +768,11 @@ def curves(record: Record) -> list[Curve]:
     measured = [s for s in record.samples if s.metric == "loss" and s.status == "ok" and s.point.get("role") == "seed"]
     found: list[Curve] = []
     for sample in measured:
-        case, alike = str(sample.point["case"]), [s for s in measured if s.point["faults"] == sample.point["faults"]]
-        other = measured[0] if alike[0] is sample else alike[0]
+        # Beside the first run of the same settings, else of the same faults, else of all.
+        case, same = str(sample.point["case"]), ("faults", "seed", "threads", "deterministic")
+        alike = [[s for s in measured if all(s.point.get(n) == sample.point.get(n) for n in some)]
+                 for some in (same, same[:1], ())]  # fmt: skip
+        other = next((found[0] for found in alike if found[0] is not sample), sample)
         if len(sample.values) != len(other.values):
             raise EfflabError(
                 f"record {record.id}: {case} has {len(sample.values)} losses and {other.point['case']} has "
@@ -879,11 +882,13 @@ def monitor_text(record: Record) -> str:
 
 
 def _absent(record: Record) -> list[str]:
-    """One line for each counter that the machine lacks."""
-    found = {
-        s.metric: f"No {s.metric}: {s.message}." for s in record.samples
-        if s.point.get("role") == "monitor" and s.metric in COUNTERS and s.status != "ok"
-    }  # fmt: skip
+    """One line for each counter that the machine lacks, as the record's warnings say it."""
+    found = {}
+    for warning in record.warnings:
+        case, _, said = warning.partition(": no ")
+        name, _, reason = said.partition(": ")
+        if case in MONITORED and name in COUNTERS:
+            found[name] = f"No {name}: {reason.rstrip('.')}."
     return list(found.values())
 
 
@@ -988,7 +993,7 @@ def _gain(record: Record, done: Row) -> str:
         assert sample is not None
         flops = float(sample.point["flops"])  # type: ignore[arg-type]
         said += (
-            f" The MFU rises from {_percent(_mfu(flops, plain, most))} to {_percent(used[done.case])}; predicted "
+            f" The MFU goes from {_percent(_mfu(flops, plain, most))} to {_percent(used[done.case])}; predicted "
             f"{_percent(_mfu(flops, done.predicted, most))}."
         )
         if used[done.case] > 1:
@@ -1153,22 +1158,22 @@ def _workers_table(record: Record) -> str:
     compute, load, hand = _needed(record, COMPUTE), _needed(record, LOAD), _handed(record)
     rows = []
     for row in points(record, ("loader",)):
-        waiting = (formulas.stall_share(step_time=t, compute_time=compute) for t in (row.predicted, row.measured))
+        beyond = (formulas.stall_share(step_time=t, compute_time=compute) for t in (row.predicted, row.measured))
         rows.append(
             [row.case, show(row.predicted, SECOND), show(row.measured, SECOND), _signed(row.error),
-             *(_percent(float(share)) for share in waiting)]
+             *(_percent(float(share)) for share in beyond)]
         )  # fmt: skip
-    head = ["case", "predicted", "measured", "error", "waiting, predicted", "waiting"]
+    head = ["case", "predicted", "measured", "error", "beyond computing, predicted", "beyond computing"]
     said = columns(head, rows, range(1, len(head)))
     needed = formulas.workers_needed(compute_time=compute + hand, load_time=load)
+    handed = f" and being handed one by a worker {show(hand, SECOND)}" if hand else ""
     lines = [
         said,
-        f"A batch takes {show(load, SECOND)}, a step without loading {show(compute, SECOND)}: "
-        f"{needed:g} worker{'s' if needed > 1 else ''} would hide the loading.",
+        f"Making a batch takes {show(load, SECOND)}, a step without loading {show(compute, SECOND)}{handed}. By the "
+        f"formula {needed:g} worker{'s' if needed > 1 else ''} would hide the making.",
     ]
-    if hand:
-        lose = ", more than making it: workers lose" if hand > load else ""
-        lines.append(f"Being handed a batch by a worker takes {show(hand, SECOND)}{lose}.")
+    if hand > load:
+        lines.append("Being handed a batch takes longer than making it: by the formula workers lose.")
     return "\n".join(lines)
 
 
