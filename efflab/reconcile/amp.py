@@ -877,6 +877,7 @@ def _why_difference(record: Record, sample: Sample, predicted: float, measured: 
             f"Even one running sum of {terms:,.0f} terms in fp32 would give {show(single)}. Consistent with products "
             "that keep fewer bits than fp32, or with two gradients that are not of the same tokens."
         )
+        return " ".join(texts)
     texts.append("It is rounding: no order of summation is the right one.")
     return " ".join(texts)
 
@@ -1025,8 +1026,8 @@ def _why_curve(record: Record, run: Curve) -> str:
         )
         if run.cast and run.cast[-1] < run.zero[-1]:
             texts.append(
-                f"Rounding fp32's gradients to fp16 would lose {run.cast[-1]:.0%}; the rest was lost on the way, where "
-                "gradients of activations are smaller still."
+                f"Rounding fp32's gradients to fp16 would lose {run.cast[-1]:.0%}; the rest was lost on the way. "
+                "Consistent with gradients of activations that are smaller still."
             )
     elif run.zero and precision in NARROW:
         lost = f"At most {show(100 * max(run.zero), digits=2)}%" if max(run.zero) else "No element"
@@ -1646,9 +1647,9 @@ def _answer_scale(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
     later, interval = run.overflows[first:], float(point["growth_interval"])
     largest = largest_scales(run)[0]
     found = {}
-    if first:
-        expected = float(formulas.first_overflows(scale=run.scales[0], largest_scale=largest))
-        found["overflows"] = ("overflows", max(expected, 1.0), float(first))
+    expected = float(formulas.first_overflows(scale=run.scales[0], largest_scale=largest))
+    if first and expected > 0:  # an error in percent needs two numbers above zero
+        found["overflows"] = ("overflows", expected, float(first))
     if any(later):
         rate = float(formulas.skipped_share(growth_interval=interval))
         found["skipped"] = ("skipped", rate, sum(later) / len(later))

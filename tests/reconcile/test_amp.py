@@ -650,7 +650,7 @@ def test_what_became_of_each_run() -> None:
         "lost to zero. 3 steps of 6 overflowed and were skipped, the first 2 among them.",
         "curve-fp16-unscaled: Over its last steps its loss is 0.7 nats above fp32's. At its last checked step 90% of "
         "the gradient are zero that are not zero in fp32, at its first 20%. Rounding fp32's gradients to fp16 would "
-        "lose 60%; the rest was lost on the way, where gradients of activations are smaller still.",
+        "lose 60%; the rest was lost on the way. Consistent with gradients of activations that are smaller still.",
         "curve-fp16-weights: The loss of step 2 is not a number. Weights and AdamW are in fp16, whose smallest number "
         "is 5.96 × 10⁻⁸: epsilon, 1 × 10⁻⁸, rounds to zero, and so do the squares of small gradients. Consistent with "
         "an update that divides by zero.",
