@@ -639,7 +639,16 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
         if len(mended) > 1 and all(name in alone for name in mended):
             one = sum(alone[name] for name in mended)
             why += 1
-            if abs(one - (expected + gap)) <= max(POINTS, PART / 2 * abs(expected + gap)):
+            each = [s for name in mended if (s := _sample(record, f"without-{name}"))]
+            unclear = [str(s.point["case"]) for s in (*each, sample) if not _resolved(record, s)]
+            unclear += [case for case in _doubted(record, [str(s.point["case"]) for s in each]) if case not in unclear]
+            if unclear:
+                some = f"{', '.join(unclear)} {'is' if len(unclear) == 1 else 'are'}"
+                yield (
+                    f"One by one the same mends save {_percent(one)}, together {_percent(expected + gap)}. This run does "
+                    f"not tell whether what they save adds up: {some} not resolved or disturbed."
+                )
+            elif abs(one - (expected + gap)) <= max(POINTS, PART / 2 * abs(expected + gap)):
                 yield f"One by one the same mends save {_percent(one)}: what they save adds up."
             else:
                 yield (
@@ -1215,7 +1224,10 @@ def compare(record: Record, slow: str, fast: str) -> str:
         before = "calibrates" if name == ALL else f"predicted {show(rows[name][0], SECOND)}"
         lines.append(f"{name}: {before}, measured {show(rows[name][1], SECOND)}")
     (a, b), (c, d) = rows[slow], rows[fast]
-    lines.append(f"faster by: predicted {a / c:.3g}×, measured {b / d:.3g}×")
+    turns = ""
+    if slow == ALL and (beside := _value(record, fast, "baseline")):
+        b, turns = beside, f", against {show(beside, SECOND)}, timed in turns with it"
+    lines.append(f"faster by: predicted {a / c:.3g}×, measured {b / d:.3g}×{turns}")
     return "\n".join(lines)
 
 

@@ -509,6 +509,10 @@ def test_several_mends_are_compared_with_each_alone():
     apart = why("loader,copies", 0.02, *two)
     assert "One by one the same mends save 10.0%, together 2.0%: what they save does not add up." in apart
     assert "One by one" not in why("loader,copies", 0.1, *mend("loader", 0.06)), "one of them was not measured"
+    loud = [*mend("loader", 0.06, spread=0.3), *mend("copies", 0.04)]
+    unclear = why("loader,copies", 0.02, *loud)
+    assert "not tell whether what they save adds up: without-loader is not resolved or disturbed." in unclear
+    assert "does not add up" not in unclear
     assert "their ranges" in why("loader,copies,sync,tiny", 0.3, *profile("profile-clean", LEFT, 5 * MS))
 
 
@@ -734,7 +738,7 @@ def test_compare():
     given = whole()
     said = reconcile.compare(given, "all-faults", "mended-5")
     assert "all-faults: calibrates, measured 10 ms" in said
-    assert said.endswith("faster by: predicted 2.59×, measured 1.96×")
+    assert said.endswith("faster by: predicted 2.59×, measured 1.96×, against 10 ms, timed in turns with it")
     gone = reconcile.compare(given, "workers-2", "workers-2-pinned")
     assert gone == "workers-2-pinned was not measured: no accelerator to copy to. So there is nothing to compare."
     with pytest.raises(EfflabError, match="Did you mean 'mended-5'"):
