@@ -116,7 +116,7 @@ def summary(record: Record) -> str:
     return (
         f"Together the mends make a step {found['all'].speedup:.2f} times faster; the product of what they gain alone "
         f"is {math.prod(g.speedup for g in alone):.2f}. They save {found['all'].saved:.0%} of its time together, and "
-        f"{' + '.join(f'{g.saved:.0%}' for g in alone)} alone."
+        f"{' + '.join(f'{g.saved:.0%}'.replace('-0%', '0%') for g in alone)} alone."
     )
 
 

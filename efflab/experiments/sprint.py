@@ -356,6 +356,8 @@ def _same_gradient(name: str, loss: Any, right: float, difference: float, allowe
             f"mend {name!r} gives another gradient than the script: the relative difference is {difference:.2g}, and "
             f"{allowed:g} is allowed {why}. {_TYPICAL[name]}"
         )
+    if isinstance(loss, torch.Tensor):
+        raise EfflabError(f"mend {name!r}: `gradients` returns a tensor; a number is expected: return loss.item().")
     try:
         value = float(loss)
     except Exception:  # the object is the learner's and may raise anything

@@ -645,8 +645,8 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
             if unclear:
                 some = f"{', '.join(unclear)} {'is' if len(unclear) == 1 else 'are'}"
                 yield (
-                    f"One by one the same mends save {_percent(one)}, together {_percent(expected + gap)}. This run does "
-                    f"not tell whether what they save adds up: {some} not resolved or disturbed."
+                    f"One by one the same mends save {_percent(one)}, together {_percent(expected + gap)}. This run "
+                    f"does not tell whether what they save adds up: {some} not resolved or disturbed."
                 )
             elif abs(one - (expected + gap)) <= max(POINTS, PART / 2 * abs(expected + gap)):
                 yield f"One by one the same mends save {_percent(one)}: what they save adds up."
