@@ -433,7 +433,9 @@ def test_a_program_needs_no_guard_around_its_main_part(how: str, tmp_path: Path)
 
 @pytest.mark.parametrize("end", ["signal.SIGKILL", "signal.SIGINT"])
 def test_no_worker_outlives_a_process_that_was_stopped(end: str) -> None:
-    code = program(f"os.kill(os.getpid(), {end})\nloop.step()")
+    # A shell may have started the tests with SIGINT ignored, which children inherit.
+    listening = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = program(f"{listening}\nos.kill(os.getpid(), {end})\nloop.step()")
     ran = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=120,

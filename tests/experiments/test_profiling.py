@@ -453,11 +453,13 @@ def test_an_interrupted_run_ends_its_workers_and_goes_on_where_it_stopped(
     def run() -> Record:
         return runner.run(profiling.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path, report=lambda _: None)[0]
 
+    before = {p.pid for p in psutil.Process().children(recursive=True)}  # a browser of other tests, say
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "step", stop)
         with pytest.raises(runner.Interrupted, match="stopped after 1"):
             run()
-    running = [p.cmdline() for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    running = [p.cmdline() for p in started if p.status() != psutil.STATUS_ZOMBIE]
     assert not any("resource_tracker" not in " ".join(command) for command in running)
     found = run()
     assert {s.point["case"] for s in found.samples if s.status == "ok"} == {*only}
