@@ -61,6 +61,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-") or "unnamed"
 
 
+DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning of a record goes on that doubts a time
+
+
 class _Model(BaseModel):
     # Strict: a number in quotes or a true in place of a count is damage, not something to guess about.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_assignment=True)

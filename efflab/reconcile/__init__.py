@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from efflab.errors import EfflabError, unknown
+from efflab.records import DOUBTS as DOUBTS
 from efflab.records import Prediction, Record
 from efflab.units import Unit
 
+NOTHING = "The record does not explain it."
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
 SHARES = ("gain", "share")  # metrics that are shares of one, read and shown in percent
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
@@ -163,6 +165,32 @@ def percent(value: float) -> str:
     """A ratio as a signed percentage with a true minus sign, below one percent with a decimal: "+12%", "−0.4%"."""
     text = f"{value:+.1%}" if abs(value) < 0.00995 else f"{value:+,.0%}"
     return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """An error as a percentage, with a decimal where it is below 10%."""
+    if abs(value) >= 0.1:
+        return percent(value)
+    text = f"{value:+.1%}"
+    return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
+
+
+def unsigned(value: float) -> str:
+    """A share without a sign as a percentage, with a decimal where it is below 10%."""
+    return "under 0.1%" if value < 0.001 else f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
+
+
+def agrees(ratio: float, near: float = NEAR, what: str = "As") -> str:
+    """Such as "As predicted, within 5%.", with the narrowest usual bound; empty where the factor exceeds `near`."""
+    for bound in (b for b in (0.01, 0.02, 0.05, 0.1, NEAR - 1) if b <= near - 1 + 1e-9):
+        if 1 / (1 + bound) <= ratio <= 1 + bound:
+            return f"{what} predicted, within {bound:.0%}."
+    return ""
+
+
+def doubted(record: Record) -> set[str]:
+    """The cases whose times the record's own warnings doubt."""
+    return {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
 
 
 def banner(record: Record) -> str:

@@ -29,9 +29,9 @@ from efflab.formulas import memory as bytes_of
 from efflab.formulas import precision as rounding
 from efflab.formulas import roofline, transformer
 from efflab.formulas.namespace import FormulaError
-from efflab.reconcile import NEAR, columns, error, percent
+from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
 from efflab.reconcile import banner as banner
-from efflab.reconcile.precision import DOUBTS, MULTIPLIES, NOTHING, agrees
+from efflab.reconcile.precision import MULTIPLIES
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, NAT, NUMBER, SECOND, UNITS, Unit, show
 
@@ -423,7 +423,7 @@ def _count(record: Record, case: str, metric: str) -> str:
 
 def _doubted(record: Record) -> list[str]:
     """The timed cases of which the record warns."""
-    named = {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
+    named = doubted(record)
     return list(dict.fromkeys(str(s.point["case"]) for s in record.samples if s.point.get("case") in named))
 
 
@@ -1135,7 +1135,7 @@ def _weights_text(record: Record) -> str:
         expected = float(
             formulas.token_weight_in_mean_of_means(tokens=count, total_tokens=sum(tokens), accumulation_steps=k)
         )
-        rows.append([str(i), f"{count:,.0f}", show(expected), show(weight), _signed(error(expected, weight))])
+        rows.append([str(i), f"{count:,.0f}", show(expected), show(weight), signed(error(expected, weight))])
     return columns(["microbatch", "tokens that count", "weight by formula", "measured", "error"], rows, range(5))
 
 
@@ -1159,9 +1159,9 @@ def summary(record: Record) -> str:
         if of:
             worst = max(of, key=lambda r: abs(math.log(r.ratio)))
             parts.append(
-                f"{len(of)} {words}: median error of the prediction {_share(median([abs(r.error) for r in of]))}. "
+                f"{len(of)} {words}: median error of the prediction {unsigned(median([abs(r.error) for r in of]))}. "
                 f"Worst: {worst.case}, predicted {show(worst.predicted, worst.unit)}, measured "
-                f"{show(worst.measured, worst.unit)} ({_signed(worst.error)})."
+                f"{show(worst.measured, worst.unit)} ({signed(worst.error)})."
             )
     for row in (r for r in rows if r.role == "scale"):
         parts.append(
@@ -1196,18 +1196,6 @@ def _gains(record: Record, rows: Iterable[Row]) -> str:
     return f"Speed of a step against fp32: {', '.join(found)}." if found else ""
 
 
-def _share(value: float) -> str:
-    return "under 0.1%" if value < 0.001 else f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
-
-
-def _signed(value: float) -> str:
-    """An error as a percentage, with a decimal where it is below 10%."""
-    if abs(value) >= 0.1:
-        return percent(value)
-    text = f"{value:+.1%}"
-    return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
-
-
 def _shown(row: Row, value: float) -> str:
     return power(value) if row.metric == "scale" else show(value, row.unit)
 
@@ -1225,7 +1213,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         "data sheet": [show(r.datasheet, r.unit) if r.datasheet else "" for r in rows],
         "measured": [_shown(r, r.measured) for r in rows],
         "IQR": [f"{r.iqr / r.measured:.0%}" if r.metric == "time" else "" for r in rows],
-        "error": [_signed(r.error) for r in rows],
+        "error": [signed(r.error) for r in rows],
         "why": [r.explanation for r in rows],
     }
     kept = {name: cells for name, cells in found.items() if any(cells) or name not in ("data sheet", "IQR")}
@@ -1331,7 +1319,7 @@ def sweep(record: Record, name: str) -> str:
     for sample in known[name]:
         case, unit, value = str(sample.point["case"]), UNITS[sample.unit], median(sample.values)
         row = rows.get(case)
-        sides = [show(row.predicted, unit), _signed(row.error)] if row else ["", ""]
+        sides = [show(row.predicted, unit), signed(row.error)] if row else ["", ""]
         if sample.point["role"] == "calibration":
             sides = ["calibrates", ""]
         table.append([case, sides[0], show(value, unit), sides[1]])
@@ -1350,7 +1338,7 @@ def _trade(record: Record) -> str:
             continue
         longer = rows[again].measured / time - 1
         table.append(
-            [precision, show(time, SECOND), show(rows[again].measured, SECOND), _signed(longer),
+            [precision, show(time, SECOND), show(rows[again].measured, SECOND), signed(longer),
              show(rows[kept].measured, BYTE), show(rows[left].measured, BYTE),
              f"1/{rows[kept].measured / rows[left].measured:.3g}"]
         )  # fmt: skip

@@ -25,7 +25,7 @@ from efflab.errors import EfflabError, unknown
 from efflab.formulas import memory as bytes_of
 from efflab.formulas import precision as formulas
 from efflab.formulas import roofline, transformer
-from efflab.reconcile import NEAR, columns, error, percent
+from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
 from efflab.reconcile import banner as banner
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, Unit, show
@@ -56,12 +56,10 @@ MULTIPLIES = {
     "bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp"), "fp8": (),
     "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm"),
 }  # fmt: skip
-NOTHING = "The record does not explain it."
 LARGE = 1024  # rows from which several threads are worth their cost
 HINDERED = 3  # how many times faster one thread is only where something else runs on the others' cores
 # A tiny product that takes longer than another one, times this, waited. A GPU may only launch either of them.
 WAITED = {"cpu": 1.0, "cuda": 1.5, "rocm": 1.5}
-DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning goes on that doubts a time
 
 
 @dataclass(frozen=True)
@@ -458,14 +456,6 @@ def _row(record: Record, sample: Sample) -> Row | None:
     )  # fmt: skip
 
 
-def agrees(ratio: float, near: float = NEAR) -> str:
-    """Such as "As predicted, within 5%.", with the narrowest usual bound; empty where the factor exceeds `near`."""
-    for bound in (b for b in (0.01, 0.02, 0.05, 0.1, NEAR - 1) if b <= near - 1 + 1e-9):
-        if 1 / (1 + bound) <= ratio <= 1 + bound:
-            return f"As predicted, within {bound:.0%}."
-    return ""
-
-
 def _why_time(record: Record, sample: Sample, predicted: float, seconds: float) -> str:
     spread = iqr(sample.values) / seconds
     unsteady = f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median." if spread > 0.25 else ""
@@ -718,9 +708,9 @@ def summary(record: Record) -> str:
         if rows:
             worst = max(rows, key=lambda r: abs(math.log(r.ratio)))
             parts.append(
-                f"{len(rows)} {words} {_share(median([abs(r.error) for r in rows]))}. Worst: {worst.case}, predicted "
+                f"{len(rows)} {words} {unsigned(median([abs(r.error) for r in rows]))}. Worst: {worst.case}, predicted "
                 f"{show(worst.predicted, worst.unit)}, measured {show(worst.measured, worst.unit)} "
-                f"({_signed(worst.error)}). {worst.explanation}"
+                f"({signed(worst.error)}). {worst.explanation}"
             )
     if not parts:
         return "No case of this record was measured."
@@ -729,18 +719,6 @@ def summary(record: Record) -> str:
     if absent := missing(record):
         parts.append(f"Not in it: {'; '.join(absent)}.")
     return " ".join(parts)
-
-
-def _share(value: float) -> str:
-    return "under 0.1%" if value < 0.001 else f"{value:.1%}" if value < 0.1 else f"{value:.0%}"
-
-
-def _signed(value: float) -> str:
-    """An error as a percentage, with a decimal where it is below 10%."""
-    if abs(value) >= 0.1:
-        return percent(value)
-    text = f"{value:+.1%}"
-    return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
 
 
 def _headline(record: Record) -> list[Row]:
@@ -767,7 +745,7 @@ def _table(record: Record, rows: Iterable[Row]) -> tuple[list[str], list[list[st
         sheet = [show(r.datasheet, r.unit) if r.datasheet else ""] if entry else []
         spread = f"{r.iqr / r.measured:.0%}" if r.metric == "time" else ""
         body.append(
-            [r.case, show(r.predicted, r.unit), *sheet, show(r.measured, r.unit), spread, _signed(r.error),
+            [r.case, show(r.predicted, r.unit), *sheet, show(r.measured, r.unit), spread, signed(r.error),
              r.explanation]
         )  # fmt: skip
     return head, body, tuple(range(1, len(head) - 1))
@@ -782,8 +760,10 @@ def text(record: Record) -> str:
             head, body, numeric = _table(record, rows)
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
             parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in body if not r[-1].startswith("As predicted")))
-    doubted = {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
-    if named := [str(s.point["case"]) for s in record.samples if s.metric == "time" and s.point.get("case") in doubted]:
+    doubtful = doubted(record)
+    if named := [
+        str(s.point["case"]) for s in record.samples if s.metric == "time" and s.point.get("case") in doubtful
+    ]:
         parts.append(f"Disturbed while measured, as the record warns: {', '.join(dict.fromkeys(named))}.")
     parts.append(
         "Times use the rate of each dtype's largest product and the overhead of its tiny one; neither predicts itself."
@@ -854,7 +834,7 @@ def sweep(record: Record, name: str) -> str:
         case, unit, value = str(sample.point["case"]), UNITS[sample.unit], median(sample.values)
         row = rows.get(case)
         rate = [show(_flops(sample.point) / value, FLOP_PER_SECOND)] if sample.metric == "time" else []
-        predicted = [show(row.predicted, unit), _signed(row.error)] if row else ["calibrates", ""]
+        predicted = [show(row.predicted, unit), signed(row.error)] if row else ["calibrates", ""]
         table.append([case, predicted[0], show(value, unit), *rate, predicted[1]])
     rated = known[name][0].metric == "time"
     head = ["case", "predicted", "measured", *(["rate"] if rated else []), "error"]

@@ -28,8 +28,8 @@ from typing import Any
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import profiling as formulas
 from efflab.formulas import roofline, transformer
+from efflab.reconcile import NOTHING, agrees, columns, doubted, error, signed
 from efflab.reconcile import banner as banner
-from efflab.reconcile import columns, error, percent
 from efflab.records import Prediction, Record, Sample, iqr, median, quantile
 from efflab.units import BYTE, FLOP, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, WATT, Unit, show
 
@@ -48,7 +48,6 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {f"share-{name}": ("share", NUMBER) f
 BASE: tuple[str, ...] = (ALL, PROFILE)  # what every prediction rests on
 PICTURES = ("profiling", "waterfall", "monitor", "errors")
 DRAWN = ROLES
-NOTHING = "The record does not explain it."
 GONE = 1e12  # speedup of a part that a mend leaves nothing of: the most that the formulas take
 AGREES = 0.1  # a time within this share of the predicted one is as predicted
 DRIFT = 0.05  # the loop with all faults, timed again, counts as changed beyond this
@@ -56,7 +55,6 @@ POINTS = 0.02  # of the step: shares that part by less are not explained
 PART = 0.25  # a cause is named if it makes up this share of the gap
 TYPED = 0.01  # a number that was typed with three digits differs by less than this
 SAME, BARE = "nothing", "without faults"  # in what a run differs from another one
-DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning goes on that doubts a time
 
 _UNIT = {"loss": "nats", "elapsed": "s", "time": "s", "baseline": "s", "memory": "B", "power": "W", "utilization": ""}
 _MOST = 2**62
@@ -515,22 +513,14 @@ def _handed(record: Record) -> float:
     return _value(record, HAND) or 0.0
 
 
-def _agrees(ratio: float, what: str = "As") -> str:
-    for bound in (0.01, 0.02, 0.05, AGREES):
-        if 1 / (1 + bound) <= ratio <= 1 + bound:
-            return f"{what} predicted, within {bound:.0%}."
-    return ""
-
-
 def _doubted(record: Record, cases: Iterable[str]) -> list[str]:
     """Of these cases, the ones whose times the record's own warnings doubt."""
-    named = {case for w in record.warnings for case, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
-    return [case for case in cases if case in named]
+    return [case for case in cases if case in doubted(record)]
 
 
 def _why_mend(record: Record, sample: Sample, predicted: float) -> str:
     case, measured = str(sample.point["case"]), median(sample.values)
-    said = _agrees(measured / predicted, "The step's time is as")
+    said = agrees(measured / predicted, 1 + AGREES, "The step's time is as")
     plain = _needed(record, ALL)
     # The saving first: a mend that saves little leaves the step as predicted, whatever was predicted of the saving.
     if _resolved(record, sample):
@@ -676,7 +666,9 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
 def _why_loader(record: Record, sample: Sample, predicted: float) -> str:
     case, seconds = str(sample.point["case"]), median(sample.values)
     spread = iqr(sample.values) / seconds
-    texts = [said] if (said := _agrees(seconds / predicted)) else list(_loader_causes(record, sample, predicted))
+    texts = (
+        [said] if (said := agrees(seconds / predicted, 1 + AGREES)) else list(_loader_causes(record, sample, predicted))
+    )
     if spread > 0.25:
         texts.append(f"Unsteady: the middle half of the repeats spans {spread:.0%} of the median.")
     named = _doubted(record, (LOAD, *((HAND,) if sample.point["workers"] else ()), COMPUTE, case))
@@ -909,14 +901,6 @@ def _percent(value: float) -> str:
     return f"{value:.1%}".replace("-", "−") if round(value, 3) else "0.0%"
 
 
-def _signed(value: float) -> str:
-    """An error as a percentage, with a decimal where it is below 10%."""
-    if abs(value) >= 0.1:
-        return percent(value)
-    text = f"{value:+.1%}"
-    return "0%" if text in ("+0.0%", "-0.0%") else text.replace("-", "−")
-
-
 def whole(record: Record) -> Row | None:
     """The row of the case with every fault mended, None where it was not measured."""
     return next((r for r in points(record, ("ladder",)) if set(_mended_of(record, r.case)) == set(FAULTS)), None)
@@ -947,7 +931,7 @@ def summary(record: Record) -> str:
             parts.append(
                 f"{len(some)} {words}. Median error of the predicted time: "
                 f"{_percent(median([abs(r.error) for r in some]))}. Worst: {worst.case}, predicted "
-                f"{show(worst.predicted, SECOND)}, measured {show(worst.measured, SECOND)} ({_signed(worst.error)})."
+                f"{show(worst.predicted, SECOND)}, measured {show(worst.measured, SECOND)} ({signed(worst.error)})."
             )
     parts += _beside(record)
     if absent := missing(record):
@@ -1020,7 +1004,7 @@ def _table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
     body = [
         [
             r.case, *("" if s is None else _percent(s) for s in (r.share_predicted, r.share_saved)),
-            show(r.predicted, r.unit), show(r.measured, r.unit), f"{r.iqr / r.measured:.0%}", _signed(r.error),
+            show(r.predicted, r.unit), show(r.measured, r.unit), f"{r.iqr / r.measured:.0%}", signed(r.error),
             r.explanation,
         ]
         for r in rows
@@ -1169,7 +1153,7 @@ def _workers_table(record: Record) -> str:
     for row in points(record, ("loader",)):
         beyond = (formulas.stall_share(step_time=t, compute_time=compute) for t in (row.predicted, row.measured))
         rows.append(
-            [row.case, show(row.predicted, SECOND), show(row.measured, SECOND), _signed(row.error),
+            [row.case, show(row.predicted, SECOND), show(row.measured, SECOND), signed(row.error),
              *(_percent(float(share)) for share in beyond)]
         )  # fmt: skip
     head = ["case", "predicted", "measured", "error", "beyond computing, predicted", "beyond computing"]

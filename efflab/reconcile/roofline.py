@@ -22,7 +22,7 @@ from typing import Any
 from efflab import catalog
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import roofline as formulas
-from efflab.reconcile import NEAR, error, percent
+from efflab.reconcile import NEAR, NOTHING, error, percent
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
 from efflab.records import Prediction, Record, Sample, iqr, median
@@ -39,7 +39,6 @@ PICTURES = ("roofline", "errors")
 DRAWN = ("kernel", "lesson")
 ROLES = ("kernel", "series", "lesson")
 AGREES = f"As predicted, within {NEAR - 1:.0%}."
-NOTHING = "The record does not explain it."
 READERS = ("matmul", "gemv", "attention_decode")  # where memory bounds these, they read a matrix and write little
 PAGE = 4096  # B; the size of the pages that a fault brings in, without huge pages
 

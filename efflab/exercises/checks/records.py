@@ -20,13 +20,12 @@ from efflab.errors import EfflabError
 from efflab.exercises.checks import NotCounted, NotYet, short
 from efflab.exercises.nearest import nearest
 from efflab.measure.timer import WIDE
-from efflab.records import Record, Sample, iqr, median
+from efflab.records import DOUBTS, Record, Sample, iqr, median
 from efflab.units import Unit, show
 
 FEWEST_REPEATS = 3
 UNSTEADY = 0.25  # share of the kernels that may be wide or disturbed
 # What `efflab run` writes into a record's warnings, after the case's name, when a time is not to be relied on.
-DOUBTS = ("wide", "short", "measured again", "disturbed")
 # A copy has the repeats of the run it was copied from, up to a factor. Repeats measured anew scatter on their own:
 # of them about 8% agree this well by chance.
 COPY_AGREES, COPY_SHARE, COPY_FEWEST = 0.1, 0.5, 20
