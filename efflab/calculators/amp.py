@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from efflab.calculators.calculator import Calculator
 from efflab.calculators.parts import (
     Case,
@@ -19,21 +17,17 @@ from efflab.calculators.parts import (
     Sum,
     Table,
     Value,
+    grouped,
+    whole,
 )
-from efflab.calculators.picks import custom_accelerator, custom_model, pick, pick_accelerator, pick_model
+from efflab.calculators.picks import custom_accelerator, custom_model, missing_peak, pick, pick_accelerator, pick_model
 from efflab.catalog import BYTES_PER_ELEMENT, accelerators
 from efflab.formulas import amp, memory
 from efflab.formulas.precision import largest_finite, smallest_subnormal
 from efflab.units import BYTE, COUNT
 
-
-def _grouped(group: str, *inputs: Slider | Choice) -> list[Slider | Choice]:
-    return [replace(i, group=group) for i in inputs]
-
-
 # Speed
 
-_NO_PEAK = "{accelerator} has no dense %s peak. It has: {has}. The nearest is {nearest}."
 _BEFORE, _AFTER = ("fp32", "tf32"), ("bf16", "fp16", "tf32")
 
 
@@ -67,7 +61,7 @@ def _peaks() -> Choice:
             "peak_after": "own_peak_after",
         },
         by={"peak_before": "before", "peak_after": "after"},
-        missing={"peak_before": _NO_PEAK % "{before}", "peak_after": _NO_PEAK % "{after}"},
+        missing={"peak_before": missing_peak("before"), "peak_after": missing_peak("after")},
     )
 
 
@@ -82,7 +76,7 @@ speedup = Calculator(
     intro="Products of matrices become much faster, everything else a little or not at all. What the step gains "
     "depends on the share that the products have of it in full precision.",
     inputs=[
-        *_grouped(
+        *grouped(
             "",
             Slider(
                 "matmul_share",
@@ -104,7 +98,7 @@ speedup = Calculator(
             ),
             Slider("time", 1e-6, 1e4, default=0.2, scale="log", label="Time of a step before"),
         ),
-        *_grouped(
+        *grouped(
             "Products",
             Choice(
                 "products",
@@ -200,7 +194,7 @@ loss_scale = Calculator(
     intro="The scaler halves its scale after every step that overflows and doubles it after an interval without. The "
     "curve follows it through 80 steps, if the largest gradient stays the same.",
     inputs=[
-        *_grouped(
+        *grouped(
             "Gradients",
             Choice(
                 "format",
@@ -231,7 +225,7 @@ loss_scale = Calculator(
                 unit=COUNT,
             ),
         ),
-        *_grouped(
+        *grouped(
             "Scaler",
             Slider("scale", 1, 2**32, default=amp.INITIAL_SCALE, scale="log2", label="Initial scale"),
             Slider(
@@ -389,10 +383,6 @@ _SHAPE = (
 )
 
 
-def _count(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
-    return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
-
-
 def _kept(name: str, **given: str | float) -> list[Output]:
     """What layers keep in FP32 and under autocast, as named there."""
     wide: dict[str, str | float] = {
@@ -428,7 +418,7 @@ batch = Calculator(
     intro="Say what batch you want. The memory of one accelerator decides how many sequences it takes at once; the "
     "rest is accumulated. Recomputation makes room and takes time.",
     inputs=[
-        *_grouped(
+        *grouped(
             "",
             pick_model(
                 "GPT-2 1.5B",
@@ -440,18 +430,18 @@ batch = Calculator(
             pick_accelerator("A100 SXM 40GB", peaks={}, sets={"capacity": "memory"}),
             *custom_accelerator("memory"),
         ),
-        *_grouped(
+        *grouped(
             "What is kept",
             _PRECISION,
             _RECOMPUTATION,
             _ATTENTION,
         ),
-        *_grouped(
+        *grouped(
             "Batch",
-            _count("sequence_length", 2**20, 1024, "Sequence length", "tokens"),
-            _count("microbatch", 4096, 2, "Microbatch", "sequences at once"),
-            _count("batch", 2**20, 512, "Batch wanted", "sequences of one update"),
-            _count("ranks", 65536, 8, "Ranks", "data-parallel"),
+            whole("sequence_length", 2**20, 1024, "Sequence length", "tokens"),
+            whole("microbatch", 4096, 2, "Microbatch", "sequences at once"),
+            whole("batch", 2**20, 512, "Batch wanted", "sequences of one update"),
+            whole("ranks", 65536, 8, "Ranks", "data-parallel"),
         ),
     ],
     outputs=[

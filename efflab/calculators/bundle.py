@@ -22,10 +22,10 @@ from efflab.calculators.parts import (
     Choice,
     Curve,
     Formula,
+    Input,
     NumberField,
     Output,
     Ratio,
-    Slider,
     Sum,
     Value,
     read,
@@ -168,7 +168,7 @@ def _source(name: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
-def _input(given: Slider | Choice | NumberField, calculator: Calculator) -> dict[str, Any]:
+def _input(given: Input, calculator: Calculator) -> dict[str, Any]:
     common = {"name": given.name, "label": given.label, "help": given.help, "group": given.group}
     if isinstance(given, Choice):
         found = {

@@ -30,6 +30,7 @@ from efflab.calculators.parts import (
     Choice,
     Curve,
     Formula,
+    Input,
     NumberField,
     Option,
     Output,
@@ -195,7 +196,7 @@ class Calculator:
     name: str
     title: str
     topic: str
-    inputs: Sequence[Slider | Choice | NumberField]
+    inputs: Sequence[Input]
     outputs: Sequence[Any]
     verdict: Sequence[Case]
     curve: Curve | None = None
@@ -214,7 +215,7 @@ class Calculator:
         return f"<calculator {self.name}: {self.title}>"
 
     @cached_property
-    def table(self) -> dict[str, Slider | Choice | NumberField]:
+    def table(self) -> dict[str, Input]:
         """The inputs by name."""
         return {i.name: i for i in self.inputs}
 

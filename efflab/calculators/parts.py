@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -149,6 +149,19 @@ class Choice:
         """The options by name."""
         options = [o if isinstance(o, Option) else Option(o) for o in self.options]
         return {o.name: o for o in options}
+
+
+Input = Slider | NumberField | Choice
+
+
+def whole(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
+    """A whole number from 1 to `high`, stopping where sizes and counts are chosen: at 2^k and 1.5 × 2^k."""
+    return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
+
+
+def grouped(group: str, *inputs: Input) -> list[Input]:
+    """These inputs under one heading."""
+    return [replace(i, group=group) for i in inputs]
 
 
 @dataclass(frozen=True)

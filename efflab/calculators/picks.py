@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from efflab.calculators.parts import Choice, Option, Slider
+from efflab.calculators.parts import Choice, Option, Slider, whole
 from efflab.catalog import BYTES_PER_ELEMENT, Accelerator, accelerators, models
 from efflab.units import BYTE
 
 CUSTOM = "custom"
 MATRIX, VECTOR = "matrix", "vector"
-_MISSING = {
-    MATRIX: "{accelerator} has no dense {dtype} peak. It has: {has}. The nearest is {nearest}.",
-    VECTOR: "The catalog has no {dtype} rate of {accelerator}'s vector units.",
-}
+
+
+def missing_peak(dtype: str, units: str = MATRIX) -> str:
+    """What to say where the accelerator chosen has no peak of the data type that the choice `dtype` names."""
+    if units == VECTOR:
+        return f"The catalog has no {{{dtype}}} rate of {{accelerator}}'s vector units."
+    return f"{{accelerator}} has no dense {{{dtype}}} peak. It has: {{has}}. The nearest is {{nearest}}."
 
 
 def pick(
@@ -69,7 +72,7 @@ def pick_accelerator(
         default=default,
         own={n: f"own_{source}" for n, source in sets.items()} | dict.fromkeys(peaks, "own_peak_performance"),
         by=dict.fromkeys(peaks, dtype),
-        missing={n: _MISSING[units] for n, units in peaks.items()},
+        missing={n: missing_peak(dtype, units) for n, units in peaks.items()},
     )
 
 
@@ -103,21 +106,17 @@ def pick_model(default: str, *, sets: Mapping[str, str], own: Mapping[str, str] 
     return pick("model", options, default=default, own=own)
 
 
-def _shape(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
-    return Slider(f"own_{name}", 1, high, default=default, scale="log2", integer=True, label=label, help=help)
-
-
 # A small model with the shape of GPT-2 124M.
 _OWN_MODEL = {
     "parameters": Slider("own_parameters", 1e6, 1e13, default=124e6, scale="log", label="Parameters"),
     "tokens": Slider("own_tokens", 1e6, 1e15, default=2.5e9, scale="log", label="Training tokens"),
-    "layers": _shape("layers", 256, 12, "Layers"),
-    "hidden_size": _shape("hidden_size", 65536, 768, "Hidden size"),
-    "intermediate_size": _shape("intermediate_size", 262144, 3072, "Width of the MLP"),
-    "query_heads": _shape("query_heads", 512, 12, "Query heads"),
-    "kv_heads": _shape("kv_heads", 512, 12, "KV heads"),
-    "head_dim": _shape("head_dim", 512, 64, "Head dimension"),
-    "vocabulary": _shape("vocabulary", 524288, 50257, "Vocabulary"),
+    "layers": whole("own_layers", 256, 12, "Layers"),
+    "hidden_size": whole("own_hidden_size", 65536, 768, "Hidden size"),
+    "intermediate_size": whole("own_intermediate_size", 262144, 3072, "Width of the MLP"),
+    "query_heads": whole("own_query_heads", 512, 12, "Query heads"),
+    "kv_heads": whole("own_kv_heads", 512, 12, "KV heads"),
+    "head_dim": whole("own_head_dim", 512, 64, "Head dimension"),
+    "vocabulary": whole("own_vocabulary", 524288, 50257, "Vocabulary"),
 }
 
 

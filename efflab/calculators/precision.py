@@ -6,18 +6,24 @@ from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
 from efflab.calculators.number_format import explorer
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Stack, Sum, Value
+from efflab.calculators.parts import (
+    Case,
+    Choice,
+    Curve,
+    Line,
+    Mark,
+    Option,
+    Output,
+    Ratio,
+    Stack,
+    Sum,
+    Value,
+    grouped,
+    whole,
+)
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_model
 from efflab.formulas import memory
 from efflab.units import BYTE, PARAMETER
-
-
-def _grouped(group: str, *inputs: Slider | Choice) -> list[Slider | Choice]:
-    return [replace(i, group=group) for i in inputs]
-
-
-def _count(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
-    return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
 
 
 def _pick_model(default: str, length: str, *names: str) -> Choice:
@@ -176,7 +182,7 @@ training_memory = Calculator(
     intro="Weights, gradients and optimizer state follow from the number of parameters; activations follow from the "
     "shape of the model and of the batch. One bar for each ZeRO stage.",
     inputs=[
-        *_grouped(
+        *grouped(
             "",
             _pick_model(
                 "Llama 3.1 8B", "sequence_length", "parameters", "layers", "hidden_size", "query_heads", "vocabulary"
@@ -184,19 +190,19 @@ training_memory = Calculator(
             *custom_model("parameters", "layers", "hidden_size", "query_heads", "vocabulary"),
             _CONVENTION,
         ),
-        *_grouped(
+        *grouped(
             "Hardware",
             pick_accelerator("H100 SXM", peaks={}, sets={"capacity": "memory"}),
             *custom_accelerator("memory"),
             _ZERO,
-            _count("ranks", 65536, 8, "Data-parallel ranks"),
+            whole("ranks", 65536, 8, "Data-parallel ranks"),
             _split("Tensor parallel", alone={"sequence_parallel": False}),
             _SEQUENCE,
         ),
-        *_grouped(
+        *grouped(
             "Batch of one rank",
-            _count("microbatch", 1024, 1, "Microbatch", "sequences at once"),
-            _count("sequence_length", 2**20, 4096, "Sequence length", "tokens"),
+            whole("microbatch", 1024, 1, "Microbatch", "sequences at once"),
+            whole("sequence_length", 2**20, 4096, "Sequence length", "tokens"),
             _RECOMPUTATION,
             _ATTENTION,
         ),
@@ -288,7 +294,7 @@ kv_cache = Calculator(
     intro="Decoding keeps a key and a value of every token in every layer. That cache grows with context and batch; "
     "the weights do not.",
     inputs=[
-        *_grouped(
+        *grouped(
             "",
             _pick_model("Llama 2 7B", "context_length", "parameters", "layers", "query_heads", "kv_heads", "head_dim"),
             *custom_model("parameters", "layers", "query_heads", "kv_heads", "head_dim"),
@@ -300,16 +306,16 @@ kv_cache = Calculator(
             ),
             _bits("cache_bits", "bytes_per_element", "Cache in"),
         ),
-        *_grouped(
+        *grouped(
             "Hardware",
             pick_accelerator("H200 SXM", peaks={}, sets={"capacity": "memory"}),
             *custom_accelerator("memory"),
             _split("Model split over", alone={}),
         ),
-        *_grouped(
+        *grouped(
             "Requests",
-            _count("context_length", 2**21, 4096, "Context", "tokens of a sequence"),
-            _count("batch", 65536, 8, "Batch", "sequences"),
+            whole("context_length", 2**21, 4096, "Context", "tokens of a sequence"),
+            whole("batch", 65536, 8, "Batch", "sequences"),
         ),
     ],
     outputs=[

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Sum, Table
+from efflab.calculators.parts import (
+    Case,
+    Choice,
+    Curve,
+    Line,
+    Mark,
+    Option,
+    Output,
+    Ratio,
+    Slider,
+    Sum,
+    Table,
+    grouped,
+    whole,
+)
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_dtype, pick_model
 from efflab.formulas import profiling, transformer
 from efflab.units import SECOND
@@ -155,9 +168,7 @@ amdahl = Calculator(
 
 
 _SHAPE = ("parameters", "layers", "query_heads", "head_dim")
-_LENGTH = Slider(
-    "sequence_length", 1, 2**20, default=8192, scale="log2", integer=True, label="Sequence length", help="tokens"
-)
+_LENGTH = whole("sequence_length", 2**20, 8192, "Sequence length", "tokens")
 _RECOMPUTATION = Choice(
     "recomputation",
     [
@@ -180,23 +191,21 @@ mfu = Calculator(
         *custom_model(*_SHAPE),
         _LENGTH,
         _RECOMPUTATION,
-        *(
-            replace(given, group="Measured")
-            for given in (
-                pick_accelerator("A100 SXM 80GB", sets={}),
-                *custom_accelerator("peak_performance"),
-                pick_dtype(sets=()),
-                Slider("devices", 1, 2**20, default=64, scale="log2", integer=True, label="Devices"),
-                Slider(
-                    "tokens_per_second",
-                    1,
-                    1e10,
-                    default=21184,
-                    scale="log",
-                    label="Tokens per second",
-                    help="of all devices together",
-                ),
-            )
+        *grouped(
+            "Measured",
+            pick_accelerator("A100 SXM 80GB", sets={}),
+            *custom_accelerator("peak_performance"),
+            pick_dtype(sets=()),
+            whole("devices", 2**20, 64, "Devices"),
+            Slider(
+                "tokens_per_second",
+                1,
+                1e10,
+                default=21184,
+                scale="log",
+                label="Tokens per second",
+                help="of all devices together",
+            ),
         ),
     ],
     outputs=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider, Value
+from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Run, Slider, Value, whole
 from efflab.calculators.picks import MATRIX, VECTOR, custom_accelerator, pick_accelerator, pick_dtype
 from efflab.formulas import roofline
 from efflab.reconcile.roofline import datasheet, points
@@ -27,10 +27,6 @@ def recorded_runs() -> list[Run]:
             )
         )
     return runs
-
-
-def _size(name: str, high: float, default: float, label: str, help: str = "") -> Slider:
-    return Slider(name, 1, high, default=default, scale="log2", integer=True, label=label, help=help)
 
 
 _COUNTS = ("flops", "bytes_moved")
@@ -78,20 +74,20 @@ _MASK = Choice(
 )
 
 _SIZES = [
-    _size("m", 131072, 4096, "m", "rows"),
-    _size("n", 131072, 4096, "n", "columns"),
-    _size("k", 131072, 4096, "k", "the inner dimension"),
-    _size("elements", 2**34, 2**26, "Elements"),
-    _size("operations", 1024, 8, "Operations", "in the chain"),
-    _size("rows", 2**24, 8192, "Rows"),
-    _size("columns", 2**20, 4096, "Columns"),
+    whole("m", 131072, 4096, "m", "rows"),
+    whole("n", 131072, 4096, "n", "columns"),
+    whole("k", 131072, 4096, "k", "the inner dimension"),
+    whole("elements", 2**34, 2**26, "Elements"),
+    whole("operations", 1024, 8, "Operations", "in the chain"),
+    whole("rows", 2**24, 8192, "Rows"),
+    whole("columns", 2**20, 4096, "Columns"),
     _MASK,
-    _size("batch", 4096, 8, "Batch", "sequences"),
-    _size("query_heads", 256, 32, "Query heads"),
-    _size("kv_heads", 256, 8, "KV heads"),
-    _size("sequence_length", 2**21, 4096, "Sequence length", "tokens"),
-    _size("context_length", 2**21, 4096, "Context length", "tokens in the KV cache"),
-    _size("head_dim", 512, 128, "Head dimension"),
+    whole("batch", 4096, 8, "Batch", "sequences"),
+    whole("query_heads", 256, 32, "Query heads"),
+    whole("kv_heads", 256, 8, "KV heads"),
+    whole("sequence_length", 2**21, 4096, "Sequence length", "tokens"),
+    whole("context_length", 2**21, 4096, "Context length", "tokens in the KV cache"),
+    whole("head_dim", 512, 128, "Head dimension"),
     Slider("own_flops", 1, 1e21, default=1e12, scale="log", label="Operations"),
     Slider("own_bytes_moved", 1, 1e18, default=1e10, scale="log", label="Bytes moved"),
 ]
@@ -204,8 +200,8 @@ fusion = Calculator(
         pick_accelerator(peaks={"peak_performance": VECTOR}),
         *custom_accelerator(),
         pick_dtype(),
-        _size("elements", 2**34, 2**26, "Elements"),
-        _size("operations", 1024, 8, "Operations", "in the chain"),
+        whole("elements", 2**34, 2**26, "Elements"),
+        whole("operations", 1024, 8, "Operations", "in the chain"),
         _overhead(1e-5),
         _calls(
             unfused_chain_time=(roofline.queued_unfused_chain_time, roofline.unfused_chain_time),
@@ -272,7 +268,7 @@ overhead = Calculator(
         pick_dtype(),
         _overhead(1e-5),
         _calls(time=(roofline.queued_time, roofline.roofline_time)),
-        _size("size", 131072, 512, "Matrix size", "a square matrix product: m = n = k"),
+        whole("size", 131072, 512, "Matrix size", "a square matrix product: m = n = k"),
     ],
     outputs=[
         Output(roofline.operations_to_hide_overhead, label="Operations that hide it"),

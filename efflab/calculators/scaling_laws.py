@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from efflab.calculators.calculator import Calculator
-from efflab.calculators.parts import Case, Choice, Curve, Line, Mark, Option, Output, Ratio, Slider, Table, Value
+from efflab.calculators.parts import (
+    Case,
+    Choice,
+    Curve,
+    Input,
+    Line,
+    Mark,
+    Option,
+    Output,
+    Ratio,
+    Slider,
+    Table,
+    Value,
+    grouped,
+    whole,
+)
 from efflab.calculators.picks import custom_accelerator, custom_model, pick_accelerator, pick_dtype, pick_model
 from efflab.catalog import laws
 from efflab.formulas import memory, scaling_laws
@@ -38,28 +51,26 @@ def _sizes_drawn(flops: str) -> list[Output]:
     ]
 
 
-def _on_devices(default: int, mfu: float, sets: dict[str, str]) -> list[Slider | Choice]:
+def _on_devices(default: int, mfu: float, sets: dict[str, str]) -> list[Input]:
     """What turns operations into time and money."""
-    return [
-        replace(given, group="Hardware")
-        for given in (
-            pick_accelerator("H100 SXM", sets=sets),
-            *custom_accelerator("peak_performance", *sets.values()),
-            pick_dtype(sets=()),
-            Slider("devices", 1, 2**20, default=default, scale="log2", integer=True, label="Devices"),
-            Slider("mfu", 0.01, 1, default=mfu, steps=99, label="MFU", help="0.4: 40% of the peak"),
-            Slider(
-                "price",
-                0.1 / HOUR,
-                100 / HOUR,
-                default=2.5 / HOUR,
-                scale="log",
-                per=1 / HOUR,
-                label="Price",
-                help="of one device",
-            ),
-        )
-    ]
+    return grouped(
+        "Hardware",
+        pick_accelerator("H100 SXM", sets=sets),
+        *custom_accelerator("peak_performance", *sets.values()),
+        pick_dtype(sets=()),
+        whole("devices", 2**20, default, "Devices"),
+        Slider("mfu", 0.01, 1, default=mfu, steps=99, label="MFU", help="0.4: 40% of the peak"),
+        Slider(
+            "price",
+            0.1 / HOUR,
+            100 / HOUR,
+            default=2.5 / HOUR,
+            scale="log",
+            per=1 / HOUR,
+            label="Price",
+            help="of one device",
+        ),
+    )
 
 
 loss_surface = Calculator(
@@ -208,17 +219,19 @@ compute_optimal = Calculator(
     "data, too large a model reads too little of it.",
     inputs=[
         *_BUDGET,
-        replace(_pick_law(), group="Model"),
-        Slider(
-            "smaller",
-            1,
-            100,
-            default=4,
-            scale="log",
-            label="Times smaller",
-            help="than optimal, to serve it",
-            group="Model",
-            unit=COUNT,
+        *grouped(
+            "Model",
+            _pick_law(),
+            Slider(
+                "smaller",
+                1,
+                100,
+                default=4,
+                scale="log",
+                label="Times smaller",
+                help="than optimal, to serve it",
+                unit=COUNT,
+            ),
         ),
         *_on_devices(1024, 0.4, sets={}),
     ],
