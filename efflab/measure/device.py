@@ -64,6 +64,28 @@ def import_torch() -> Any:
 
 
 @contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch use this many of the CPU's threads; afterwards it uses as many as before.
+
+    Args:
+        count: None leaves their number as it is, such as for a GPU.
+
+    Raises:
+        EfflabError: a count that is no whole number above zero.
+    """
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise EfflabError(f"threads: count must be a whole number above zero, got {count!r}.")
+    torch = import_torch()
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def float32_as(dtype: str) -> Iterator[None]:
     """Let float32 products use TF32 only where that is what is measured.
 
@@ -310,7 +332,7 @@ def environment(device: Any) -> Environment:
         caches={"L2": l2} if l2 else {},
         compute_capability=None if rocm else f"{properties.major}.{properties.minor}",
         cuda=torch.version.hip or torch.version.cuda,
-        **{"driver": _driver(), **_nvml(properties)},
+        **{"driver": _driver(), **_said_by_nvml(device)},
         **common,
     )
 
@@ -329,31 +351,59 @@ def _driver() -> str | None:
     return match[1] if match else None
 
 
-def _nvml(properties: Any) -> dict[str, Any]:
-    """What NVML adds; empty without nvidia-ml-py or where the driver refuses (as for a MIG slice)."""
+class NoNVML(EfflabError):
+    """NVML does not answer for this GPU; the message says why."""
+
+
+@contextlib.contextmanager
+def nvml(device: Any) -> Iterator[tuple[Any, Any]]:
+    """NVML, started, and its handle of a GPU; shut down afterwards.
+
+    Args:
+        device: a torch device of type "cuda".
+
+    Yields:
+        The module `pynvml` and the handle that its functions take.
+
+    Raises:
+        NoNVML: an AMD GPU, no package nvidia-ml-py, no driver, or a GPU that NVML does not know (such as a MIG slice).
+    """
+    torch = import_torch()
+    if torch.version.hip is not None:
+        raise NoNVML("NVML is NVIDIA's, and this is an AMD GPU")
     try:
         import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:
-        return {}
-    found: dict[str, Any] = {}
+    except ImportError:
+        raise NoNVML("the package nvidia-ml-py is not installed") from None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
-        with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+    except Exception as error:
+        raise NoNVML(f"NVML does not start: {error}") from None
+    try:
+        try:
+            # Not by its number: CUDA_VISIBLE_DEVICES renumbers the GPUs for torch and not for NVML.
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        except Exception as error:
+            raise NoNVML(f"NVML does not know this GPU: {error}") from None
+        yield pynvml, handle
+    finally:
+        with contextlib.suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
+def _said_by_nvml(device: Any) -> dict[str, Any]:
+    """What NVML adds to an environment: driver, power limit in W, clocks in Hz; what it refuses is left out."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(NoNVML), nvml(device) as (pynvml, handle):
+        with contextlib.suppress(Exception):
             found["driver"] = _decoded(pynvml.nvmlSystemGetDriverVersion())
-        with contextlib.suppress(pynvml.NVMLError):
+        with contextlib.suppress(Exception):
             found["power_limit"] = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3
-        with contextlib.suppress(pynvml.NVMLError):
+        with contextlib.suppress(Exception):
             found["clocks"] = {
                 "sm_max": pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM) * 1e6,
                 "memory_max": pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM) * 1e6,
             }
-    except Exception:
-        return found
-    finally:
-        with contextlib.suppress(Exception):
-            pynvml.nvmlShutdown()
     return found
 
 

@@ -128,28 +128,11 @@ def _nothing() -> None:
 
 
 def _of_gpu(device: Any) -> tuple[dict[str, Counter], dict[str, str], Callable[[], None]]:
-    torch = devices.import_torch()
-    if torch.version.hip is not None:
-        return {}, dict.fromkeys(NAMES, "NVML is NVIDIA's, and this is an AMD GPU"), _nothing
+    held = contextlib.ExitStack()
     try:
-        import pynvml
-    except ImportError:
-        return {}, dict.fromkeys(NAMES, "the package nvidia-ml-py is not installed"), _nothing
-    try:
-        pynvml.nvmlInit()
-    except Exception as error:
-        return {}, dict.fromkeys(NAMES, f"NVML does not start: {error}"), _nothing
-
-    def close() -> None:
-        with contextlib.suppress(Exception):
-            pynvml.nvmlShutdown()
-
-    try:
-        # Not by its number: CUDA_VISIBLE_DEVICES renumbers the GPUs for torch and not for NVML.
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    except Exception as error:
-        close()
-        return {}, dict.fromkeys(NAMES, f"NVML does not know this GPU: {error}"), _nothing
+        pynvml, handle = held.enter_context(devices.nvml(device))
+    except devices.NoNVML as error:
+        return {}, dict.fromkeys(NAMES, str(error)), _nothing
     offered = {
         "utilization": Counter(
             "NVML, nvmlDeviceGetUtilizationRates", lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
@@ -164,7 +147,7 @@ def _of_gpu(device: Any) -> tuple[dict[str, Counter], dict[str, str], Callable[[
             found[name] = counter
         except Exception as error:
             missing[name] = f"{counter.source}: {error}"
-    return found, missing, close
+    return found, missing, held.close
 
 
 # A CPU

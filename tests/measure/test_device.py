@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from efflab.errors import EfflabError
 from efflab.measure import device
+from efflab.records import Environment
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -115,6 +118,56 @@ def test_the_environment_of_a_gpu() -> None:
     assert found.memory == torch.cuda.get_device_properties(0).total_memory
     with pytest.raises(EfflabError, match="torch sees"):
         device.choose("cuda:99")
+
+
+# What NVML says
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """The environment of a GPU of which torch knows what the fixture `nvml` says."""
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(device, "_driver", lambda: "from the kernel")
+    return device.environment(torch.device("cuda", 0))
+
+
+def test_nvml_adds_driver_power_limit_and_clocks(nvml: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = on_a_gpu(monkeypatch)
+    assert (found.device, found.kind, found.compute_capability) == ("GPU 9000", "cuda", "9.0")
+    assert (found.driver, found.power_limit) == ("580.1", 700.0)
+    assert found.clocks == {"sm_max": 1.98e9, "memory_max": 2.619e9}
+    assert nvml.started == 0
+
+
+def test_what_nvml_refuses_is_unknown(nvml: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.refused = {"nvmlDeviceGetEnforcedPowerLimit": "Not Supported"}
+    found = on_a_gpu(monkeypatch)
+    assert found.power_limit is None and found.driver == "580.1" and found.clocks
+    nvml.refused = {"nvmlDeviceGetHandleByUUID": "Not Found"}  # as for a MIG slice
+    found = on_a_gpu(monkeypatch)
+    assert (found.driver, found.power_limit, found.clocks) == ("from the kernel", None, None)
+    assert nvml.started == 0
+
+
+# What is put back
+
+
+def test_threads_are_as_before_whatever_happens_inside() -> None:
+    before = torch.get_num_threads()
+    with device.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        with device.threads(None):
+            assert torch.get_num_threads() == before + 1
+            torch.set_num_threads(before + 2)
+        assert torch.get_num_threads() == before + 1
+    with pytest.raises(ZeroDivisionError), device.threads(before + 1):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
+def test_no_number_of_threads(count: Any) -> None:
+    with pytest.raises(EfflabError, match="count must be a whole number above zero"), device.threads(count):
+        pass
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -270,43 +270,6 @@ def test_a_rate_is_a_difference_per_second(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # A GPU that a test plays
-
-
-class Refused(Exception):
-    """What NVML raises."""
-
-
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A pynvml of one GPU; its state can be changed, and what is in `refused` raises."""
-    state = SimpleNamespace(busy=37, used=3 * 2**30, milliwatts=123_456, started=0, refused={}, asked=[])
-    module = ModuleType("pynvml")
-
-    def answer(name: str, value: Any) -> Any:
-        def function(*arguments: Any) -> Any:
-            state.asked.append((name, arguments))
-            if name in state.refused:
-                raise Refused(state.refused[name])
-            return value(*arguments)
-
-        return function
-
-    def count(by: int) -> None:
-        state.started += by
-
-    for name, value in {
-        "nvmlInit": lambda: count(1),
-        "nvmlShutdown": lambda: count(-1),
-        "nvmlDeviceGetHandleByUUID": lambda uuid: f"handle of {uuid}",
-        "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=state.busy, memory=99),
-        "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=80 * 2**30, free=1, used=state.used),
-        "nvmlDeviceGetPowerUsage": lambda _: state.milliwatts,
-    }.items():
-        setattr(module, name, answer(name, value))
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="8a6e"))
-    monkeypatch.setattr(torch.version, "hip", None)
-    return state
 
 
 def test_nvmls_numbers_are_those_put_in(nvml: SimpleNamespace) -> None:
