@@ -26,7 +26,6 @@ underflow nor overflow. In FP16 the gradients of such a mean do underflow.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import platform
@@ -42,7 +41,7 @@ from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, pl
 from efflab.experiments.text import Corpus, corpus, windows
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
-from efflab.records import Environment, Record, Sample, iqr, median
+from efflab.records import Environment, Record, Sample
 
 WEIGHTS = {"fp32": "fp32", "tf32": "fp32", "bf16": "autocast", "fp16": "autocast-fp16"}  # the decoder's variants
 MICROBATCHES = 4  # of a step that accumulates gradients
@@ -55,8 +54,6 @@ INITIAL_SCALE = 2.0**20  # of a run with a scaler, over the loss weight: too lar
 GROWTH, BACKOFF = 2.0, 0.5  # of a run's loss scale
 WARM_UP = 0.1  # share of a run's steps in which the learning rate rises; then it stays
 CHECKS = 8  # steps of a run at which its gradient is compared with the one in FP32
-DISTURBED = 0.25  # measure again where the middle half of the repeats spans more of the median than this
-ATTEMPTS = 3
 
 TIMER: dict[str, dict[str, Any]] = {
     "smoke": {"time_limit": 0.02, "shortest": 1e-3, "most": 6},
@@ -511,15 +508,11 @@ class Session:
 
     def timed(self, point: dict[str, Any], call: Callable[[], Any], metric: str = "time") -> Sample:
         """The time of a call, again where it was disturbed."""
-        for attempt in range(1, ATTEMPTS + 1):
-            timed = timer.back_to_back([call], self.clock, **TIMER[self.scale])
-            spread = iqr(timed.values) / median(timed.values)
-            if spread <= DISTURBED or attempt == ATTEMPTS or self.scale == "smoke":
-                break
-            self.warnings.append(
-                f"{point['case']}: measured again, since the middle half of the repeats spanned {spread:.0%} of the "
-                "median"
-            )
+        timed = timer.undisturbed(
+            lambda: timer.back_to_back([call], self.clock, **TIMER[self.scale]),
+            lambda said: self.warnings.append(f"{point['case']}: {said}"),
+            attempts=1 if self.scale == "smoke" else timer.ATTEMPTS,
+        )
         self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
         return Sample(point=point, metric=metric, unit="s", values=timed.values, status="ok", timing=timed.timing)
 
@@ -777,19 +770,6 @@ def checked(steps: int) -> list[int]:
     return sorted({round(i * (steps - 1) / (CHECKS - 1)) for i in range(CHECKS)})
 
 
-@contextlib.contextmanager
-def _threads(device: Any) -> Iterator[None]:
-    """Use `THREADS` of the CPU's threads."""
-    torch = devices.import_torch()
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _case(
     session: Session,
     measure: Callable[[dict[str, Any]], Iterator[Sample]],
@@ -798,7 +778,7 @@ def _case(
     unit: str = "s",
 ) -> Case:
     def samples() -> Iterator[Sample]:
-        with _threads(session.device):
+        with devices.threads(THREADS if session.device.type == "cpu" else None):
             yield from measure(point)
 
     return Case(point, samples, metric=metric, unit=unit)

@@ -30,7 +30,7 @@ from efflab.experiments.decoder import DROPOUT, Decoder, Variant
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
-from efflab.records import Environment, Record, Sample, iqr, median
+from efflab.records import Environment, Record, Sample, median
 
 DTYPES = {
     "fp64": "float64", "fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16",
@@ -45,9 +45,6 @@ HINDERED = 3  # of any size: one thread that is this many times faster says that
 # spend its time launching either of them.
 OVERHEAD_LONGER = {"cpu": 1.0, "cuda": 1.5}
 LONGEST = 5.0  # s; a product that would take longer than this is left out
-
-DISTURBED = 0.25  # measure a product again where the middle half of its repeats spans more of the median than this
-ATTEMPTS = 3
 
 TIMER: dict[str, dict[str, Any]] = {
     "smoke": {"time_limit": 0.02, "shortest": 1e-3, "most": 8},
@@ -297,28 +294,20 @@ class Session:
             options |= {"fewest": 6, "time_limit": 2 * options["time_limit"]}
         with devices.float32_as(dtype):
             call = product(dtype, *self.inputs(n)).call
-            for attempt in range(1, ATTEMPTS + 1):
-                timed = timer.back_to_back([call], self.clock, **options)
-                spread = iqr(timed.values) / median(timed.values)
-                if spread <= DISTURBED or attempt == ATTEMPTS or self.scale == "smoke":
-                    break
-                self.warnings.append(
-                    f"{point['case']}: measured again, since the middle half of the repeats spanned "
-                    f"{spread:.0%} of the median"
-                )
+            timed = timer.undisturbed(
+                lambda: timer.back_to_back([call], self.clock, **options),
+                lambda said: self.warnings.append(f"{point['case']}: {said}"),
+                attempts=1 if self.scale == "smoke" else timer.ATTEMPTS,
+            )
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
             self.remember(dtype, n, median(timed.values))
             yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
-            torch = devices.import_torch()
-            threads = torch.get_num_threads()
+            threads = devices.import_torch().get_num_threads()
             if self.device.type != "cpu" or threads == 1 or point["role"] == "calibration":
                 return
-            try:
-                torch.set_num_threads(1)
-                few = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": options["shortest"]}
+            few = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": options["shortest"]}
+            with devices.threads(1):
                 alone = timer.back_to_back([call], self.clock, **few)
-            finally:
-                torch.set_num_threads(threads)
             yield Sample(
                 point=point, metric="time_one_thread", unit="s", values=alone.values, status="ok", timing=alone.timing
             )

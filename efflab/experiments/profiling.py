@@ -30,7 +30,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,11 @@ from efflab.experiments.faults import (
     text_of,
     with_vocabulary,
 )  # fmt: skip
-from efflab.experiments.roofline import keep_pages
 from efflab.experiments.runner import Case, Plan, Unavailable
 from efflab.measure import device as devices
-from efflab.measure import timer
+from efflab.measure import memory, timer
 from efflab.measure.monitor import NAMES, Monitor
-from efflab.records import Environment, Record, Sample, Timing, iqr, median
+from efflab.records import Environment, Record, Sample, Timing
 
 BOTH = {"all-faults": ALL, "clean": NONE}
 PARTS = (*FAULTS, "forward", "backward", "optimizer")  # of a profiled step; on a GPU also "wait"
@@ -319,58 +318,11 @@ def trace(path: str | os.PathLike[str], scale: str | None = None, device: str | 
 @contextlib.contextmanager
 def _as_measured(device: Any, threads: int = THREADS) -> Iterator[None]:
     """On a CPU a number of threads, and freed memory stays with the process; on a GPU float32 is no TF32."""
-    torch = devices.import_torch()
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(threads)
-        # Else a step pays page faults or does not, as it happens to have allocated before.
-        keep_pages(True)
-    try:
-        with devices.float32_as("fp32"):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def in_turns(
-    calls: Sequence[Callable[[], Any]], clock: timer.Clock, turns: int, options: Mapping[str, Any]
-) -> list[timer.Timed]:
-    """Time several calls back to back, each for a while and then again, so that a drift falls on all of them.
-
-    Args:
-        calls: one for each thing that is timed.
-        clock: the device's.
-        turns: of each call.
-        options: of `timer.back_to_back`, for one turn.
-
-    Returns:
-        For each call the values of all its turns. `loops` is the least of any turn, `warmup` the sum.
-    """
-    taken: list[list[timer.Timed]] = [[] for _ in calls]
-    for _ in range(turns):
-        for found, call in zip(taken, calls, strict=True):
-            found.append(timer.back_to_back([call], clock, **options))
-    return [_together(found) for found in taken]
-
-
-def _together(found: list[timer.Timed]) -> timer.Timed:
-    values = [value for timed in found for value in timed.values]
-    timings = [timed.timing for timed in found]
-    timing = timings[0].model_copy(
-        update={
-            "loops": min(t.loops for t in timings),
-            "warmup": sum(t.warmup for t in timings),
-            "stop": next((t.stop for t in timings if t.stop != "stable"), "stable"),
-        }
-    )
-    warnings = [w for timed in found for w in timed.warnings if w.startswith("short")][:1]
-    spread = iqr(values) / median(values)
-    if spread > timer.WIDE:
-        warnings.append(
-            f"wide: the middle half of {len(values)} values spans {spread:.0%} of the median; something else ran, or "
-            "the clock speed changed"
-        )
-    return timer.Timed(values, timing, warnings)
+    on_cpu = device.type == "cpu"
+    if on_cpu:  # else a step pays page faults or does not, as it happens to have allocated before
+        memory.keep_pages(True)
+    with devices.threads(threads if on_cpu else None), devices.float32_as("fp32"):
+        yield
 
 
 @dataclass
@@ -412,8 +364,8 @@ class Session:
         return Sample(point=point, metric=metric, unit="s", values=timed.values, status="ok", timing=timed.timing)
 
     def take_turns(self, *calls: Callable[[], Any], turns: int = 0) -> list[timer.Timed]:
-        """`in_turns` as the scale says."""
-        return in_turns(calls, self.clock, turns or self.scale.turns, self.scale.timer)
+        """`timer.in_turns` as the scale says."""
+        return timer.in_turns(calls, self.clock, turns or self.scale.turns, self.scale.timer)
 
     # What the cases do
 
@@ -445,7 +397,7 @@ class Session:
         batches = Batches(items, self.size["microbatch"], workers=point["workers"])
         with _as_measured(self.device), contextlib.closing(batches):
             clock = timer.CPUClock()
-            (timed,) = in_turns([lambda: next(batches)], clock, self.scale.turns, self.scale.timer)
+            (timed,) = timer.in_turns([lambda: next(batches)], clock, self.scale.turns, self.scale.timer)
         yield self.sample(point, "time", timed)
 
     def peak(self, point: dict[str, Any]) -> Iterator[Sample]:
@@ -465,7 +417,7 @@ class Session:
             half = self.scale.turns // 2
             before = self.take_turns(loop.step, turns=half)
             found = profile(loop, self.scale.profiled)
-            plainly = _together([*before, *self.take_turns(loop.step, turns=half)])
+            plainly = timer.together([*before, *self.take_turns(loop.step, turns=half)])
         waits = "+synchronize" if self.device.type == "cuda" else ""
         timing = Timing(clock="torch.profiler" + waits, mode="waited", loops=1, warmup=WARM + 1, stop="repeat limit")
 

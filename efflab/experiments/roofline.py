@@ -21,8 +21,6 @@ page faults.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import itertools
 import math
 import time
@@ -34,14 +32,14 @@ from efflab.catalog import BYTES_PER_ELEMENT
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import timer
+from efflab.measure.memory import keep_pages
 from efflab.records import Environment, Record, Sample, Timing, median
 
 DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8_e4m3fn"}
 MATRIX_KERNELS = ("matmul", "gemv", "attention_prefill", "attention_decode")  # these run on matrix units
 SEED = 0
 DRIFT = 0.10  # measure a kernel again where a ceiling changed by more than this around it
-DISTURBED = 0.25  # and where the matrix product took this much longer than its best in this run
-ATTEMPTS = 3
+SLOWER = 0.25  # and where the matrix product took this much longer than its best in this run
 FRESH_FOR = 1.0  # s; a ceiling older than this is measured again before the next kernel
 
 # How long and how often to measure, by scale.
@@ -165,7 +163,7 @@ def _softmax(point: dict[str, Any], make: Make) -> Built:
 
 
 def _layer_norm(point: dict[str, Any], make: Make) -> Built:
-    # torch's layer norm has no out= that avoids a copy, so its output is under 32 MiB: see `keep_pages`.
+    # torch's layer norm has no out= that avoids a copy, so its output is under 32 MiB: see `memory.keep_pages`.
     columns = point["columns"]
     weight, bias = make(columns), make(columns)
 
@@ -341,14 +339,23 @@ class Session:
         with devices.float32_as(point["dtype"]):
             built = BUILDERS[point["kernel"]](point, self.make(point["dtype"]))
             names = self.ceilings_for(point)
-            options = TIMER[self.scale]
-            for attempt in range(1, ATTEMPTS + 1):
+            earlier: list[Sample] = []  # ceilings, in the order in which they are measured
+            after: list[Sample] = []  # those right after the kernel
+            before: dict[str, float] = {}  # of each ceiling the time that was measured last, s
+
+            def measure() -> timer.Timed:
+                earlier.extend(after)
+                after.clear()
                 for name in names:
                     if self.stale(name):
-                        yield self.measure_ceiling(name)
-                before = {name: self.last[name][1] for name in names}
-                timed = timer.back_to_back(built.calls, self.clock, cold=point["inputs"] == "cold", **options)
-                after = [self.measure_ceiling(name) for name in names]
+                        earlier.append(self.measure_ceiling(name))
+                    before[name] = self.last[name][1]
+                options = TIMER[self.scale] | {"cold": point["inputs"] == "cold"}
+                timed = timer.back_to_back(built.calls, self.clock, **options)
+                after.extend([self.measure_ceiling(name) for name in names])
+                return timed
+
+            def disturbed(_: timer.Timed) -> str:
                 said = [
                     f"the time of {n} changed by {self.last[n][1] / before[n] - 1:+.0%}"
                     for n in names
@@ -357,12 +364,19 @@ class Session:
                 said += [
                     f"{n} took {self.last[n][1] / self.best[n] - 1:.0%} longer than its best"
                     for n in names
-                    if n.startswith("matmul-") and self.last[n][1] > (1 + DISTURBED) * self.best[n]
+                    if n.startswith("matmul-") and self.last[n][1] > (1 + SLOWER) * self.best[n]
                 ]
-                if not said or attempt == ATTEMPTS or self.scale == "smoke":
-                    break
-                yield from after
-                self.warnings.append(f"{point['case']}: measured again, since around it {' and '.join(said)}")
+                return f"around it {' and '.join(said)}" if said else ""
+
+            try:
+                timed = timer.undisturbed(
+                    measure,
+                    lambda said: self.warnings.append(f"{point['case']}: {said}"),
+                    attempts=1 if self.scale == "smoke" else timer.ATTEMPTS,
+                    disturbed=disturbed,
+                )
+            finally:
+                yield from earlier  # also where the kernel fails: the next ones are held against them
             self.warnings.extend(f"{point['case']}: {w}" for w in timed.warnings)
             yield Sample(point=point, metric="time", unit="s", values=timed.values, status="ok", timing=timed.timing)
             yield from after
@@ -389,35 +403,11 @@ class Session:
             return
         if timed.page_faults is not None:
             yield sample("page_faults", "", [timed.page_faults])
-        torch = devices.import_torch()
-        threads = torch.get_num_threads()
-        if threads > 1:
-            try:
-                torch.set_num_threads(1)
-                options = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": TIMER[self.scale]["shortest"]}
+        if devices.import_torch().get_num_threads() > 1:
+            options = {"time_limit": 0.1, "fewest": 3, "most": 5, "shortest": TIMER[self.scale]["shortest"]}
+            with devices.threads(1):
                 alone = timer.back_to_back(built.calls, self.clock, cold=point["inputs"] == "cold", **options)
-            finally:
-                torch.set_num_threads(threads)
             yield sample("time_one_thread", "s", alone.values, alone.timing)
-
-
-def keep_pages(keep: bool) -> None:
-    """Let glibc keep freed memory, or have it return all of it at once.
-
-    An output that torch allocates pays a page fault for every page that the system has to supply. Kept, the
-    memory of an output under 32 MiB (glibc's limit for its heap) is used again and only the kernel is timed;
-    returned, every call pays, which is the lesson of one case. Does nothing on other C libraries: the recorded
-    page faults show it.
-
-    The setting is the process's and glibc has no way to read it, so what was set before cannot be put back. A run
-    ends with `keep_pages(True)`, under which later code allocates as usual and returns memory to the system later.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**30 if keep else 2**17)  # M_TRIM_THRESHOLD; 128 KiB is its default
-        if not keep:
-            libc.malloc_trim(0)
 
 
 def profile(calls: list[Callable[[], Any]], clock: timer.Clock, seconds: float, device: Any) -> tuple[float, float]:

@@ -18,7 +18,6 @@ them would otherwise stand in the training and in the validation text.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import platform
@@ -253,19 +252,6 @@ def _precision(device: Any) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow(device))
 
 
-@contextlib.contextmanager
-def _threads(device: Any) -> Iterator[None]:
-    """Use `THREADS` of the CPU's threads."""
-    torch = devices.import_torch()
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(min(THREADS, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass
 class Session:
     """What the runs of one scale share: the text, on the device."""
@@ -337,7 +323,8 @@ class Session:
         steps, width, seed = (int(point[n]) for n in ("steps", "hidden_size", "seed"))
         inputs, targets = self.data["training"]
         order = self.order(steps, seed)
-        with _threads(self.device):
+        granted = devices.import_torch().get_num_threads()
+        with devices.threads(min(THREADS, granted) if self.device.type == "cpu" else None):
             warm = Trainer(build(self.shape(width), self.device, seed), self.device)
             for at in order[:WARM_STEPS]:
                 warm.step(inputs[at], targets[at], 0.0)

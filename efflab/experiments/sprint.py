@@ -220,10 +220,7 @@ def measure(
         raise unknown("scale", scale, SIZES)
     size = SIZES[scale]
     help_text = text(scale)
-    threads = torch.get_num_threads()
-    try:
-        if chosen.type == "cpu":
-            torch.set_num_threads(THREADS)
+    with devices.threads(THREADS if chosen.type == "cpu" else None):
         written = {n: f for n, f in mends.items() if _written(n, f, help_text, size, chosen)}
         for name in MENDS:
             if name not in written:
@@ -231,8 +228,6 @@ def measure(
         if not written:
             raise NotImplementedError("No mend is written yet. Write one of them, then measure again.")
         record = _measured(written, scale, help_text, size, chosen, report)
-    finally:
-        torch.set_num_threads(threads)
     LabBook().save_record(record) if labbook is None else labbook.save_record(record)
     report(table(record))
     return record
@@ -381,10 +376,9 @@ def _measured(
         """When it began, s per step, and the losses."""
         turned = text[turn * ROTATED % len(text) :] + text[: turn * ROTATED % len(text)]
         parts = {MENDS[n].__name__: mends[n] if n in cases[case] else MENDS[n] for n in MENDS}
-        if device.type == "cpu":
-            torch.set_num_threads(THREADS)  # a mend may have changed it
+        threads = THREADS if device.type == "cpu" else None
         # What a mend switches on stays within its own run: the script's time is always the same script's.
-        with devices.float32_as("fp32"), torch.set_grad_enabled(True):
+        with devices.threads(threads), devices.float32_as("fp32"), torch.set_grad_enabled(True):
             clock.synchronize()
             begin = clock.now()
             losses = train(turned, size, device, **parts)

@@ -7,11 +7,14 @@ Two methods. A record says which one it used.
   is the same on every run and needs no GPU. It sees no temporary, no workspace and no rounding by an allocator.
 - "allocator" (`Allocator`): torch's caching allocator on a GPU says what it has handed out, now or at most. It sees
   everything that torch allocates there, in blocks of at least 512 B.
+
+`keep_pages` says what becomes of memory that is freed on a CPU, on which the time of the next call depends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -160,6 +163,25 @@ class Allocator:
         """The most bytes that were handed out at a time since the last `reset_peak`."""
         self._cuda.synchronize(self._device)
         return int(self._cuda.max_memory_allocated(self._device))
+
+
+def keep_pages(keep: bool) -> None:
+    """Let glibc keep freed memory, or have it return all of it at once.
+
+    An output that torch allocates pays a page fault for every page that the system has to supply. Kept, the
+    memory of an output under 32 MiB (glibc's limit for its heap) is used again and only the kernel is timed;
+    returned, every call pays, which is the lesson of one case. Does nothing on other C libraries: the recorded
+    page faults show it.
+
+    The setting is the process's and glibc has no way to read it, so what was set before cannot be put back. A run
+    ends with `keep_pages(True)`, under which later code allocates as usual and returns memory to the system later.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**30 if keep else 2**17)  # M_TRIM_THRESHOLD; 128 KiB is its default
+        if not keep:
+            libc.malloc_trim(0)
 
 
 def _is_tensor(value: Any) -> bool:

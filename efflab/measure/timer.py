@@ -17,6 +17,9 @@ values are kept. The median counts as known ("stable") where a confidence interv
 within ±2% of it. The interval is looked at only after the numbers of values in `CHECKS`, never before six: fewer
 cannot give 95%. The chances that the intervals miss the true median add up to less than 5% over all checks, so
 that looking several times does not spend the 95%. This supposes repeats that are independent and alike.
+
+Two helpers guard against a machine that does something else on the side: `undisturbed` measures again where repeats
+scatter, and `in_turns` lets a drift fall on all calls that are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -35,6 +38,8 @@ from efflab.units import SECOND, show
 SHORTEST = 5e-3  # s; 10^4 times the resolution of perf_counter and of CUDA events (0.5 µs)
 STABLE = 0.02  # the interval of the median is at most ±2% of it
 WIDE = 0.10  # warn where the interquartile range exceeds 10% of the median
+SCATTERED = 0.25  # measure again where it exceeds 25%, as the caller asks
+ATTEMPTS = 3
 FEWEST = 3  # values that are taken however long they last
 MOST = 60
 CALIBRATION = 5.0  # s; after its first calls, a function has this long to show a value of the wanted length
@@ -245,13 +250,88 @@ def _repeat(
             f"short: {loops} calls last {show(median(values) * loops, SECOND)} where {show(shortest, SECOND)} was "
             "wanted, so the clock's resolution may show; the first calls were much slower"
         )
+    return Timed(values, timing, warnings + _wide(values), per_call)
+
+
+def _wide(values: Sequence[float]) -> list[str]:
+    """The warning that values scatter, where they do."""
     spread = iqr(values) / median(values)
-    if spread > WIDE:
-        warnings.append(
-            f"wide: the middle half of {len(values)} values spans {spread:.0%} of the median; "
-            "something else ran, or the clock speed changed"
-        )
-    return Timed(values, timing, warnings, per_call)
+    if spread <= WIDE:
+        return []
+    return [
+        f"wide: the middle half of {len(values)} values spans {spread:.0%} of the median; something else ran, or the "
+        "clock speed changed"
+    ]
+
+
+def scattered(timed: Timed) -> str:
+    """How far the repeats scatter, in words, where that is too far to keep them; else ""."""
+    spread = iqr(timed.values) / median(timed.values)
+    return f"the middle half of the repeats spanned {spread:.0%} of the median" if spread > SCATTERED else ""
+
+
+def undisturbed(
+    measure: Callable[[], Timed],
+    warn: Callable[[str], None],
+    *,
+    attempts: int = ATTEMPTS,
+    disturbed: Callable[[Timed], str] = scattered,
+) -> Timed:
+    """Measure, and again where something disturbed it. The last attempt counts, disturbed or not.
+
+    Args:
+        measure: times once.
+        warn: receives a sentence for each attempt that is thrown away.
+        attempts: how often to measure at most.
+        disturbed: says what disturbed an attempt, "" where nothing did.
+
+    Raises:
+        EfflabError: attempts below one.
+        Exception: what `measure` raises.
+    """
+    if not attempts >= 1:
+        raise EfflabError(f"timer: attempts must be at least 1, got {attempts!r}.")
+    for left in reversed(range(attempts)):
+        timed = measure()
+        said = disturbed(timed) if left else ""
+        if not said:
+            break
+        warn(f"measured again, since {said}")
+    return timed
+
+
+def in_turns(calls: Sequence[Callable[[], Any]], clock: Clock, turns: int, options: Mapping[str, Any]) -> list[Timed]:
+    """Time several calls back to back, each for a while and then again, so that a drift falls on all of them.
+
+    Args:
+        calls: one for each thing that is timed.
+        clock: the device's.
+        turns: of each call.
+        options: of `back_to_back`, for one turn.
+
+    Returns:
+        For each call its turns as one; see `together`.
+    """
+    taken: list[list[Timed]] = [[] for _ in calls]
+    for _ in range(turns):
+        for found, call in zip(taken, calls, strict=True):
+            found.append(back_to_back([call], clock, **options))
+    return [together(found) for found in taken]
+
+
+def together(found: Sequence[Timed]) -> Timed:
+    """The values of several measurements of one call as one. `loops` is the least of any, `warmup` the sum."""
+    values = [value for timed in found for value in timed.values]
+    timings = [timed.timing for timed in found]
+    timing = timings[0].model_copy(
+        update={
+            "loops": min(t.loops for t in timings),
+            "warmup": sum(t.warmup for t in timings),
+            "stop": next((t.stop for t in timings if t.stop != "stable"), "stable"),
+        }
+    )
+    short = [w for timed in found for w in timed.warnings if w.startswith("short")][:1]
+    return Timed(values, timing, short + _wide(values))
 
 
 def _faults() -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import getpass
 import gzip
-import itertools
 import json
 import platform
 import time
@@ -252,63 +251,6 @@ def test_on_a_gpu_kernels_count_where_they_were_started_and_autograd_has_a_threa
     assert on == {"forward": 47, "tiny": 14, "backward": 160}
     assert found.operators == [6.0], "addmm was called by linear"
     assert sum(v[0] for v in found.events.values()) == len(events) - 3, "not the step itself, nor what lies outside"
-
-
-# Turns
-
-
-class Drifting:
-    """A clock of a machine that becomes slower: the same call takes longer the later it comes."""
-
-    name = "perf_counter"
-
-    def __init__(self) -> None:
-        self.time, self.order = 0.0, ""
-
-    def call(self, name: str, seconds: float) -> None:
-        self.order += name
-        self.time += seconds * (1 + self.time)
-
-    def synchronize(self) -> None:
-        pass
-
-    def now(self) -> float:
-        return self.time
-
-    def elapsed(self, run: Callable[[], None]) -> float:
-        begin = self.time
-        run()
-        return self.time - begin
-
-
-def test_a_drift_of_the_machine_falls_on_both_of_two_calls() -> None:
-    clock = Drifting()
-    a, b = profiling.in_turns(
-        [lambda: clock.call("a", 2e-3), lambda: clock.call("b", 1e-3)], clock, 6,
-        {"time_limit": 0.02, "shortest": 1e-4, "stable": 1e-9},
-    )  # fmt: skip
-    runs = "".join(name for name, _ in itertools.groupby(clock.order))
-    assert runs == "ab" * 6
-    assert max(a.values) > 1.2 * min(a.values), "it drifted"
-    assert median(a.values) / median(b.values) == pytest.approx(2, rel=0.05)
-    assert len(a.values) + a.timing.warmup == clock.order.count("a")
-    assert a.timing.stop == "time limit"
-
-
-def test_turns_that_differ_are_a_warning() -> None:
-    now = [0.0]
-    ticks = itertools.cycle([1e-3] * 12 + [2e-3] * 12)
-    clock = Drifting()
-    clock.now = lambda: now[0]  # type: ignore[method-assign]
-
-    def elapsed(run: Callable[[], None]) -> float:
-        run()
-        now[0] += (took := next(ticks))
-        return took
-
-    clock.elapsed = elapsed  # type: ignore[method-assign]
-    (found,) = profiling.in_turns([lambda: None], clock, 4, {"time_limit": 0.01, "shortest": 1e-4})
-    assert any(w.startswith("wide: ") for w in found.warnings)
 
 
 # A run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from efflab.experiments import roofline, runner
 from efflab.formulas.roofline import KERNELS
-from efflab.measure import device
-from efflab.records import Environment, Record, load_record
+from efflab.measure import device, timer
+from efflab.records import Environment, Record, Sample, Timing, load_record
 
 
 def environment(**changes: Any) -> Environment:
@@ -280,6 +281,43 @@ def test_threads_and_precision_are_as_before(tmp_path: Path) -> None:
     list(session.samples(roofline.smoke_points()[0]))
     assert torch.get_num_threads() == threads
     assert torch.backends.cuda.matmul.fp32_precision == precision
+
+
+def disturbed(monkeypatch: pytest.MonkeyPatch, fails: bool) -> tuple[list[Sample], list[str]]:
+    """Samples and warnings of a kernel around which the copy becomes half as fast; it may fail the second time."""
+    kernels = iter([[1.0] * 3, RuntimeError("no more") if fails else [2.0] * 3])
+    ceilings = iter([[1.0] * 3] * 3 + [[1.5] * 3] + [[1.0] * 3] * 2 + [[1.5] * 3] + [[1.0] * 3] * 2)
+    timing = Timing(clock="perf_counter", mode="back-to-back", loops=1, warmup=1)
+
+    def back_to_back(*_: Any, **options: Any) -> timer.Timed:
+        values = next(kernels if "cold" in options else ceilings)
+        if isinstance(values, RuntimeError):
+            raise values
+        return timer.Timed(values, timing, [])
+
+    monkeypatch.setattr(timer, "back_to_back", back_to_back)
+    monkeypatch.setattr(roofline, "FRESH_FOR", 1e9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    sizes, found = {"copy": 2**12, "matmul-fp32": 16}, list[Sample]()
+    session = roofline.Session("cpu", torch.device("cpu"), environment(), sizes, [])
+    with pytest.raises(RuntimeError, match="no more") if fails else contextlib.nullcontext():
+        for sample in session.samples(roofline._square(16, "fp32")):
+            found.append(sample)
+    return [s for s in found if s.metric == "time"], session.warnings
+
+
+def test_a_kernel_is_measured_again_where_a_ceiling_changed_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, warnings = disturbed(monkeypatch, fails=False)
+    ceilings = ["ceiling-copy", "ceiling-overhead", "ceiling-matmul-fp32"]
+    assert [s.point["case"] for s in found] == [*ceilings, *ceilings, "matmul-16", *ceilings]
+    assert found[6].values == [2.0] * 3, "the first attempt is thrown away"
+    assert [s.point["index"] for s in found if "index" in s.point] == [*range(9)]
+    assert warnings == ["matmul-16: measured again, since around it the time of copy changed by +50%"]
+
+
+def test_ceilings_around_a_kernel_that_fails_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = disturbed(monkeypatch, fails=True)
+    assert [s.point["index"] for s in found] == [*range(6)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")

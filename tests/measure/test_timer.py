@@ -250,3 +250,108 @@ def test_the_real_cpu_clock_advances_and_counts_faults() -> None:
     timed = timer.back_to_back([lambda: sum(range(1000))], clock, time_limit=0.02, shortest=1e-4)
     assert min(timed.values) > 0
     assert timed.page_faults is None or timed.page_faults >= 0
+
+
+# Again where disturbed
+
+
+def scattering(attempts: int) -> tuple[FakeClock, Callable[[], timer.Timed], list[float]]:
+    """A clock on which every second call takes five times as long in so many attempts; measures; medians so far."""
+    medians: list[float] = []
+    clock = FakeClock(lambda i: 1e-3 if i % 2 or len(medians) >= attempts else 5e-3)
+
+    def measure() -> timer.Timed:
+        timed = timer.back_to_back([clock.call], clock, shortest=1e-4, most=20)
+        medians.append(statistics.median(timed.values))
+        return timed
+
+    return clock, measure, medians
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "allowed", "measured"), [(0, 3, 1), (1, 3, 2), (2, 3, 3), (9, 3, 3), (9, 1, 1), (1, 2, 2)]
+)
+def test_a_disturbed_measurement_is_repeated_and_the_last_one_counts(
+    disturbed: int, allowed: int, measured: int
+) -> None:
+    _, measure, medians = scattering(disturbed)
+    said: list[str] = []
+    timed = timer.undisturbed(measure, said.append, attempts=allowed)
+    assert len(medians) == measured and statistics.median(timed.values) == medians[-1]
+    assert bool(timed.warnings) == (disturbed >= measured)
+    assert len(said) == measured - 1
+    for sentence in said:  # quartiles at 1 and 5 ms around a median of 1, 3 or 5 ms
+        assert sentence.startswith("measured again, since the middle half of the repeats spanned ")
+        assert sentence.endswith(("400% of the median", "133% of the median", "80% of the median"))
+
+
+def test_what_counts_as_a_disturbance_can_be_said() -> None:
+    reasons = iter(["the lights went out", "", "never asked"])
+    said: list[str] = []
+    _, measure, medians = scattering(9)
+    timer.undisturbed(measure, said.append, disturbed=lambda _: next(reasons))
+    assert said == ["measured again, since the lights went out"] and len(medians) == 2
+    assert next(reasons) == "never asked"
+
+
+@pytest.mark.parametrize("attempts", [0, -1, math.nan])
+def test_no_attempt_is_refused(attempts: float) -> None:
+    with pytest.raises(EfflabError, match="attempts must be at least 1"):
+        timer.undisturbed(lambda: pytest.fail("measured"), print, attempts=attempts)  # type: ignore[arg-type]
+
+
+# Turns
+
+
+class Drifting:
+    """A clock of a machine that becomes slower: the same call takes longer the later it comes."""
+
+    name = "perf_counter"
+
+    def __init__(self) -> None:
+        self.time, self.order = 0.0, ""
+
+    def call(self, name: str, seconds: float) -> None:
+        self.order += name
+        self.time += seconds * (1 + self.time)
+
+    def synchronize(self) -> None:
+        pass
+
+    def now(self) -> float:
+        return self.time
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        begin = self.time
+        run()
+        return self.time - begin
+
+
+def test_a_drift_of_the_machine_falls_on_both_of_two_calls() -> None:
+    clock = Drifting()
+    a, b = timer.in_turns(
+        [lambda: clock.call("a", 2e-3), lambda: clock.call("b", 1e-3)], clock, 6,
+        {"time_limit": 0.02, "shortest": 1e-4, "stable": 1e-9},
+    )  # fmt: skip
+    runs = "".join(name for name, _ in itertools.groupby(clock.order))
+    assert runs == "ab" * 6
+    assert max(a.values) > 1.2 * min(a.values), "it drifted"
+    assert statistics.median(a.values) / statistics.median(b.values) == pytest.approx(2, rel=0.05)
+    assert len(a.values) + a.timing.warmup == clock.order.count("a")
+    assert a.timing.stop == "time limit"
+
+
+def test_turns_that_differ_are_a_warning() -> None:
+    now = [0.0]
+    ticks = itertools.cycle([1e-3] * 12 + [2e-3] * 12)
+    clock = Drifting()
+    clock.now = lambda: now[0]  # type: ignore[method-assign]
+
+    def elapsed(run: Callable[[], None]) -> float:
+        run()
+        now[0] += (took := next(ticks))
+        return took
+
+    clock.elapsed = elapsed  # type: ignore[method-assign]
+    (found,) = timer.in_turns([lambda: None], clock, 4, {"time_limit": 0.01, "shortest": 1e-4})
+    assert any(w.startswith("wide: ") for w in found.warnings)
