@@ -35,8 +35,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.experiments.decoder import SEED, Decoder, Variant
-from efflab.experiments.precision import INSTRUCTIONS, PARTS, measure_step
+from efflab.experiments.decoder import PARTS, SEED, Decoder, Variant, step_bytes
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.experiments.text import Corpus, corpus, windows
 from efflab.measure import device as devices
@@ -599,7 +598,7 @@ class Session:
         """Bytes that the layers keep for the backward pass, and what else a step holds."""
         available(point["precision"], self.device)
         variant = Variant(WEIGHTS[point["precision"]], point["attention"], recomputation=point["recomputation"])
-        found = measure_step(self.size, variant, self.device)
+        found = step_bytes(self.size, variant, self.device)
         yield Sample(point=point, metric="memory", unit="B", values=[float(found["activations"])], status="ok")
         kept = [n for n in found if n.startswith("kept_")]
         for name in (*PARTS, "outside", "step", "after_forward", "rounding", "counted", "weight_copies", *kept):
@@ -816,7 +815,7 @@ class Amp:
             "warm_up": WARM_UP, "batch_tokens": BATCH_TOKENS, "loss_weight": session.loss_weight,
             "growth_interval": of.growth_interval, "checked_steps": checked(of.steps),
             "autocast": _autocast(device),
-            "instructions": sorted(devices.cpu_flags() & set(INSTRUCTIONS)) if device.type == "cpu" else None,
+            "instructions": devices.instructions(device),
             "onednn": _onednn() if device.type == "cpu" else None,
             "cases": [c.name for c in cases],
         }  # fmt: skip

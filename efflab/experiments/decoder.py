@@ -3,18 +3,23 @@
 Layers of layer norm, attention, layer norm and a plain GELU MLP; dropout after the softmax and after both blocks;
 logits in float32. "math" attention is two products with a softmax between them; "sdpa" is torch's
 scaled_dot_product_attention, whatever torch makes of it.
+
+`step_bytes` says how many bytes a training step of it holds.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from efflab.measure import device as devices
+from efflab.measure import memory
 
 SEED = 0
 DROPOUT = 0.1
+PARTS = ("weights", "gradients", "optimizer")  # of what a step holds, beside its activations
 
 
 @dataclass(frozen=True)
@@ -130,3 +135,98 @@ class Decoder:
         x = x + f.dropout(mixed, self.dropout)
         inner = self.gelu(f.linear(self.layer_norm(x, (hidden,), scale2, shift2), w_up, b_up))
         return x + f.dropout(f.linear(inner, w_down, b_down), self.dropout)
+
+
+# What a training step holds
+
+
+def step_bytes(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
+    """Bytes of one training step of a decoder, measured.
+
+    Returns:
+        Bytes by name, by the device's method: "weights", "gradients", "optimizer", "activations" (what the layers keep
+        at the end of the forward pass), "outside" (what embedding, final norm, output layer and loss keep) and "step".
+        Counted, "step" is their sum: what a second step holds at the end of its forward pass if gradients stay
+        allocated (`set_to_none=False`), as they do where they are accumulated. On a GPU it is the allocator's peak
+        over such a second step, beside "after_forward" (allocated at the end of the forward pass) and "rounding"
+        (allocated then but not asked for). Always counted: "counted" (the layers), "kept_<dtype>" of them, and
+        "weight_copies", which autocast makes of the weights.
+    """
+    torch = devices.import_torch()
+    found = _allocated(size, variant, device) if memory.method_for(device) == "allocator" else {}
+    model = Decoder(size, variant, device)
+    optimizer = torch.optim.AdamW(model.parameters)
+    saved = memory.SavedTensors([*model.parameters, model.mask, model.tokens, model.targets])
+    with model.autocast:
+        with saved.region("outside"):
+            x = model.embed()
+        with saved.region("layers"):
+            y = model.run_layers(x)
+        with saved.region("outside"):
+            loss = model.loss(y)
+    kept, outside = saved.kept("layers"), saved.bytes("outside")
+    loss.backward()
+    optimizer.step()
+
+    counted = {
+        "weights": memory.tensor_bytes(model.parameters),
+        "gradients": memory.tensor_bytes(p.grad for p in model.parameters),
+        "optimizer": memory.tensor_bytes(memory.optimizer_tensors(optimizer)),
+        "activations": sum(k.nbytes for k in kept),
+        "outside": outside,
+    }
+    counted["step"] = sum(counted.values())
+    detail: dict[str, float] = {
+        "counted": counted["activations"],
+        "weight_copies": sum(k.nbytes for k in kept if k.copy),
+    }
+    for k in kept:
+        detail[f"kept_{k.dtype}"] = detail.get(f"kept_{k.dtype}", 0) + k.nbytes
+    return counted | detail | found
+
+
+def _allocated(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
+    """What the allocator says of a step, each part as the difference that it makes."""
+    torch = devices.import_torch()
+    allocator = memory.Allocator(device)
+    first = Decoder(size, variant, device)  # what libraries allocate at their first use belongs to no variant
+    with first.autocast:
+        loss = first.loss(first.run_layers(first.embed()))
+    loss.backward()
+    del first, loss
+    gc.collect()
+
+    base = allocator.now()
+    model = Decoder(size, variant, device)
+    found: dict[str, float] = {}
+    fixed = [model.mask, model.tokens, model.targets]
+    found["weights"] = allocator.now() - base - memory.tensor_bytes(fixed)
+    base += memory.tensor_bytes(fixed)
+    optimizer = torch.optim.AdamW(model.parameters)
+    for step in range(2):  # the first one makes gradients and states
+        allocator.reset_peak()
+        before = allocator.now()
+        with model.autocast:
+            x = model.embed()
+            entered = allocator.now()
+            y = model.run_layers(x)
+            # The layers' input and output are equally large. They keep the input, and what follows keeps the output.
+            left = allocator.now()
+            loss = model.loss(y)
+        after = allocator.now()
+        found |= {"activations": left - entered, "outside": after - before - (left - entered)}
+        found["after_forward"] = after - base
+        requested = allocator.requested()
+        if requested is not None:
+            found["rounding"] = after - requested
+        del x, y
+        loss.backward()
+        del loss
+        if step == 0:
+            before = allocator.now()
+            found["gradients"] = before - base - found["weights"]
+            optimizer.step()
+            found["optimizer"] = allocator.now() - before
+            optimizer.zero_grad(set_to_none=False)
+    found["step"] = allocator.peak() - base
+    return found

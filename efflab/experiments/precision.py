@@ -20,13 +20,12 @@ scaled_dot_product_attention, whatever torch makes of it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from efflab.catalog import BYTES_PER_ELEMENT
-from efflab.experiments.decoder import DROPOUT, Decoder, Variant
+from efflab.experiments.decoder import DROPOUT, PARTS, Variant, step_bytes
 from efflab.experiments.runner import Case, Plan, Unavailable, out_of_memory, plain
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
@@ -51,12 +50,6 @@ TIMER: dict[str, dict[str, Any]] = {
     "cpu": {"time_limit": 0.4, "shortest": 5e-3, "most": 40},
     "gpu": {"time_limit": 0.5, "shortest": 10e-3, "most": 60},
 }
-# Instructions that multiply in a dtype, as Linux names them, and what converts fp16.
-INSTRUCTIONS = (
-    "amx_bf16", "amx_fp16", "amx_int8", "asimdhp", "avx2", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f",
-    "avx_vnni", "bf16", "f16c", "i8mm",
-)  # fmt: skip
-
 # One training step's architecture by scale. At "cpu" and "gpu" heads × sequence length / hidden size is 16, as in
 # GPT-3 with 175B parameters, so that attention takes the share of the activations that it takes there.
 DECODERS: dict[str, dict[str, int]] = {
@@ -87,7 +80,6 @@ VARIANTS = (
     Variant("autocast", "sdpa"),
 )
 GPU_ONLY = (Variant("bf16", "sdpa", dropout=True),)  # on a CPU torch falls back to math attention for it
-PARTS = ("weights", "gradients", "optimizer")
 
 
 # Matrix products
@@ -141,101 +133,6 @@ def product(dtype: str, a: Any, b: Any) -> Product:
             raise
         raise Unavailable(f"torch {torch.__version__} refuses a {dtype} product here: {plain(str(error))}") from None
     return made
-
-
-# A training step
-
-
-def measure_step(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
-    """Bytes of one training step.
-
-    Returns:
-        Bytes by name, by the device's method: "weights", "gradients", "optimizer", "activations" (what the layers keep
-        at the end of the forward pass), "outside" (what embedding, final norm, output layer and loss keep) and "step".
-        Counted, "step" is their sum: what a second step holds at the end of its forward pass if gradients stay
-        allocated (`set_to_none=False`), as they do where they are accumulated. On a GPU it is the allocator's peak
-        over such a second step, beside "after_forward" (allocated at the end of the forward pass) and "rounding"
-        (allocated then but not asked for). Always counted: "counted" (the layers), "kept_<dtype>" of them, and
-        "weight_copies", which autocast makes of the weights.
-    """
-    torch = devices.import_torch()
-    found = _allocated(size, variant, device) if memory.method_for(device) == "allocator" else {}
-    model = Decoder(size, variant, device)
-    optimizer = torch.optim.AdamW(model.parameters)
-    saved = memory.SavedTensors([*model.parameters, model.mask, model.tokens, model.targets])
-    with model.autocast:
-        with saved.region("outside"):
-            x = model.embed()
-        with saved.region("layers"):
-            y = model.run_layers(x)
-        with saved.region("outside"):
-            loss = model.loss(y)
-    kept, outside = saved.kept("layers"), saved.bytes("outside")
-    loss.backward()
-    optimizer.step()
-
-    counted = {
-        "weights": memory.tensor_bytes(model.parameters),
-        "gradients": memory.tensor_bytes(p.grad for p in model.parameters),
-        "optimizer": memory.tensor_bytes(memory.optimizer_tensors(optimizer)),
-        "activations": sum(k.nbytes for k in kept),
-        "outside": outside,
-    }
-    counted["step"] = sum(counted.values())
-    detail: dict[str, float] = {
-        "counted": counted["activations"],
-        "weight_copies": sum(k.nbytes for k in kept if k.copy),
-    }
-    for k in kept:
-        detail[f"kept_{k.dtype}"] = detail.get(f"kept_{k.dtype}", 0) + k.nbytes
-    return counted | detail | found
-
-
-def _allocated(size: dict[str, int], variant: Variant, device: Any) -> dict[str, float]:
-    """What the allocator says of a step, each part as the difference that it makes."""
-    torch = devices.import_torch()
-    allocator = memory.Allocator(device)
-    first = Decoder(size, variant, device)  # what libraries allocate at their first use belongs to no variant
-    with first.autocast:
-        loss = first.loss(first.run_layers(first.embed()))
-    loss.backward()
-    del first, loss
-    gc.collect()
-
-    base = allocator.now()
-    model = Decoder(size, variant, device)
-    found: dict[str, float] = {}
-    fixed = [model.mask, model.tokens, model.targets]
-    found["weights"] = allocator.now() - base - memory.tensor_bytes(fixed)
-    base += memory.tensor_bytes(fixed)
-    optimizer = torch.optim.AdamW(model.parameters)
-    for step in range(2):  # the first one makes gradients and states
-        allocator.reset_peak()
-        before = allocator.now()
-        with model.autocast:
-            x = model.embed()
-            entered = allocator.now()
-            y = model.run_layers(x)
-            # The layers' input and output are equally large. They keep the input, and what follows keeps the output.
-            left = allocator.now()
-            loss = model.loss(y)
-        after = allocator.now()
-        found |= {"activations": left - entered, "outside": after - before - (left - entered)}
-        found["after_forward"] = after - base
-        requested = allocator.requested()
-        if requested is not None:
-            found["rounding"] = after - requested
-        del x, y
-        loss.backward()
-        del loss
-        if step == 0:
-            before = allocator.now()
-            found["gradients"] = before - base - found["weights"]
-            optimizer.step()
-            found["optimizer"] = allocator.now() - before
-            optimizer.zero_grad(set_to_none=False)
-    found["step"] = allocator.peak() - base
-    return found
 
 
 # The experiment
@@ -355,7 +252,7 @@ class Session:
         if self._step is None or self._step[0] != variant.name:
             self._step = self._inputs = self._reference = None  # the products' matrices make room
             size = DECODERS[self.scale]
-            self._step = variant.name, measure_step(size, variant, self.device)
+            self._step = variant.name, step_bytes(size, variant, self.device)
         found = self._step[1]
         yield Sample(point=point, metric="memory", unit="B", values=[float(found[what])], status="ok")
         parts = {
@@ -401,7 +298,7 @@ class Precision:
             "scale": scale, "seed": SEED, "timer": TIMER[scale], "longest": LONGEST, "dtypes": dtypes, "sizes": sizes,
             "decoder": DECODERS[scale] | {"tied_embeddings": True, "positions": DECODERS[scale]["sequence_length"]},
             "dropout": DROPOUT, "optimizer": "AdamW", "method": memory.method_for(device),
-            "instructions": sorted(devices.cpu_flags() & set(INSTRUCTIONS)) if device.type == "cpu" else None,
+            "instructions": devices.instructions(device),
             "cases": [c.name for c in cases],
         }  # fmt: skip
         if device.type == "cuda":

@@ -22,6 +22,11 @@ from typing import Any
 from efflab.errors import EfflabError
 from efflab.records import Environment, Slurm
 
+# Instructions that multiply in a dtype, as Linux names them, and what converts fp16.
+INSTRUCTIONS = (
+    "amx_bf16", "amx_fp16", "amx_int8", "asimdhp", "avx2", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx512f",
+    "avx_vnni", "bf16", "f16c", "i8mm",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent  # efflab's checkout, where it is one
 
 
@@ -209,6 +214,11 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if line.lower().startswith(("flags", "features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def instructions(device: Any) -> list[str] | None:
+    """Those of `INSTRUCTIONS` that a CPU offers, sorted; None for a GPU."""
+    return sorted(cpu_flags() & set(INSTRUCTIONS)) if device.type == "cpu" else None
 
 
 def cpu_caches(root: Path = Path("/sys/devices/system/cpu"), allowed: set[int] | None = None) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from efflab import catalog
 from efflab.errors import EfflabError, unknown
 from efflab.records import DOUBTS as DOUBTS
 from efflab.records import Prediction, Record
@@ -191,6 +192,12 @@ def agrees(ratio: float, near: float = NEAR, what: str = "As") -> str:
 def doubted(record: Record) -> set[str]:
     """The cases whose times the record's own warnings doubt."""
     return {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
+
+
+def datasheet(record: Record) -> catalog.Accelerator | None:
+    """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
+    environment = record.environment
+    return catalog.match_device(environment.device, environment.memory or 0)
 
 
 def banner(record: Record) -> str:

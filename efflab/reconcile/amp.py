@@ -31,7 +31,8 @@ from efflab.formulas import roofline, transformer
 from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
 from efflab.reconcile import banner as banner
-from efflab.reconcile.precision import MULTIPLIES
+from efflab.reconcile import datasheet as datasheet
+from efflab.reconcile.precision import DECODER, MULTIPLIES, parameter_count
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, NAT, NUMBER, SECOND, UNITS, Unit, show
 
@@ -130,10 +131,6 @@ class Curve:
 
 # Reading a record: a point is the topic's own, so what is read from it is checked here
 
-_DECODER = (
-    "layers", "sequence_length", "microbatch", "hidden_size", "intermediate_size", "query_heads", "head_dim",
-    "vocabulary",
-)  # fmt: skip
 _SCALER = ("initial_scale", "growth_interval", "growth_factor", "backoff_factor")
 _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "recomputation": {"recomputation": ("none", "full")},
@@ -143,8 +140,8 @@ _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _TRUTHS = {"equivalence": ("divided",), "curve": ("scaler",)}
 _NUMBERS = {
-    "calibration": _DECODER, "step": _DECODER, "recomputation": _DECODER, "accumulated": (*_DECODER, "microbatches"),
-    "memory": _DECODER, "equivalence": (*_DECODER, "microbatches"), "curve": ("steps", "loss_weight", "epsilon"),
+    "calibration": DECODER, "step": DECODER, "recomputation": DECODER, "accumulated": (*DECODER, "microbatches"),
+    "memory": DECODER, "equivalence": (*DECODER, "microbatches"), "curve": ("steps", "loss_weight", "epsilon"),
     "scale": _SCALER,
 }  # fmt: skip
 _LARGEST = 2**62
@@ -307,11 +304,6 @@ def calibration(record: Record) -> dict[str, float]:
     share = matmul_share(record)
     found = {} if share is None else {"matmul-share": share}
     return found | {f"speedup-{p}": products for p, (products, _) in speedups(record).items()}
-
-
-def datasheet(record: Record) -> catalog.Accelerator | None:
-    """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
-    return catalog.match_device(record.environment.device, record.environment.memory or 0)
 
 
 def products(point: Mapping[str, Any]) -> Iterator[tuple[float, float, float, float]]:
@@ -513,17 +505,6 @@ def expected_time(record: Record, point: Mapping[str, Any]) -> float | None:
     return float(
         formulas.recomputation_step_time(step_time=step, forward_time=forward, recomputed=min(1.0, layers / forward))
     )
-
-
-def parameter_count(point: Mapping[str, Any]) -> float:
-    """Parameters of the lab's decoder."""
-    shape = {n: point[n] for n in _DECODER if n not in ("sequence_length", "microbatch")}
-    return float(
-        transformer.parameter_count(
-            **shape, kv_heads=point["query_heads"], positions=point["sequence_length"], mlp_matrices=2,
-            position_projections=0, tied_embeddings=True, biases="all", norm="layer", norms_per_block=2, outer_norms=1,
-        )
-    )  # fmt: skip
 
 
 def expected_bytes(point: Mapping[str, Any], kind: str) -> dict[str, float]:

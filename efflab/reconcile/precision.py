@@ -27,6 +27,7 @@ from efflab.formulas import precision as formulas
 from efflab.formulas import roofline, transformer
 from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
 from efflab.reconcile import banner as banner
+from efflab.reconcile import datasheet as datasheet
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, Unit, show
 
@@ -100,7 +101,7 @@ class Row:
 # Reading a record: a point is the topic's own, so what is read from it is checked here
 
 _SIZES = ("m", "n", "k")
-_DECODER = (
+DECODER = (  # what defines its decoder and the batch
     "layers", "sequence_length", "microbatch", "hidden_size", "intermediate_size", "query_heads", "head_dim",
     "vocabulary",
 )  # fmt: skip
@@ -143,7 +144,7 @@ def _check(record: Record) -> None:
                 raise wrong("dropout", "true or false")
         elif point.get("dtype") not in DTYPES:
             raise wrong("dtype", f"one of {', '.join(DTYPES)}")
-        for field in _DECODER if role in MEMORY else _SIZES:
+        for field in DECODER if role in MEMORY else _SIZES:
             value = point.get(field)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
                 raise wrong(field, "a number greater than zero")
@@ -298,12 +299,6 @@ def _hardware(record: Record, dtype: str, rates: Mapping[str, float]) -> str:
     )
 
 
-def datasheet(record: Record) -> catalog.Accelerator | None:
-    """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
-    environment = record.environment
-    return catalog.match_device(environment.device, environment.memory or 0)
-
-
 # Prediction
 
 
@@ -367,7 +362,7 @@ def truncated_inputs_error(epsilon: float) -> float:
 
 def parameter_count(point: Mapping[str, Any]) -> float:
     """Parameters of the lab's decoder."""
-    shape = {n: point[n] for n in _DECODER if n not in ("sequence_length", "microbatch")}
+    shape = {n: point[n] for n in DECODER if n not in ("sequence_length", "microbatch")}
     return float(
         transformer.parameter_count(
             **shape, kv_heads=point["query_heads"], positions=point["sequence_length"], mlp_matrices=2,

@@ -25,6 +25,7 @@ from efflab.formulas import roofline as formulas
 from efflab.reconcile import NEAR, NOTHING, error, percent
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
+from efflab.reconcile import datasheet as datasheet
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, Unit, show, show_binary
 
@@ -304,12 +305,6 @@ def ceilings_of(record: Record, index: int) -> Ceilings:
             raise EfflabError(f"case {point['case']!r}: the record has no sample ceiling-{name}. Measure it again.")
         found[what] = sum(values) / len(values)
     return Ceilings(**found)
-
-
-def datasheet(record: Record) -> catalog.Accelerator | None:
-    """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
-    environment = record.environment
-    return catalog.match_device(environment.device, environment.memory or 0)
 
 
 def _datasheet_ceilings(record: Record, index: int, overhead: float) -> Ceilings | None:

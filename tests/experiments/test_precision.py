@@ -14,7 +14,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from efflab.experiments import precision, runner
+from efflab.experiments import decoder, precision, runner
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
 from efflab.records import Environment, Record, Sample, Timing, load_record
@@ -98,7 +98,7 @@ def test_a_plan_covers_the_steps_that_the_chapter_speaks_of() -> None:
 def test_a_plan_is_the_same_every_time_and_says_what_the_processor_multiplies() -> None:
     first, second = plan("cpu"), plan("cpu")
     assert first.spec == second.spec
-    assert set(first.spec["instructions"]) <= set(precision.INSTRUCTIONS)
+    assert set(first.spec["instructions"]) <= set(devices.INSTRUCTIONS)
     assert "reduced_precision_reduction" in plan("gpu", CUDA).spec
     assert plan("gpu", CUDA).spec["instructions"] is None
 
@@ -335,8 +335,8 @@ SIZE = precision.DECODERS["smoke"]
 
 @pytest.mark.parametrize("variant", precision.VARIANTS, ids=lambda v: v.name)
 def test_counted_tensors_are_what_an_allocator_would_hold(variant: precision.Variant, simulated: Simulated) -> None:
-    counted = precision.measure_step(SIZE, variant, CPU)
-    allocated = precision._allocated(SIZE, variant, CPU)
+    counted = decoder.step_bytes(SIZE, variant, CPU)
+    allocated = decoder._allocated(SIZE, variant, CPU)
     # Autocast's cache holds copies of the biases too, 9 h a layer, until its context ends; no backward pass needs them.
     cache = 2 * 9 * SIZE["hidden_size"] * SIZE["layers"] if variant.weights == "autocast" else 0
     for part in ("weights", "gradients", "optimizer"):
@@ -344,7 +344,7 @@ def test_counted_tensors_are_what_an_allocator_would_hold(variant: precision.Var
     assert allocated["activations"] == counted["activations"] + cache
     # The loss itself is alive, and where the layers are recomputed the generator's state may be.
     assert counted["outside"] <= allocated["outside"] + cache <= counted["outside"] + 64
-    assert allocated["after_forward"] == sum(allocated[p] for p in (*precision.PARTS, "activations", "outside"))
+    assert allocated["after_forward"] == sum(allocated[p] for p in (*decoder.PARTS, "activations", "outside"))
     assert allocated["rounding"] == 100
     assert allocated["step"] >= allocated["after_forward"]
     if variant.recomputation == "none":
@@ -353,7 +353,7 @@ def test_counted_tensors_are_what_an_allocator_would_hold(variant: precision.Var
 
 def test_a_model_is_the_one_that_the_formulas_speak_of() -> None:
     """Against torch's own modules: the same parameters, the same outputs."""
-    model = precision.Decoder(SIZE, precision.Variant("fp32", "math"), CPU)
+    model = decoder.Decoder(SIZE, precision.Variant("fp32", "math"), CPU)
     h, layers = SIZE["hidden_size"], SIZE["layers"]
     module = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(
@@ -380,7 +380,7 @@ def test_a_model_is_the_one_that_the_formulas_speak_of() -> None:
             (module(x, mask=mask) @ model.embedding.T).flatten(0, 1), model.targets.flatten()
         )
         for attention in ("math", "sdpa"):
-            other = precision.Decoder(SIZE, precision.Variant("fp32", attention), CPU)
+            other = decoder.Decoder(SIZE, precision.Variant("fp32", attention), CPU)
             torch.testing.assert_close(other.loss(other.run_layers(x)), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -388,7 +388,7 @@ def test_a_model_is_the_one_that_the_formulas_speak_of() -> None:
 def test_recomputing_changes_no_gradient(attention: str) -> None:
     gradients = []
     for recomputation in ("none", "full"):
-        model = precision.Decoder(SIZE, precision.Variant("fp32", attention, recomputation=recomputation), CPU)
+        model = decoder.Decoder(SIZE, precision.Variant("fp32", attention, recomputation=recomputation), CPU)
         model.loss(model.run_layers(model.embed())).backward()
         gradients.append([p.grad for p in model.parameters])
     for a, b in zip(*gradients, strict=True):
@@ -397,7 +397,7 @@ def test_recomputing_changes_no_gradient(attention: str) -> None:
 
 def test_every_parameter_gets_a_gradient_and_dropout_drops() -> None:
     for variant in precision.VARIANTS:
-        model = precision.Decoder(SIZE, variant, CPU)
+        model = decoder.Decoder(SIZE, variant, CPU)
         with model.autocast:
             x = model.run_layers(model.embed())
             again = model.run_layers(model.embed())
@@ -422,12 +422,12 @@ def test_the_largest_step_fits_where_the_lab_says_it_runs(scale: str, gigabytes:
     assert most <= gigabytes * 1e9
 
 
-class MetaDecoder(precision.Decoder):
+class MetaDecoder(decoder.Decoder):
     def __init__(self, size: dict[str, int], variant: precision.Variant) -> None:
         self.torch, self.size, self.variant, self.device = torch, size, variant, torch.device("meta")
         self.dropout = precision.DROPOUT if variant.dropout else 0.0
         self.layer_norm, self.gelu = torch.nn.functional.layer_norm, torch.nn.functional.gelu
-        small = precision.Decoder(SIZE, variant, CPU)
+        small = decoder.Decoder(SIZE, variant, CPU)
         dtype = torch.bfloat16 if variant.weights == "bf16" else torch.float32
         h, f, v, s = (size[n] for n in ("hidden_size", "intermediate_size", "vocabulary", "sequence_length"))
         old = [SIZE[n] for n in ("hidden_size", "intermediate_size", "vocabulary", "sequence_length")]
@@ -459,7 +459,7 @@ def test_a_smoke_run_measures_every_case(record: Record) -> None:
         parts = [
             s.values[0]
             for s in record.samples
-            if s.point == step.point and s.metric in (*precision.PARTS, "activations", "outside")
+            if s.point == step.point and s.metric in (*decoder.PARTS, "activations", "outside")
         ]
         assert step.values[0] == sum(parts)
         assert len(parts) == 5

@@ -72,6 +72,12 @@ def test_cpu_name_and_flags(tmp_path: Path) -> None:
     assert device.cpu_flags(tmp_path / "none") == frozenset()
 
 
+def test_only_instructions_that_multiply_are_listed_and_none_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"fpu", "f16c", "avx2", "hypervisor"}))
+    assert device.instructions(torch.device("cpu")) == ["avx2", "f16c"]
+    assert device.instructions(torch.device("cuda", 0)) is None
+
+
 def test_slurm_is_read_from_its_variables_only() -> None:
     assert device.slurm({}) is None
     job = device.slurm({"SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_USER": "someone"})
