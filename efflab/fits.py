@@ -1,9 +1,12 @@
-"""Fitting a scaling law to training runs: Hoffmann's third approach, with intervals.
+"""Fits: a scaling law to training runs, by Hoffmann's third approach, and latency and bandwidth to messages.
 
 The law is L = E + A / N^alpha + B / D^beta. The objective is the one of Hoffmann et al. 2022, arXiv:2203.15556,
 equation 11: the Huber loss of the difference of the logarithms of measured and predicted loss, summed over the runs.
 Summed, not averaged: an average makes every gradient small, and an optimizer with a fixed tolerance then stops
 before the optimum (Besiroglu et al. 2024, arXiv:2404.10102).
+
+The time of a message is a + S / b (Hockney 1994, doi:10.1016/S0167-8191(06)80021-9). Sizes span five orders of
+magnitude, so that the squares are of relative errors: else the largest message alone would decide.
 """
 
 from __future__ import annotations
@@ -419,28 +422,37 @@ def _positive(name: str, value: Any) -> None:
 
 def _checked(parameters: Any, tokens: Any, losses: Any) -> tuple[Array, Array, Array]:
     """The three lists as arrays of positive finite numbers of one length."""
+    n, d, measured = _same_length(parameters=parameters, tokens=tokens, losses=losses)
+    return n, d, measured
+
+
+def _same_length(**lists: Any) -> list[Array]:
+    """The named lists as arrays of positive finite numbers of one length."""
     arrays = []
-    for name, values in (("parameters", parameters), ("tokens", tokens), ("losses", losses)):
+    one = "message" if "times" in lists else "run"
+    mend = "Measure it again." if one == "message" else "Leave out runs that diverged or failed."
+    for name, values in lists.items():
         try:
             array = np.asarray(values, dtype=float)
         except (TypeError, ValueError):
-            raise EfflabError(f"{name}: must be a list of numbers, one per run, got {values!r}.") from None
+            raise EfflabError(f"{name}: must be a list of numbers, one per {one}, got {values!r}.") from None
         if array.ndim != 1:
-            raise EfflabError(f"{name}: must be a list of numbers, one per run, got an array of shape {array.shape}.")
+            raise EfflabError(f"{name}: must be a list of numbers, one per {one}, got an array of shape {array.shape}.")
         bad = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
         if len(bad):
             raise EfflabError(
-                f"{name}: run {bad[0]} has {array[bad[0]]:g}; every value must be a finite number greater than zero. "
-                "Leave out runs that diverged or failed."
+                f"{name}: {one} {bad[0]} has {array[bad[0]]:g}; every value must be a finite number greater than "
+                f"zero. {mend}"
             )
         arrays.append(array)
     lengths = [len(a) for a in arrays]
     if len(set(lengths)) > 1:
+        *names, last = lists
+        *counts, end = map(str, lengths)
         raise EfflabError(
-            f"parameters, tokens and losses have {lengths[0]}, {lengths[1]} and {lengths[2]} values. "
-            "Give one of each per run."
+            f"{', '.join(names)} and {last} have {', '.join(counts)} and {end} values. Give one of each per {one}."
         )
-    return arrays[0], arrays[1], arrays[2]
+    return arrays
 
 
 def _enough(n: Array, d: Array, losses: Array) -> None:
@@ -512,3 +524,76 @@ def _uncertainty(runs: _Runs, theta: Array, samples: Array) -> dict[str, tuple[f
     middle = {name: float(np.exp(theta[i]) if i == 4 else theta[i]) for name, i in wanted.items()}
     half = {name: 2 * errors[i] * (middle[name] if i == 4 else 1) for name, i in wanted.items()}
     return {name: (middle[name] - half[name], middle[name] + half[name]) for name in wanted}
+
+
+# Latency and bandwidth
+
+
+@dataclass(frozen=True)
+class MessageFit:
+    """The time of a message: a latency, and its bytes over a bandwidth.
+
+    Attributes:
+        latency: s that a message of no bytes would take.
+        bandwidth: B/s that a message of any size approaches.
+        residuals: measured over fitted time, less one; one per message.
+        latency_range: the least and the greatest latency of the fits that leave one message out, s.
+        bandwidth_range: the same of the bandwidth, B/s.
+    """
+
+    latency: float
+    bandwidth: float
+    residuals: tuple[float, ...]
+    latency_range: tuple[float, float]
+    bandwidth_range: tuple[float, float]
+
+    def time(self, message_bytes: float) -> float:
+        """Seconds that a message takes by the fit."""
+        return self.latency + message_bytes / self.bandwidth
+
+
+def fit_latency_bandwidth(message_bytes: Sequence[float] | Array, times: Sequence[float] | Array) -> MessageFit:
+    """Fit t = a + S / b to messages by least squares of the relative error, with neither part negative.
+
+    Args:
+        message_bytes: size of each message, B.
+        times: of each message, s.
+
+    Returns:
+        The fit, with its residuals and its spread: what it would be without one of the messages, whichever.
+
+    Raises:
+        EfflabError: lists of different lengths, a value that is not a positive finite number, messages of fewer than
+            three sizes, or times that do not grow with the size.
+    """
+    sizes, seconds = _same_length(message_bytes=message_bytes, times=times)
+    if len(set(sizes)) < 3:
+        raise EfflabError(
+            f"message_bytes: {len(set(sizes))} different sizes cannot show whether a line fits. Measure three or more."
+        )
+    latency, slope = _relative_line(sizes, seconds)
+    if not slope > 0:
+        raise EfflabError(
+            "times: they do not grow with the messages, so there is no bandwidth to fit. Measure larger messages, on "
+            "a machine that does nothing else."
+        )
+    # Where one message alone holds the bandwidth, the fit without it has none: then the range has no end.
+    others = [_relative_line(np.delete(sizes, i), np.delete(seconds, i)) for i in range(len(sizes))]
+    rates = [1 / s if s > 0 else np.inf for _, s in others]
+    return MessageFit(
+        latency=latency,
+        bandwidth=1 / slope,
+        residuals=tuple((seconds / (latency + slope * sizes) - 1).tolist()),
+        latency_range=(min(a for a, _ in others), max(a for a, _ in others)),
+        bandwidth_range=(float(min(rates)), float(max(rates))),
+    )
+
+
+def _relative_line(sizes: Array, seconds: Array) -> tuple[float, float]:
+    """Intercept and slope, neither negative, with the least sum of squares of relative errors."""
+    from scipy.optimize import nnls
+
+    scale = sizes.max()  # so that both columns are of one order
+    (intercept, slope), _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(sizes)))
+    # What is far below every time is the solver's rounding.
+    return float(intercept), float(slope / scale) if slope > 1e-9 * seconds.max() else 0.0

@@ -271,3 +271,79 @@ def test_the_bench_judges_a_file_of_runs(tmp_path, accepted):
     assert "240 runs" in done.stdout, done.stderr
     assert "Besiroglu 2024" in done.stdout
     assert done.returncode == (0 if accepted else 1)
+
+
+# Latency and bandwidth
+
+
+SIZES = [1024.0 * 4**k for k in range(9)]  # 1 KiB to 64 MiB
+FACTOR = st.floats(0.7, 1.4)
+
+
+@settings(max_examples=50)
+@given(latency=st.floats(1e-7, 1e-2), bandwidth=st.floats(1e7, 1e12))
+def test_planted_latency_and_bandwidth_come_back(latency, bandwidth):
+    fit = fits.fit_latency_bandwidth(SIZES, [latency + s / bandwidth for s in SIZES])
+    # Where one of the two is below the last digits of every time, it cannot come back.
+    if latency / (latency + SIZES[0] / bandwidth) > 1e-3:
+        assert fit.latency == pytest.approx(latency, rel=1e-6)
+    if SIZES[-1] / bandwidth / (latency + SIZES[-1] / bandwidth) > 1e-3:
+        assert fit.bandwidth == pytest.approx(bandwidth, rel=1e-6)
+    assert max(map(abs, fit.residuals)) < 1e-6
+    assert fit.time(SIZES[3]) == pytest.approx(latency + SIZES[3] / bandwidth, rel=1e-6)
+
+
+@settings(max_examples=40)
+@given(st.lists(FACTOR, min_size=len(SIZES), max_size=len(SIZES)))
+def test_relative_least_squares_as_scipys_curve_fit_finds_them(factors):
+    """The same minimum by another method: a trust region on both parameters, with times as standard deviations."""
+    sizes, times = np.array(SIZES), np.array([(3e-4 + s / 1.5e9) * f for s, f in zip(SIZES, factors, strict=True)])
+    fit = fits.fit_latency_bandwidth(sizes, times)
+    (latency, per_gigabyte), _ = optimize.curve_fit(
+        lambda s, a, g: a + g * s / 1e9, sizes, times, p0=(1e-4, 1.0), sigma=times, bounds=(0, np.inf),
+        xtol=1e-14, ftol=1e-14, gtol=1e-14,
+    )  # fmt: skip
+    assert fit.latency == pytest.approx(latency, rel=1e-4)
+    assert fit.bandwidth == pytest.approx(1e9 / per_gigabyte, rel=1e-4)
+    assert fit.residuals == pytest.approx(times / (fit.latency + sizes / fit.bandwidth) - 1)
+
+
+def test_the_spread_is_what_leaving_one_message_out_changes():
+    times = [(3e-4 + s / 1.5e9) * f for s, f in zip(SIZES, (1.1, 0.9, 1, 1, 0.8, 1.3, 1, 1.05, 0.95), strict=True)]
+    fit = fits.fit_latency_bandwidth(SIZES, times)
+    found = [
+        fits.fit_latency_bandwidth(
+            [s for j, s in enumerate(SIZES) if j != i], [t for j, t in enumerate(times) if j != i]
+        )
+        for i in range(len(SIZES))
+    ]
+    assert fit.latency_range == (min(f.latency for f in found), max(f.latency for f in found))
+    assert fit.bandwidth_range == (min(f.bandwidth for f in found), max(f.bandwidth for f in found))
+    assert fit.latency_range[0] < fit.latency < fit.latency_range[1]
+
+
+def test_neither_part_is_negative():
+    """A line through these times by ordinary least squares begins below zero."""
+    times = [s / 2e9 * (1 + s / SIZES[-1]) for s in SIZES]
+    assert np.polyfit(SIZES, times, 1)[1] < 0
+    fit = fits.fit_latency_bandwidth(SIZES, times)
+    assert fit.latency >= 0
+    assert fit.bandwidth > 0
+    # Three messages of which only the last takes longer: without it there is no bandwidth.
+    assert math.isinf(fits.fit_latency_bandwidth([1e3, 1e4, 1e9], [1e-3, 1e-3, 2.0]).bandwidth_range[1])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "times", "says"),
+    [
+        ([1e3, 1e4], [1e-3, 2e-3], "2 different sizes"), ([1e3, 1e3, 1e3], [1e-3] * 3, "1 different sizes"),
+        ([1e3, 1e4, 1e5], [1e-3, 2e-3], "message_bytes and times have 3 and 2 values"),
+        ([1e3, 0.0, 1e5], [1e-3] * 3, "message_bytes: message 1 has 0"),
+        ([1e3, 1e4, 1e5], [1e-3, math.nan, 2e-3], "times: message 1 has nan"),
+        ([1e3, 1e4, "much"], [1e-3] * 3, "message_bytes: must be a list of numbers, one per message"),
+        ([1e3, 1e4, 1e5], [3e-3, 2e-3, 1e-3], "do not grow"),
+    ],
+)  # fmt: skip
+def test_bad_messages_are_named(sizes, times, says):
+    with pytest.raises(EfflabError, match=says):
+        fits.fit_latency_bandwidth(sizes, times)
