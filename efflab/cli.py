@@ -100,6 +100,43 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", metavar="DIR", help="folder for the record; default: records/ in the lab book")
     run.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     run.add_argument("--restart", action="store_true", help="set an interrupted run aside instead of continuing it")
+    run.add_argument(
+        "--prediction", metavar="ID", action="append", default=[],
+        help="a prediction of the lab book that was made for this run; the record keeps its id; may be repeated",
+    )  # fmt: skip
+
+    submit = add(
+        "submit", _submit, "Measure a topic's experiment in a job on a Slurm cluster and fetch the record.",
+        "The script is one of labs/slurm, filled with what cluster.yml says of your site; --dry-run prints it.\n"
+        "cluster.yml: --cluster, else $EFFLAB_CLUSTER, else the course's folder, else ~/.config/efflab; none is fine,\n"
+        "and labs/slurm/cluster.example.yml shows what it may say. Options given here come first.\n"
+        "The command waits and shows how the job goes on. Ctrl-C leaves the job running. A job that ends early goes\n"
+        "on where it stopped when you submit the same again. The exit status is 1 when the job has failed.\n\n"
+        "  efflab submit roofline                     one GPU\n"
+        "  efflab submit ddp --nodes 2 --gpus 4       two nodes, four GPUs each\n"
+        "  efflab submit roofline --gpus 0            a CPU\n"
+        "  efflab submit --collect JOB                wait for a job of yours and fetch its record",
+    )  # fmt: skip
+    submit.add_argument("topic", metavar="TOPIC", nargs="?", help="what to measure, such as roofline")
+    submit.add_argument("--nodes", metavar="N", type=int, default=1, help="how many nodes; default: 1")
+    submit.add_argument("--gpus", metavar="N", type=int, help="GPUs of each node; 0 measures on its CPU; default: 1")
+    submit.add_argument("--scale", metavar="SCALE", help="smoke, cpu, gpu or multi; default: what suits the GPUs")
+    for option, key, help in (
+        ("time", "TIME", "the job's limit, as in 01:30:00 or 90 (minutes)"),
+        ("partition", "NAME", "where it runs"),
+        ("account", "NAME", "who pays"),
+        ("qos", "NAME", "quality of service"),
+        ("reservation", "NAME", "nodes that are kept for you"),
+        ("constraint", "FEATURE", "what the nodes must have"),
+        ("memory", "SIZE", "memory of each node, as in 64G"),
+    ):
+        submit.add_argument(f"--{option}", metavar=key, help=f"{help}; default: as cluster.yml or the site says")
+    submit.add_argument("--cluster", metavar="FILE", help="the site's cluster.yml")
+    submit.add_argument("--out", metavar="DIR", help="folder for the record; default: records/ in the lab book")
+    submit.add_argument("--restart", action="store_true", help="begin anew where an earlier job has ended early")
+    submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    submit.add_argument("--no-wait", action="store_true", help="do not wait: fetch the record later with --collect")
+    submit.add_argument("--collect", metavar="JOB", help="the number of a job that was submitted before")
 
     replay = add(
         "replay", _replay, "Show a recorded run: predicted against measured.",
@@ -137,12 +174,26 @@ def _topic(name: str) -> str:
     return name
 
 
+def _prediction(name: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from efflab.records import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise EfflabError(
+            f"--prediction {name!r}: not the id of a prediction. It is the file's name in the lab book's predictions/, "
+            "without .json."
+        ) from None
+
+
 def _run(given: argparse.Namespace) -> int:
     from efflab import experiments
     from efflab.experiments import runner
-    from efflab.lab import disturbed
-    from efflab.reconcile import topic as reconcile_topic
 
+    for name in given.prediction:
+        _prediction(name)
     experiment = experiments.get(_topic(given.topic))
 
     def stop(*_: Any) -> None:
@@ -154,11 +205,20 @@ def _run(given: argparse.Namespace) -> int:
         before = signal.signal(signal.SIGTERM, stop)
     try:
         record, path = runner.run(
-            experiment, scale=given.scale, device=given.device, out=given.out, restart=given.restart
-        )
+            experiment, scale=given.scale, device=given.device, out=given.out, restart=given.restart,
+            predictions=given.prediction,
+        )  # fmt: skip
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+    return _tell(record, path)
+
+
+def _tell(record: Any, path: Path) -> int:
+    """Print what a run measured, and where its record is; the exit status."""
+    from efflab.lab import disturbed
+    from efflab.reconcile import topic as reconcile_topic
+
     print(f"Kept in {path}")
     for warning in record.warnings:
         print(f"warning: {warning}")
@@ -171,6 +231,50 @@ def _run(given: argparse.Namespace) -> int:
         print(f"stopped before the summary; the record is complete: efflab replay {record.topic} --record {path}")
         return 130
     return 0
+
+
+def _submit(given: argparse.Namespace) -> int:
+    from efflab import submit
+
+    cluster, _ = submit.load_cluster(given.cluster)
+    book = submit.book(cluster)
+    if given.collect is not None:
+        if given.topic:
+            raise EfflabError(f"submit: --collect fetches a job's record. Leave out {given.topic!r}.")
+        job = submit.find(given.collect, book)
+        if given.no_wait and (state := job.state()) is not None and not state.ended:
+            print(f"Not collected: job {job.id} has not ended: {state}")
+            return 1
+        return _collect(job, given.out)
+    if not given.topic:
+        from efflab import experiments
+
+        raise EfflabError(f"submit: name a topic, one of {', '.join(experiments.topics())}, or --collect JOB.")
+    wanted = submit.request(
+        _topic(given.topic), nodes=given.nodes, gpus=given.gpus, scale=given.scale, cluster=cluster,
+        **{key: getattr(given, key) for key in submit.OPTIONS},
+    )  # fmt: skip
+    if given.dry_run:
+        print(submit.render(wanted, (book.path / "submitted" / "NAME").absolute()), end="")
+        return 0
+    job = submit.submit(wanted, book, restart=given.restart)
+    print(f"Submitted: job {job.id}, {wanted.said}; its script and log: {job.folder}")
+    if given.no_wait:
+        print(job.how())
+        return 0
+    return _collect(job, given.out)
+
+
+def _collect(job: Any, out: str | None) -> int:
+    from efflab.submit import JobFailed
+
+    try:
+        state = job.wait()
+        record, path = job.collect(out, state=state)
+    except JobFailed as error:
+        print(f"efflab: {error}", file=sys.stderr)
+        return 1
+    return _tell(record, path)
 
 
 def _replay(given: argparse.Namespace) -> int:
@@ -267,6 +371,7 @@ def examine() -> list[Finding]:
             found.append(Finding("note", what, "not installed", mend))
     found += _labbook_findings()
     found.append(_slurm_finding())
+    found.append(_cluster_finding())
     return found
 
 
@@ -356,6 +461,19 @@ def _slurm_finding() -> Finding:
     if shutil.which("sbatch"):
         return Finding("ok", "Slurm", "sbatch is there; this shell is not inside a job")
     return Finding("note", "Slurm", "not found", "none needed unless you submit labs to a cluster")
+
+
+def _cluster_finding() -> Finding:
+    from efflab.submit import load_cluster
+
+    try:
+        _, path = load_cluster()
+    except EfflabError as error:
+        return Finding("problem", "cluster.yml", "not usable", str(error))
+    if path is None:
+        said = "none, so 'efflab submit' takes the site's defaults"
+        return Finding("ok", "cluster.yml", f"{said}; labs/slurm/cluster.example.yml shows what it may say")
+    return Finding("ok", "cluster.yml", f"{path} is valid")
 
 
 def _doctor(given: argparse.Namespace) -> int:
