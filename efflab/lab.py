@@ -1,11 +1,12 @@
 """What a lab notebook calls: predict, then measure, then reconcile.
 
-The same cells run live (in this session, at this device's scale) and in replay (a recorded run, said so). What
-replay prints depends on the recorded run and on the learner's own numbers only.
+The same cells run live (in this session, at this device's scale), in submit (in a Slurm job, then fetched) and in
+replay (a recorded run, said so). What replay prints depends on the recorded run and on the learner's own numbers only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import os
@@ -13,14 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from efflab import records
+from efflab import records, submit
 from efflab.errors import EfflabError, unknown
 from efflab.reconcile import CALIBRATED, SHARES, Topic, columns, error, percent
 from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record, Sample, median
 from efflab.units import BYTE, SECOND, UNITS, Unit, parse, show
 
-MODES = ("live", "replay")
+MODES = ("live", "submit", "replay")
 AGAIN = "Do not build on this run: close other programs and measure again."
 
 
@@ -29,13 +30,16 @@ class Lab:
 
     Args:
         topic: such as "roofline".
-        mode: "live" or "replay"; None takes $EFFLAB_MODE, else "live".
+        mode: "live", "submit" or "replay"; None takes $EFFLAB_MODE, else "live".
         record: in replay, the file to replay; None takes the newest recorded run that comes with the course.
         labbook: where predictions and records are kept; None takes $EFFLAB_LABBOOK, else the course's own.
         scale, device: in live mode, what to measure; None lets the device decide.
+        nodes, gpus: in submit mode, how many nodes and how many GPUs of each; gpus None takes one. `scale` None then
+            takes "multi" for several, "gpu" for one and "cpu" for none.
+        cluster: in submit mode, the site's cluster.yml; None looks for it as `efflab submit` does.
 
     Raises:
-        EfflabError: an unknown topic or mode, or no recorded run to replay.
+        EfflabError: an unknown topic or mode, an argument of another mode, no recorded run to replay, or no Slurm.
     """
 
     def __init__(
@@ -47,17 +51,19 @@ class Lab:
         labbook: str | os.PathLike[str] | None = None,
         scale: str | None = None,
         device: str | None = None,
+        nodes: int = 1,
+        gpus: int | None = None,
+        cluster: str | os.PathLike[str] | None = None,
     ) -> None:
         from efflab import experiments
 
         chosen = mode or os.environ.get("EFFLAB_MODE") or "live"
-        if chosen == "submit":
-            raise EfflabError(
-                "mode 'submit': sending a lab to a Slurm queue is not offered yet. "
-                "Run 'efflab run' in a job of yours and open its record with replay, or use live or replay."
-            )
         if chosen not in MODES:
             raise unknown("mode", chosen, MODES)
+        if chosen != "submit" and (nodes != 1 or gpus is not None or cluster is not None):
+            raise EfflabError(f"mode {chosen!r}: nodes, gpus and cluster belong to mode 'submit'. Leave them out.")
+        if chosen == "submit" and device is not None:
+            raise EfflabError("mode 'submit': the job finds its device. Leave device out; gpus=0 measures on a CPU.")
         self._experiment = experiments.get(topic)
         self._topic: Topic = topic_module(topic)
         self.topic: str = topic
@@ -71,9 +77,22 @@ class Lab:
         self._record: Record | None = None
         self._path: Path | None = None
         self._replayed = self._load() if chosen == "replay" else None
+        self._wanted: submit.Request | None = None
+        self._job: submit.Job | None = None
+        if chosen == "submit":
+            self._prepare(nodes, gpus, scale, cluster, labbook)
 
     def __repr__(self) -> str:
         return f"Lab({self.topic!r}, mode={self.mode!r})"
+
+    def _prepare(self, nodes: int, gpus: int | None, scale: str | None, cluster: Any, labbook: Any) -> None:
+        submit.required()
+        site, self._cluster = submit.load_cluster(cluster)
+        wanted = submit.request(self.topic, nodes=nodes, gpus=gpus, scale=scale, cluster=site)
+        # The job has to run at the scale whose cases are predicted here.
+        self._scale = wanted.scale or ("gpu" if wanted.gpus else "cpu")
+        self._wanted = dataclasses.replace(wanted, scale=self._scale)
+        self.labbook = submit.book(site, labbook)
 
     def _load(self) -> Record:
         if self._file is not None:
@@ -93,6 +112,9 @@ class Lab:
         """Print in which mode this lab runs, and on what."""
         if self._replayed is not None:
             print(self._topic.banner(self._replayed))
+        elif self._wanted is not None:
+            site = f", as {self._cluster} says" if self._cluster else ""
+            print(f"Submit: measured in a Slurm job at {self._scale} scale on {self._wanted.said}{site}.")
         else:
             from efflab.measure import device
 
@@ -106,17 +128,37 @@ class Lab:
         if self._replayed is not None:
             found = [(s.point, s.metric, s.unit) for s in self._replayed.samples if "case" in s.point]
         else:
-            from efflab.experiments import runner
-            from efflab.measure import device
-
-            chosen = device.choose(self._device)
-            scale = self._scale or runner.default_scale(chosen)
-            plan = self._experiment.plan(scale, chosen, device.environment(chosen), None)
+            plan = self._plan() if self._wanted is None else self._plan_elsewhere()
             found = [(c.point, c.metric, c.unit) for c in plan.cases]
         cases = self._topic.cases([point for point, _, _ in found])
         for point, metric, unit in found:  # the first sample of a case is its result
             self._measures.setdefault(str(point["case"]), (metric, UNITS[unit]))
         return cases
+
+    def _plan(self) -> Any:
+        from efflab.experiments import runner
+        from efflab.measure import device
+
+        chosen = device.choose(self._device)
+        scale = self._scale or runner.default_scale(chosen)
+        return self._experiment.plan(scale, chosen, device.environment(chosen), None)
+
+    def _plan_elsewhere(self) -> Any:
+        """The plan for the job's device, which is not here. What depends on the device itself may differ there."""
+        from efflab.measure import device
+
+        torch = device.import_torch()
+        cpu = torch.device("cpu")
+        here = device.environment(cpu)
+        if self._scale not in ("gpu", "multi") or not self._wanted.gpus:
+            return self._experiment.plan(self._scale, cpu, here, None)
+        unknown_gpu = here.model_copy(
+            update={"kind": "cuda", "memory": None, "compute_capability": None, "caches": {}, "slurm": None}
+        )
+        try:
+            return self._experiment.plan(self._scale, torch.device("cuda", 0), unknown_gpu, None)
+        except Exception:  # this topic's plan asks the GPU
+            return self._experiment.plan(self._scale, cpu, here, None)
 
     def describe(self, *names: str) -> None:
         """Print what the named cases are; of all but the size sweeps if none is named.
@@ -210,7 +252,9 @@ class Lab:
     # Measure
 
     def measure(self) -> None:
-        """Measure the experiment here, or load the recorded run under its banner.
+        """Measure the experiment here or in a job, or load the recorded run under its banner.
+
+        In submit mode it waits for the job. When it is stopped, the job goes on, and calling it again waits on.
 
         Raises:
             EfflabError: no prediction is committed yet, or the run failed; says what is kept.
@@ -227,6 +271,9 @@ class Lab:
         if self._replayed is not None:
             print(self._topic.banner(self._replayed))
             self._record = self._replayed
+        elif self._wanted is not None:
+            self._record, self._path = self._submit()
+            print(f"Measured: {len(self._record.samples)} samples, kept in your lab book: {self._path}")
         else:
             from efflab.experiments import runner
 
@@ -244,6 +291,17 @@ class Lab:
             print(said)
         for line in self._topic.missing(self._record):
             print(f"Not in it: {line}")
+
+    def _submit(self) -> tuple[Record, Path]:
+        """The record of a job, submitted now unless an earlier call was stopped while it waited."""
+        if self._job is None:
+            wanted = dataclasses.replace(self._wanted, predictions=tuple(self._committed))
+            self._job = submit.submit(wanted, self.labbook)
+            print(f"Submitted: job {self._job.id}; its script and log: {self._job.folder}")
+        # What a case measured is not shown yet.
+        state = self._job.wait(lambda line: print(line, flush=True), results=False)
+        job, self._job = self._job, None  # one that has failed is submitted again
+        return job.collect(state=state, results=False)
 
     def record(self) -> Record:
         """The record of this run.
@@ -378,8 +436,9 @@ class Lab:
         if write is None:
             raise EfflabError(f"trace: the lab on {self.topic} has none.")
         self.record()  # a trace shows results
-        if self._replayed is not None:
-            print("A recorded run has no trace. Live, this call writes one of a few steps of both loops.")
+        if self._replayed is not None or self._wanted is not None:
+            what = "A recorded run" if self._replayed is not None else "A job's record"
+            print(f"{what} has no trace. Live, this call writes one of a few steps of both loops.")
             return
         path = self.labbook.path / "traces" / f"{records.identifier(self.topic, 'trace')}.json.gz"
         write(path, self._scale, self._device)

@@ -514,17 +514,21 @@ def clean(variables: dict[str, str] | None = None) -> dict[str, str]:
     return {k: v for k, v in kept.items() if k not in gone}
 
 
-def available() -> bool:
-    """Whether this machine has the commands of Slurm."""
-    return all(shutil.which(c) for c in ("sbatch", "scontrol"))
+def required() -> None:
+    """Raise where this machine has no commands of Slurm.
 
-
-def _slurm(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    if not available():
+    Raises:
+        EfflabError: says what else can be done.
+    """
+    if not all(shutil.which(c) for c in ("sbatch", "scontrol")):
         raise EfflabError(
             "submit: this machine has no sbatch, so it reaches no Slurm cluster. Submit from the cluster's login node, "
             "measure here ('efflab run', mode 'live') or look at a recorded run ('efflab replay', mode 'replay')."
         )
+
+
+def _slurm(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    required()
     try:
         return subprocess.run(
             command, cwd=cwd, env=clean(), capture_output=True, text=True, errors="replace", timeout=120
@@ -911,8 +915,7 @@ def submit(wanted: Request, labbook: LabBook, *, restart: bool = False) -> Job:
     Raises:
         EfflabError: no Slurm, sbatch's refusal with what to change, or a lab book that cannot be written.
     """
-    if not available():
-        _slurm("sbatch")  # says what to do
+    required()
     earlier = None if restart else _early(wanted, labbook)
     name = records.identifier(wanted.topic, wanted.scale or "")
     folder = earlier.folder if earlier else (labbook.path / "submitted" / name).absolute()
