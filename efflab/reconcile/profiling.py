@@ -279,7 +279,7 @@ def event_time(record: Record) -> float | None:
     """
     counts = _events(record, PROFILE)
     step, plain = _value(record, PROFILE), _unprofiled(record)
-    if not counts or step is None or plain is None or step <= plain:
+    if not counts or not sum(counts.values()) > 0 or step is None or plain is None or step <= plain:
         return None
     found, whole = ranges(record), sum(counts.values())
     each = (step - plain) / whole
@@ -295,9 +295,8 @@ def _unprofiled(record: Record) -> float | None:
 def _events(record: Record, case: str) -> dict[str, float]:
     """How many events the profiler wrote down in each part of a step; empty where the record does not say."""
     found = {part: _value(record, case, f"events_{part}") for part in (*PARTS, "wait")}
-    if any(found[part] is None for part in PARTS):
-        return {}
-    return {part: n for part, n in found.items() if n is not None}
+    known = {part: n for part, n in found.items() if n is not None}
+    return known if set(PARTS) <= set(known) and min(known.values()) >= 0 else {}
 
 
 def remaining(record: Record) -> dict[str, float]:

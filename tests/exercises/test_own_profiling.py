@@ -63,10 +63,11 @@ def document() -> dict[str, Any]:
     for fault, gain in GAINS.items():
         case = f"without-{fault}"
         samples.append(sample(case, "ablation", "time", STEP * (1 - gain), mended=fault))
-        samples.append(sample(case, "ablation", "baseline", STEP))
+        samples.append(sample(case, "ablation", "baseline", STEP, mended=fault))
     for count, gain in LADDER.items():
-        samples.append(sample(f"mended-{count}", "ladder", "time", STEP * (1 - gain)))
-        samples.append(sample(f"mended-{count}", "ladder", "baseline", STEP))
+        mended = ",".join(FAULTS[:count])
+        samples.append(sample(f"mended-{count}", "ladder", "time", STEP * (1 - gain), mended=mended))
+        samples.append(sample(f"mended-{count}", "ladder", "baseline", STEP, mended=mended))
     clean = [STEP * (1 - LADDER[5]) * 1.1 * f for f in REPEATS]
     samples.append(sample("profile-clean", "evidence", "time", clean))
     for part in (*SHARES, *REST):
@@ -270,6 +271,16 @@ def more_events_than_sync_lasts(data):
     find(data, "profile", "events_sync")["values"] = [9000.0] * 3
 
 
+def no_event_at_all(data):
+    for s in data["samples"]:
+        if s["metric"].startswith("events_"):
+            s["values"] = [0.0] * 3
+
+
+def less_than_no_event(data):
+    find(data, "profile", "events_sync")["values"] = [-900.0] * 3
+
+
 def test_a_gain_is_held_against_the_share_without_the_profilers_cost(data):
     """19% are too much for a share of 14% of the profiled step, and not for the 15.6% without its cost."""
     times(data, "without-loader", (1 - 0.19) / (1 - GAINS["loader"]))
@@ -280,7 +291,7 @@ def test_a_gain_is_held_against_the_share_without_the_profilers_cost(data):
     assert "a share of 14.0% by the profile" in " ".join(result.feedback.split())
 
 
-@pytest.mark.parametrize("change", [without_events, more_events_than_sync_lasts])
+@pytest.mark.parametrize("change", [without_events, more_events_than_sync_lasts, no_event_at_all, less_than_no_event])
 def test_where_an_events_cost_is_not_known_shares_are_of_the_profiled_step(data, change):
     change(data)
     result = verdict(data)

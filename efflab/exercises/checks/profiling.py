@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from efflab.catalog import match_device
+from efflab.errors import EfflabError
 from efflab.exercises.checks import FLOAT32, NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
@@ -29,6 +30,7 @@ from efflab.exercises.checks.records import (
     text,
     timed_well,
 )
+from efflab.reconcile import profiling as reconcile
 from efflab.records import Record, Sample, iqr, median
 from efflab.units import FLOP_PER_SECOND, SECOND, show
 
@@ -1380,8 +1382,7 @@ def _pairs(function: Subject, baseline: list[float], mended: dict[str, list[floa
 # The learner's own record
 
 TIMED = ("ablation", "ladder")  # roles whose steps must be steady; one that waits for workers varies by nature
-FAULTS = ("loader", "copies", "sync", "tiny", "python")
-PARTS = (*FAULTS, "forward", "backward", "optimizer")
+FAULTS, PARTS = reconcile.FAULTS, reconcile.PARTS
 # How far a gain may lie above what a share allows: this much, and twice the standard error of the two medians.
 ROOM = 0.03
 # A standard error of a median, over the interquartile range and the root of the number of repeats, for normal noise.
@@ -1471,43 +1472,24 @@ def _shares_of_the_profile(record: Record) -> dict[str, float]:
             raise NotYet(
                 f"profile: the fault {fault!r} takes no time. Was it in the loop that was profiled?", "no share"
             )
-    return {fault: _share(record, "profile", fault) for fault in FAULTS}
+    held = _reconciled(reconcile.held_shares, record)
+    return {fault: held[fault] for fault in FAULTS}
 
 
-def _share(record: Record, case: str, fault: str) -> float:
-    """The share of a fault's range in a profile, of the step with all faults."""
-    each, step = _cost_of_an_event(record)
-    held = median(_sample(record, case, f"range_{fault}").values)
-    return max(0.0, held - each * _events(record, case).get(fault, 0.0)) / step
+def _left(record: Record, shares: dict[str, float]) -> dict[str, float]:
+    """Of the step with all faults, the share that each fault's part has left after its mend, by the second profile."""
+    for metric in ("time", *(f"range_{part}" for part in PARTS)):
+        _sample(record, "profile-clean", metric)
+    saved = _reconciled(reconcile.by_both, record) or {}
+    return {fault: shares[fault] - saved[fault] for fault in FAULTS}
 
 
-def _events(record: Record, case: str) -> dict[str, float]:
-    """How many events the profiler wrote down in each part of a step; empty where one is missing."""
-    found = {
-        s.metric.removeprefix("events_"): median(s.values)
-        for s in record.samples
-        if s.metric.startswith("events_") and s.point.get("case") == case and s.status == "ok" and s.values
-    }
-    return found if set(PARTS) <= set(found) and min(found.values()) >= 0 else {}
-
-
-def _cost_of_an_event(record: Record) -> tuple[float, float]:
-    """What an event costs that the profiler writes down, s, and the step without that cost, s.
-
-    0 and the profiled step where the record does not tell: the profiled step was no slower than the one without a
-    profiler, or events do not all cost alike, since they would take more than a fault's range or the rest of the step.
-    """
-    whole, events = _middle_of(record, "profile", "time"), _events(record, "profile")
-    around = [s for s in _ok(record, "baseline") if s.point.get("case") == "profile" and s.values]
-    plain = median(around[0].values) if around else _middle_of(record, "all-faults", "time")
-    if not events or not 0 < plain < whole or not sum(events.values()) > 0:
-        return 0.0, whole
-    each = (whole - plain) / sum(events.values())
-    held = {fault: median(_sample(record, "profile", f"range_{fault}").values) for fault in FAULTS}
-    others = sum(events.values()) - sum(events[fault] for fault in FAULTS)
-    if whole - sum(held.values()) < each * others or any(held[fault] <= each * events[fault] for fault in FAULTS):
-        return 0.0, whole
-    return each, plain
+def _reconciled(read: Callable[[Record], Any], record: Record) -> Any:
+    """What `efflab.reconcile.profiling` reads from the record, which must not be damaged."""
+    try:
+        return read(record)
+    except EfflabError as error:
+        raise NotYet(str(error), "damaged") from None
 
 
 def _error(values: list[float]) -> float:
@@ -1546,7 +1528,7 @@ def _gains_that_the_shares_allow(
             )
         if record.environment.kind != "cpu":
             continue  # waiting that a part loses there turns up in another part
-        left = _share(record, "profile-clean", fault)
+        left = _left(record, shares)[fault]
         least = min(shares[fault], raw)
         if gain < LEAST * (least - left) - room:
             raise NotYet(
