@@ -6,7 +6,9 @@ line use nothing else of a topic. What every topic needs is here.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import math
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -131,7 +133,7 @@ class Topic(Protocol):
         """The outputs of a calculator's prediction that a measurement could answer, each with what it is about."""
 
     def answers(self, record: Record, prediction: Prediction) -> Mapping[str, Row]:
-        """Of those outputs, the ones that this record answers."""
+        """Of those outputs, the ones that this record answers: rows in which `predicted` is the learner's number."""
 
 
 def topics() -> list[str]:
@@ -192,6 +194,36 @@ def agrees(ratio: float, near: float = NEAR, what: str = "As") -> str:
 def doubted(record: Record) -> set[str]:
     """The cases whose times the record's own warnings doubt."""
     return {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
+
+
+def of_topic(record: Record, topic: str) -> None:
+    """Raise `EfflabError` for a record of another topic."""
+    if record.topic != topic:
+        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; {topic!r} is needed.")
+
+
+def place(record: Record, index: int) -> str:
+    """Such as "record mine: samples[3] ('matmul-2048')", with which the message about a damaged sample begins."""
+    return f"record {record.id}: samples[{index}] ({record.samples[index].point.get('case')!r})"
+
+
+def damaged(record: Record, index: int, field: str, expected: str) -> EfflabError:
+    """The error, to be raised, for an entry of a sample's point that is not what it must be, such as "a text"."""
+    point = record.samples[index].point
+    found = f"got {point[field]!r}" if field in point else "it is missing"
+    return EfflabError(f"{place(record, index)}: point.{field} must be {expected}, {found}. Measure it again.")
+
+
+def positive(value: object, most: float = math.inf) -> bool:
+    """Whether an entry of a point is a number greater than zero, finite and at most `most`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most and value < math.inf
+
+
+def answered(row: Any, predicted: float) -> Any:
+    """A topic's row against a learner's number in place of the formulas', without what explains the formulas'."""
+    ratio = row.measured / predicted if predicted else math.inf
+    off = (predicted - row.measured) / row.measured
+    return dataclasses.replace(row, predicted=predicted, ratio=ratio, error=off, explanation="")
 
 
 def datasheet(record: Record) -> catalog.Accelerator | None:

@@ -16,6 +16,7 @@ measurement part, the explanation says what the record holds; a cause that it do
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,21 @@ from efflab.formulas import memory as bytes_of
 from efflab.formulas import precision as rounding
 from efflab.formulas import roofline, transformer
 from efflab.formulas.namespace import FormulaError
-from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
+from efflab.reconcile import (
+    NEAR,
+    NOTHING,
+    agrees,
+    answered,
+    columns,
+    damaged,
+    doubted,
+    error,
+    of_topic,
+    place,
+    positive,
+    signed,
+    unsigned,
+)
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
 from efflab.reconcile.precision import DECODER, MULTIPLIES, parameter_count
@@ -159,18 +174,12 @@ _SHARES = ("overflow", "zero_gradients", "cast_zero_gradients")
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a point or a value that cannot be reconciled."""
-    if record.topic != "amp":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'amp' is needed.")
+    of_topic(record, "amp")
     for index, sample in enumerate(record.samples):
         point, role = sample.point, sample.point.get("role")
         if role not in (*ROLES, "calibration", "curve"):
             continue
-        where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
-
-        def wrong(field: str, expected: str, where: str = where, point: Mapping[str, Any] = point) -> EfflabError:
-            found = f"got {point[field]!r}" if field in point else "it is missing"
-            return EfflabError(f"{where}: point.{field} must be {expected}, {found}. Measure it again.")
-
+        wrong = functools.partial(damaged, record, index)
         role = str(role)
         if not isinstance(point.get("case"), str) or not point["case"]:
             raise wrong("case", "a text")
@@ -186,12 +195,12 @@ def _check(record: Record) -> None:
         more = ("tokens", "total_tokens") if _weighs(point) else more
         for field in (*_NUMBERS[role], *more):
             value = point.get(field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+            if not positive(value, _LARGEST):
                 raise wrong(field, "a number greater than zero")
             low, high = _BOUNDS.get(field, (0, _LARGEST))
             if not low <= value <= high:
                 raise wrong(field, f"{low:g} to {high:g}")
-        _check_values(sample, where)
+        _check_values(sample, place(record, index))
 
 
 def _check_values(sample: Sample, where: str) -> None:
@@ -1568,7 +1577,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
         return {}
     answer = {"amp-speedup": _answer_speedup, "loss-scale": _answer_scale, "amp-memory": _answer_memory}
     found = answer[str(prediction.calculator)](record, dict(prediction.inputs))
-    return {name: row for name, row in found.items() if name in wanted}
+    return {name: answered(row, prediction.outputs[name].value) for name, row in found.items() if name in wanted}
 
 
 def _close(a: Any, b: Any) -> bool:
@@ -1577,11 +1586,9 @@ def _close(a: Any, b: Any) -> bool:
     return numbers and abs(a - b) <= _CLOSE * max(abs(a), abs(b))
 
 
-def _as_row(case: str, role: str, metric: str, precision: str, unit: Unit, predicted: float, measured: float) -> Row:
-    return Row(
-        case, role, metric, precision, unit, predicted, measured, None, 0.0, measured / predicted,
-        error(predicted, measured), "",
-    )  # fmt: skip
+def _as_row(case: str, role: str, metric: str, precision: str, unit: Unit, measured: float) -> Row:
+    """A measured number of a case, such as its speedup; what is predicted is the learner's."""
+    return Row(case, role, metric, precision, unit, measured, measured, None, 0.0, 1.0, 0.0, "")
 
 
 def _answer_speedup(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
@@ -1599,7 +1606,7 @@ def _answer_speedup(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]
                 inputs.get(n) for n in ("accelerator", "before", "after")
             )
         if same:
-            gain = _as_row(row.case, row.role, "speedup", precision, NUMBER, step / row.predicted, step / row.measured)
+            gain = _as_row(row.case, row.role, "speedup", precision, NUMBER, step / row.measured)
             return {"gain": gain} | ({"time_after": row} if _close(inputs.get("time"), step) else {})
     return {}
 
@@ -1613,22 +1620,17 @@ def _answer_scale(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
     if not same or not isinstance(gradient, int | float) or not min(run.largest) <= gradient <= max(run.largest):
         return {}
     first = next((i for i, o in enumerate(run.overflows) if not o), len(run.overflows))
-    later, interval = run.overflows[first:], float(point["growth_interval"])
-    largest = largest_scales(run)[0]
+    later = run.overflows[first:]
     found = {}
-    expected = float(formulas.first_overflows(scale=run.scales[0], largest_scale=largest))
-    if first and expected > 0:  # an error in percent needs two numbers above zero
-        found["overflows"] = ("overflows", expected, float(first))
+    if first:  # an error in percent needs two numbers above zero
+        found["overflows"] = ("overflows", float(first))
     if any(later):
-        rate = float(formulas.skipped_share(growth_interval=interval))
-        found["skipped"] = ("skipped", rate, sum(later) / len(later))
+        found["skipped"] = ("skipped", sum(later) / len(later))
     step = inputs.get("step")
     if isinstance(step, int | float) and 0 <= step < len(run.scales) and step == int(step):
-        expected = expected_scales(record, point)[int(step)]
-        found["scale_now"] = ("scale", expected, run.scales[int(step)])
+        found["scale_now"] = ("scale", run.scales[int(step)])
     return {
-        name: _as_row(run.case, "curve", metric, "fp16", NUMBER, predicted, measured)
-        for name, (metric, predicted, measured) in found.items()
+        name: _as_row(run.case, "curve", metric, "fp16", NUMBER, measured) for name, (metric, measured) in found.items()
     }
 
 
@@ -1649,21 +1651,12 @@ def _answer_memory(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
         if not own or not same or not _close(inputs.get("own_parameters"), parameter_count(point)):
             continue
         if whole := _value(record, point, "step"):
-            expected = expected_bytes(point, record.environment.kind)
-            total = sum(expected[part] for part in PARTS)
-            found.setdefault("total", _as_row(case, "memory", "step", str(point["precision"]), BYTE, total, whole))
+            found.setdefault("total", _as_row(case, "memory", "step", str(point["precision"]), BYTE, whole))
         again = rows.get(f"recomputed-{point['precision']}")
         step = _plain(record, str(point["precision"]))
         if again and step and point["recomputation"] == "full" and again.measured > step:
-            expected_one = expected_step(record, again.precision)
-            assert expected_one is not None
-            found.setdefault(
-                "extra",
-                _as_row(
-                    again.case, again.role, "overhead", again.precision, NUMBER,
-                    again.predicted / expected_one - 1, again.measured / step - 1,
-                ),
-            )  # fmt: skip
+            more = again.measured / step - 1
+            found.setdefault("extra", _as_row(again.case, again.role, "overhead", again.precision, NUMBER, more))
     return found
 
 

@@ -25,7 +25,20 @@ from efflab.errors import EfflabError, unknown
 from efflab.formulas import memory as bytes_of
 from efflab.formulas import precision as formulas
 from efflab.formulas import roofline, transformer
-from efflab.reconcile import NEAR, NOTHING, agrees, columns, doubted, error, signed, unsigned
+from efflab.reconcile import (
+    NEAR,
+    NOTHING,
+    agrees,
+    columns,
+    damaged,
+    doubted,
+    error,
+    of_topic,
+    place,
+    positive,
+    signed,
+    unsigned,
+)
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
 from efflab.records import Prediction, Record, Sample, iqr, median
@@ -114,28 +127,17 @@ _LARGEST = 2**62
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a point that cannot be reconciled."""
-    if record.topic != "precision":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'precision' is needed.")
+    of_topic(record, "precision")
     for index, sample in enumerate(record.samples):
         point, role = sample.point, sample.point.get("role")
-
-        def wrong(field: str, expected: str, index: int = index, point: dict[str, Any] = point) -> EfflabError:
-            found = f"got {point[field]!r}" if field in point else "it is missing"
-            return EfflabError(
-                f"record {record.id}: samples[{index}] ({point.get('case')!r}): point.{field} must be {expected}, "
-                f"{found}. Measure it again."
-            )
-
+        wrong = functools.partial(damaged, record, index)
         if role not in (*ROLES, "calibration"):
             continue
         if not isinstance(point.get("case"), str) or not point["case"]:
             raise wrong("case", "a text")
         expected = METRIC.get(role)  # type: ignore[arg-type]
         if expected == sample.metric and sample.unit != {"time": "s", "error": "", "memory": "B"}[expected]:
-            raise EfflabError(
-                f"record {record.id}: samples[{index}] ({point['case']!r}): a {expected} in {sample.unit!r}. "
-                "Measure it again."
-            )
+            raise EfflabError(f"{place(record, index)}: a {expected} in {sample.unit!r}. Measure it again.")
         if role in MEMORY:
             for field, words in _WORDS.items():
                 if point.get(field) not in words:
@@ -146,7 +148,7 @@ def _check(record: Record) -> None:
             raise wrong("dtype", f"one of {', '.join(DTYPES)}")
         for field in DECODER if role in MEMORY else _SIZES:
             value = point.get(field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+            if not positive(value, _LARGEST):
                 raise wrong(field, "a number greater than zero")
 
 

@@ -19,6 +19,8 @@ without faults explains and does not predict. A cause that the record does not h
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +30,7 @@ from typing import Any
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import profiling as formulas
 from efflab.formulas import roofline, transformer
-from efflab.reconcile import NOTHING, agrees, columns, doubted, error, signed
+from efflab.reconcile import NOTHING, agrees, answered, columns, damaged, doubted, error, of_topic, place, signed
 from efflab.reconcile import banner as banner
 from efflab.records import Prediction, Record, Sample, iqr, median, quantile
 from efflab.units import BYTE, FLOP, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, WATT, Unit, show
@@ -100,17 +102,12 @@ class Row:
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a sample that cannot be reconciled."""
-    if record.topic != "profiling":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'profiling' is needed.")
+    of_topic(record, "profiling")
     for index, sample in enumerate(record.samples):
         point, role = sample.point, sample.point.get("role")
         if role not in (*ROLES, *BESIDE):
             continue
-        where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
-
-        def wrong(field: str, expected: str, where: str = where, point: dict[str, Any] = point) -> EfflabError:
-            found = f"got {point[field]!r}" if field in point else "it is missing"
-            return EfflabError(f"{where}: point.{field} must be {expected}, {found}. Measure it again.")
+        wrong = functools.partial(damaged, record, index)
 
         def count(field: str, least: int, point: dict[str, Any] = point) -> bool:
             value = point.get(field)
@@ -128,7 +125,9 @@ def _check(record: Record) -> None:
             unit = "B"
         if unit is not None and sample.unit != unit:
             named = UNITS[unit].symbol or "a number without a unit"
-            raise EfflabError(f"{where}: its {metric} is in {sample.unit!r}, not in {named}. Measure it again.")
+            raise EfflabError(
+                f"{place(record, index)}: its {metric} is in {sample.unit!r}, not in {named}. Measure it again."
+            )
         counted = ("m", "n", "k") if point["case"] == PEAK else ("tokens", "flops") if metric == "time" else ()
         for field in counted:
             if not count(field, 1):
@@ -1315,10 +1314,10 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
     found = {}
     for name, about in asked(prediction).items():
         row = {"amdahl": _answer_amdahl, "loader": _answer_loader, "mfu": _answer_mfu}[str(prediction.calculator)](
-            record, rows, name, about, prediction.outputs[name].value
+            record, rows, name, about
         )
         if row is not None:
-            found[name] = row
+            found[name] = answered(row, prediction.outputs[name].value)
     return found
 
 
@@ -1326,9 +1325,7 @@ def _near(typed: float, measured: float | None) -> bool:
     return measured is not None and abs(typed - measured) <= TYPED * abs(measured)
 
 
-def _answer_amdahl(
-    record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any], value: float
-) -> Row | None:
+def _answer_amdahl(record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any]) -> Row | None:
     plain = _value(record, ALL)
     if not _near(about["time"], plain) or _sample(record, PROFILE) is None:
         return None
@@ -1347,13 +1344,11 @@ def _answer_amdahl(
     if name in ("time_after", "time_left"):
         return row
     if name == "saved":
-        return _derived(row, "saved", SECOND, value, baseline - row.measured)
-    return _derived(row, "gain", NUMBER, value, baseline / row.measured)
+        return _derived(row, "saved", SECOND, baseline - row.measured)
+    return _derived(row, "gain", NUMBER, baseline / row.measured)
 
 
-def _answer_loader(
-    record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any], value: float
-) -> Row | None:
+def _answer_loader(record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any]) -> Row | None:
     load, compute, whole = _value(record, LOAD), _value(record, COMPUTE), _sample(record, LOAD)
     if load is None or whole is None or about["batch"] != whole.point.get("batch"):
         return None
@@ -1366,13 +1361,11 @@ def _answer_loader(
             if name == "step_time":
                 return row
             waits = 1 - (compute or 0.0) / row.measured
-            return _derived(row, "waiting_share", NUMBER, value, waits) if waits > 0 else None
+            return _derived(row, "waiting_share", NUMBER, waits) if waits > 0 else None
     return None
 
 
-def _answer_mfu(
-    record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any], value: float
-) -> Row | None:
+def _answer_mfu(record: Record, rows: Mapping[str, Row], name: str, about: Mapping[str, Any]) -> Row | None:
     if about["devices"] != 1 or not _near(about["own_peak_performance"], peak(record)):
         return None
     for case, used in utilizations(record).items():
@@ -1384,8 +1377,7 @@ def _answer_mfu(
         ):
             continue
         if _near(about["tokens_per_second"], float(p["tokens"]) / seconds):  # type: ignore[arg-type]
-            template = Row(case, str(p["role"]), "mfu", NUMBER, value, used, None, None, 0.0, 1.0, 0.0, "")
-            return _derived(template, "mfu", NUMBER, value, used)
+            return Row(case, str(p["role"]), "mfu", NUMBER, used, used, None, None, 0.0, 1.0, 0.0, "")
     return None
 
 
@@ -1393,14 +1385,11 @@ def _float(value: object) -> float | None:
     return float(value) if _number(value) else None  # type: ignore[arg-type]
 
 
-def _derived(row: Row, metric: str, unit: Unit, predicted: float, measured: float) -> Row:
-    """Another number of a case, such as its gain, as a row of its own."""
-    return Row(
-        case=row.case, role=row.role, metric=metric, unit=unit, predicted=predicted, measured=measured,
-        share_predicted=row.share_predicted, share_saved=row.share_saved, iqr=0.0,
-        ratio=measured / predicted if predicted else math.inf,
-        error=(predicted - measured) / measured, explanation=row.explanation,
-    )  # fmt: skip
+def _derived(row: Row, metric: str, unit: Unit, measured: float) -> Row:
+    """Another number of a case, such as its gain, as a row of its own; what is predicted is the learner's."""
+    return dataclasses.replace(
+        row, metric=metric, unit=unit, predicted=measured, measured=measured, iqr=0.0, ratio=1.0, error=0.0
+    )
 
 
 __all__ = [

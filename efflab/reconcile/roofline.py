@@ -22,7 +22,7 @@ from typing import Any
 from efflab import catalog
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import roofline as formulas
-from efflab.reconcile import NEAR, NOTHING, error, percent
+from efflab.reconcile import NEAR, NOTHING, answered, damaged, error, of_topic, percent, positive
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
 from efflab.reconcile import datasheet as datasheet
@@ -215,20 +215,12 @@ _LARGEST = 2**62  # no size of a tensor, no count of bytes
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a point that cannot be reconciled."""
-    if record.topic != "roofline":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'roofline' is needed.")
+    of_topic(record, "roofline")
     for index, sample in enumerate(record.samples):
         role, point = sample.point.get("role"), sample.point
         if sample.metric != "time" or role not in (*ROLES, "ceiling", "bandwidth"):
             continue
-
-        def wrong(field: str, expected: str, index: int = index, point: dict[str, Any] = point) -> EfflabError:
-            found = f"got {point[field]!r}" if field in point else "it is missing"
-            return EfflabError(
-                f"record {record.id}: samples[{index}] ({point.get('case')!r}): point.{field} must be {expected}, "
-                f"{found}. Measure it again."
-            )
-
+        wrong = functools.partial(damaged, record, index)
         for field in ("case", "kernel", *(("dtype",) if role in ROLES else ())):
             if not isinstance(point.get(field), str) or not point[field]:
                 raise wrong(field, "a text")
@@ -247,7 +239,7 @@ def _check(record: Record) -> None:
             if field in _FLAGS:
                 if not isinstance(value, bool):
                     raise wrong(field, "true or false")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+            elif not positive(value, _LARGEST):
                 raise wrong(field, "a number greater than zero")
 
 
@@ -951,7 +943,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
         for _, sample in _kernels(record) if point else ():
             case = str(sample.point["case"])
             if case in rows and all(sample.point.get(k) == v for k, v in point.items()):
-                found[name] = rows[case]
+                found[name] = answered(rows[case], prediction.outputs[name].value)
                 break
     return found
 

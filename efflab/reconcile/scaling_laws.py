@@ -23,7 +23,7 @@ from efflab.errors import EfflabError, unknown
 from efflab.fits import Fit, fit_parametric_loss
 from efflab.formulas import scaling_laws as formulas
 from efflab.reconcile import banner as banner
-from efflab.reconcile import columns, error, percent
+from efflab.reconcile import columns, damaged, error, of_topic, percent, place, positive
 from efflab.records import Prediction, Record, median, quantile
 from efflab.units import FLOP, FLOP_PER_SECOND, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
 
@@ -133,26 +133,20 @@ class Row:
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a point that cannot be reconciled."""
-    if record.topic != "scaling_laws":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'scaling_laws' is needed.")
+    of_topic(record, "scaling_laws")
     for index, sample in enumerate(record.samples):
         point = sample.point
         if point.get("role") not in (*ROLES, CHECKPOINT):
             continue
-        where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
         if not isinstance(point.get("case"), str) or not point["case"]:
-            raise EfflabError(f"{where}: point.case must be a text. Measure it again.")
+            raise damaged(record, index, "case", "a text")
         if (sample.metric, sample.unit) not in (("loss", "nats"), ("time", "s")):
             continue
         for field in NEEDED:
-            value = point.get(field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                found = f"got {value!r}" if field in point else "it is missing"
-                raise EfflabError(
-                    f"{where}: point.{field} must be a number greater than zero, {found}. Measure it again."
-                )
+            if not positive(point.get(field)):
+                raise damaged(record, index, field, "a number greater than zero")
         if sample.metric == "loss" and any(not v > 0 for v in sample.values):
-            raise EfflabError(f"{where}: a loss must be greater than zero. Measure it again.")
+            raise EfflabError(f"{place(record, index)}: a loss must be greater than zero. Measure it again.")
 
 
 def runs(record: Record, roles: Sequence[str] = ROLES) -> list[Run]:

@@ -905,6 +905,19 @@ def test_a_gain_of_the_amdahl_calculator_is_answered_by_the_mend_of_that_share()
         assert reconcile.answers(whole(), other) == {}
 
 
+def test_what_answers_a_calculator_is_held_against_the_learners_number():
+    inputs = {"time": 0.010, "share_a": 0.294, "part": "A"}
+    outputs = {"gain": (1.5, ""), "saved": (3e-3, "s"), "time_after": (9e-3, "s")}
+    asked = Prediction.new("profiling", outputs, source="site", calculator="amdahl", inputs=inputs | {
+        "share_b": 0.0, "share_c": 0.0, "speedup_a": 2.0, "speedup_b": 2.0, "speedup_c": 2.0,
+    })  # fmt: skip
+    found = reconcile.answers(whole(), asked)
+    for name, (value, _) in outputs.items():
+        row = found[name]
+        assert row.predicted == value and row.ratio == pytest.approx(row.measured / value)
+        assert row.error == pytest.approx(value / row.measured - 1) and row.explanation == ""
+
+
 def test_three_mends_of_the_calculator_are_answered_by_the_ladder():
     shares = {"share_a": 0.15, "share_b": 0.1, "share_c": 0.04}
     asked = calculated("amdahl", time=0.010, **shares, speedup_a=9, speedup_b=9, speedup_c=9, part="B")

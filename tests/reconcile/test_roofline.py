@@ -393,7 +393,9 @@ def test_a_calculators_time_meets_the_case_of_the_same_kernel_sizes_and_dtype() 
     found = record(sample(matmul(2000, "a"), 0.08), sample(matmul(1000, "b"), 0.01))
     same = {"kernel": "matmul", "m": 1000, "n": 1000, "k": 1000, "dtype": "fp32", "overhead": 0.0}
     times = {"time": (0.02, "s"), "flops": (2e9, "FLOP"), "compute_time": (0.01, "s")}
-    assert {n: r.case for n, r in roofline.answers(found, saved(times, **same)).items()} == {"time": "b"}
+    (row,) = roofline.answers(found, saved(times, **same)).values()
+    assert (row.case, row.predicted, row.measured) == ("b", 0.02, 0.01)
+    assert (row.ratio, row.error, row.explanation) == (0.5, 1.0, "")
     for change in ({"m": 1001}, {"dtype": "bf16"}, {"kernel": "custom"}, {"accelerator": "H200 SXM"}):
         assert roofline.answers(found, saved(times, **same | change)) == {}
     assert roofline.answers(found, saved(times, **same, accelerator="custom"))
