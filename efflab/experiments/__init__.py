@@ -8,7 +8,7 @@ from typing import Any
 
 from efflab.errors import unknown
 
-SHARED = ("ablation", "decoder", "faults", "runner", "sprint", "text")  # modules that are no topic's
+SHARED = ("ablation", "decoder", "faults", "ranks", "runner", "sprint", "text")  # modules that are no topic's
 
 
 def topics() -> list[str]:

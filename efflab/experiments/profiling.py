@@ -298,7 +298,7 @@ def trace(path: str | os.PathLike[str], scale: str | None = None, device: str | 
         raise EfflabError(f"trace: steps must lie between 1 and {MOST_TRACED}, got {steps!r}.")
     chosen = devices.choose(device)
     scale = scale or runner.default_scale(chosen)
-    runner._fits(EXPERIMENT, scale, chosen)
+    runner.check_scale(EXPERIMENT, scale, chosen)
     of = SCALES[scale]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_as_measured(chosen))

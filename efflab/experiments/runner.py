@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from typing import Any, Protocol
 
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
+from efflab.measure.memory import out_of_memory
 from efflab.records import (
     Environment,
     LabBook,
@@ -67,11 +69,18 @@ class Case:
 
 @dataclass
 class Plan:
-    """What will be measured: a JSON-able description, and the cases in order."""
+    """What will be measured: a JSON-able description, and the cases in order.
+
+    Attributes:
+        environment: what the record's environment says differently, such as the number of ranks.
+        close: called when the run ends, however it ends.
+    """
 
     spec: dict[str, Any]
     cases: list[Case]
     warnings: list[str] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
 
 
 class Experiment(Protocol):
@@ -120,8 +129,8 @@ def run(
     Returns:
         The record and its file.
 
-    torch's number of threads is put back at the end. What a topic changes in the process and cannot put back stands
-    in its module, as glibc's allocator settings do in roofline's `keep_pages`.
+    torch's number of threads is put back at the end. What a topic changes in the process and cannot put back says so
+    where it stands, as glibc's allocator settings do in `efflab.measure.memory.keep_pages`.
 
     Raises:
         Interrupted: stopped with Ctrl-C or SIGINT; the partial file continues when run again.
@@ -130,15 +139,10 @@ def run(
     """
     chosen = devices.choose(device)
     scale = scale or default_scale(chosen)
-    _fits(experiment, scale, chosen)
-    torch = devices.import_torch()
-    threads = torch.get_num_threads()
-    if threads > devices.cores():
-        torch.set_num_threads(devices.cores())  # more threads than granted cores would wait for each other
-    try:
+    check_scale(experiment, scale, chosen)
+    # More threads than granted cores would wait for each other.
+    with devices.threads(min(devices.import_torch().get_num_threads(), devices.cores())):
         return _run(experiment, scale, chosen, out, restart, list(predictions), report)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run(
@@ -156,14 +160,16 @@ def _run(
     fresh = experiment.plan(scale, chosen, environment, None)
     partial = folder / f"{experiment.topic}-{scale}-{_key(fresh, environment)}.partial.json"
 
-    with _lock(partial):
+    with _lock(partial), _workspace(partial) as place:
         resumed = _resume(partial, experiment.topic, restart)
+        if resumed is None:
+            place.clear()  # of a run that was set aside, or finished with a failure to look into
         plan = experiment.plan(scale, chosen, environment, resumed)
         record = resumed or Record(
             id=identifier(experiment.topic, slug(environment.device)[:60], scale),
             topic=experiment.topic,
             created=now(),
-            environment=environment,
+            environment=environment.model_copy(update=plan.environment),
             spec=plan.spec,
             samples=[],
             warnings=list(plan.warnings),
@@ -189,15 +195,67 @@ def _run(
                 f"{stopped} They are kept in {partial}. Run the same command again to continue."
             ) from None
         finally:
-            say.close()
+            try:
+                plan.close()
+            finally:
+                say.close()
         record.finished = now()
         path = _finish(record, folder)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        if not place.kept:
+            place.clear()
         return record, path
 
 
-def _fits(experiment: Experiment, scale: str, device: Any) -> None:
+class _Workspace:
+    """The folder of the present run. See `workspace`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.kept = path, False
+
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+_present: _Workspace | None = None
+
+
+@contextlib.contextmanager
+def _workspace(partial: Path) -> Iterator[_Workspace]:
+    global _present
+    before = _present
+    _present = _Workspace(partial.with_name(partial.name.removesuffix(".partial.json") + ".workspace"))
+    try:
+        yield _present
+    finally:
+        _present = before
+
+
+def workspace(*, keep: bool = False) -> Path:
+    """The folder in which the present run may keep files: checkpoints, what its processes say.
+
+    It lies beside the partial file, so that the run finds it again when it continues, and is removed when the record
+    is finished.
+
+    Args:
+        keep: leave it where it is at the end, since it holds something that a message names.
+
+    Raises:
+        EfflabError: no run is going on, or the folder cannot be made.
+    """
+    if _present is None:
+        raise EfflabError("workspace: no experiment runs. Only a case may ask for it.")
+    try:
+        _present.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EfflabError(f"{_present.path}: cannot be made: {error.strerror}. Choose another --out.") from None
+    _present.kept = _present.kept or keep
+    return _present.path
+
+
+def check_scale(experiment: Experiment, scale: str, device: Any) -> None:
+    """Raise `EfflabError` for a scale that is not known, that an experiment lacks, or that does not suit a device."""
     name = f"scale {scale!r}"
     if scale not in ("smoke", "cpu", "gpu", "multi"):
         raise EfflabError(f"{name} is not known. Known: smoke, cpu, gpu, multi.")
@@ -377,19 +435,6 @@ def _attempt(case: Case, device: Any) -> tuple[list[Sample], list[str]]:
         with contextlib.suppress(Exception):
             devices.import_torch().cuda.empty_cache()
     return samples, warnings
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the host or on the device."""
-    if isinstance(error, MemoryError):
-        return True
-    torch = devices.import_torch()
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
-    )
 
 
 def _answers(device: Any) -> bool:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from efflab.errors import EfflabError
+from efflab.measure.device import import_torch
 
 Method = Literal["counted", "allocator"]
 
@@ -38,6 +39,19 @@ def tensor_bytes(tensors: Iterable[Any]) -> int:
 def optimizer_tensors(optimizer: Any) -> list[Any]:
     """The tensors of a torch optimizer's state: moments and step counters."""
     return [v for state in optimizer.state.values() for v in state.values() if _is_tensor(v)]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or on the device, here or in a rank."""
+    if isinstance(error, MemoryError) or getattr(error, "out_of_memory", False):
+        return True
+    torch = import_torch()
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
+    )
 
 
 @dataclass(frozen=True)

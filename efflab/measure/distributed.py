@@ -1,0 +1,816 @@
+"""Several processes that measure together: starting them, timing them, and what becomes of them when one fails.
+
+`Launch` starts the processes (ranks) with torchrun, as a subprocess of its own, and yields what rank 0 says. On one
+node:
+
+    python -m torch.distributed.run --standalone --nproc-per-node=RANKS -m efflab.measure.distributed TARGET FOLDER
+
+In a Slurm job of several nodes one such command runs on each node, under srun, and the first node is where they meet.
+TARGET is "module:function"; each rank calls that function with its `World`.
+
+A rank says things with `World.emit`: lines of JSON in a file of the launch's folder, which every node has to see. What
+was said before a rank died is therefore kept. Each rank is watched by a small process of its own, which writes down how
+it ended. From those notes `RankFailed` names the rank that failed first: the others' errors say only that it is gone.
+When a launch ends, for whatever reason, none of its processes is left.
+
+`Launch.close` asks the ranks to stop before it ends them. They find that out with `World.stopping`, between two steps,
+and all of them at the same one, so that they can write a checkpoint.
+
+Collectives that are measured use NCCL on GPUs and gloo on CPUs. Whatever only coordinates (`barrier`, `share`,
+`gather`) goes through gloo: a rank that waits there leaves its core and its GPU idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import faulthandler
+import gc
+import importlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efflab.errors import EfflabError
+from efflab.measure import device as devices
+from efflab.measure import memory, timer
+from efflab.records import Timing, median
+
+TIMEOUT = 120.0  # s; for a collective that is measured; then a rank is taken to hang
+WAITING = 900.0  # s; for those who wait while others measure
+STOP_WAIT = 45.0  # s; what the ranks get to finish a step and write a checkpoint
+GRACE = 5.0  # s; between SIGTERM and SIGKILL
+POLL = 0.1  # s; how often the parent looks: a hundredth of that is its share of a core
+# What an outer torchrun sets: a launch inside of it would take them for its own.
+TORCHRUN = re.compile(
+    r"(RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|ROLE_NAME|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*)"
+)
+STREAM, STOP = "said.jsonl", "stop"
+# How errors begin that a rank gets because another one is gone or does not answer.
+SECONDARY = re.compile(
+    r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed out|timeout|DistBackendError|"
+    r"DistNetworkError|connectFullMesh|socket|remote process exited|NCCL|recvValue|wait_for",
+    re.IGNORECASE,
+)
+
+
+class RankFailed(EfflabError):
+    """A rank ended a launch.
+
+    Attributes:
+        rank: which; None where the ranks did not start or none of them says why.
+        node: index of its node.
+        signal: that ended it, such as 9; None where none did.
+        out_of_memory: it ran out of memory, on the host or on the device.
+    """
+
+    def __init__(
+        self, message: str, rank: int | None = None, node: int | None = None, signal: int | None = None,
+        out_of_memory: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.rank, self.node, self.signal, self.out_of_memory = rank, node, signal, out_of_memory
+
+
+class Stopping(Exception):
+    """Raised on every rank at the same step: somebody asked the run to stop."""
+
+
+# The parent: starting ranks and ending them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where ranks run.
+
+    Attributes:
+        nodes: names of the nodes, as Slurm has them; empty means this machine alone.
+        per_node: ranks on each.
+        threads: that torch may use in each rank.
+        device: "cpu" or "cuda".
+        first_device: number of the GPU that the first rank of a node takes.
+    """
+
+    per_node: int
+    nodes: tuple[str, ...] = ()
+    threads: int = 1
+    device: str = "cpu"
+    first_device: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("per_node", "threads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise EfflabError(f"layout: {name} must be a whole number above zero, got {value!r}.")
+        if self.device not in ("cpu", "cuda"):
+            raise EfflabError(f"layout: device must be 'cpu' or 'cuda', got {self.device!r}.")
+
+    @property
+    def ranks(self) -> int:
+        """All of them."""
+        return self.per_node * max(1, len(self.nodes))
+
+    @property
+    def backend(self) -> str:
+        """Of the collectives that are measured."""
+        return "nccl" if self.device == "cuda" else "gloo"
+
+
+def job_nodes() -> tuple[str, ...]:
+    """The nodes of the Slurm job that this process runs in; empty outside one and where there is only one.
+
+    Raises:
+        EfflabError: the job has several nodes and Slurm's commands do not answer.
+    """
+    job = devices.slurm()
+    if job is None or job.nodes == 1:
+        return ()
+    listed = os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
+    names = tuple(_scontrol("show", "hostnames", listed).split())
+    if len(names) != job.nodes:
+        raise EfflabError(f"Slurm: job {job.job} has {job.nodes} nodes and scontrol names {len(names)} of {listed!r}.")
+    if not shutil.which("srun"):
+        raise EfflabError(f"Slurm: job {job.job} has {job.nodes} nodes and srun is not found. Extend PATH.")
+    return names
+
+
+def _scontrol(*words: str) -> str:
+    try:
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise EfflabError(f"Slurm: 'scontrol {' '.join(words)}' does not answer: {said.strip()}") from None
+    return done.stdout
+
+
+def address(node: str) -> str:
+    """Where other nodes reach a node of the job: its name where that resolves, else the address that Slurm has."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        match = re.search(r"\bNodeAddr=(\S+)", _scontrol("-o", "show", "node", node))
+        return match[1] if match else node
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])
+
+
+def default_buckets() -> tuple[int, int]:
+    """Bytes of the first bucket of DistributedDataParallel, and of the others, where nothing else is asked for."""
+    import torch.distributed as dist
+
+    devices.import_torch()
+    return int(dist._DEFAULT_FIRST_BUCKET_BYTES), 25 * 2**20  # the second is documented: bucket_cap_mb is 25 MiB
+
+
+def interconnect(layout: Layout) -> str | None:
+    """What connects the first two GPUs of a node, as NVML says: "NV18" for so many NVLinks, or their common ancestor.
+
+    None where there are no two of them, or NVML does not say.
+    """
+    if layout.device != "cuda" or layout.per_node < 2:
+        return None
+    torch = devices.import_torch()
+    with contextlib.suppress(devices.NoNVML), devices.nvml(torch.device("cuda", 0)) as (pynvml, first):
+        links = 0
+        with contextlib.suppress(Exception):
+            for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+                links += pynvml.nvmlDeviceGetNvLinkState(first, link) == pynvml.NVML_FEATURE_ENABLED
+        if links:
+            return f"NV{links}"
+        with contextlib.suppress(Exception), devices.nvml(torch.device("cuda", 1)) as (_, second):
+            level = pynvml.nvmlDeviceGetTopologyCommonAncestor(first, second)
+            return {0: "same board", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}.get(level)
+    return None
+
+
+class Launch:
+    """A function that runs on every rank, in processes of its own.
+
+    Args:
+        target: "module:function"; the function takes a `World`.
+        arguments: JSON, as `World.arguments` gives them to every rank.
+        layout: how many ranks, where.
+        folder: of this launch alone, made here, seen by every node.
+        timeout: of a collective that is measured, s.
+        waiting: how long ranks wait for each other where nothing is measured, s.
+
+    Iterating gives what rank 0 says, and raises `RankFailed` where a rank fails. Use it as a context, or call `close`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        arguments: dict[str, Any],
+        *,
+        layout: Layout,
+        folder: str | os.PathLike[str],
+        timeout: float = TIMEOUT,
+        waiting: float = WAITING,
+    ) -> None:
+        for name, value in (("timeout", timeout), ("waiting", waiting)):
+            if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+                raise EfflabError(f"launch: {name} must be greater than zero, got {value!r}.")
+        if not re.fullmatch(r"[\w.]+:\w+", target):
+            raise EfflabError(f"launch: target {target!r} is not of the form 'module:function'.")
+        self.layout, self.folder = layout, Path(folder).absolute()
+        self._read = 0
+        self._rest = b""
+        self._interrupted = False
+        try:
+            self.folder.mkdir(parents=True)
+            settings = {
+                "arguments": arguments, "device": layout.device, "first_device": layout.first_device,
+                "threads": layout.threads, "timeout": timeout, "waiting": waiting,
+            }  # fmt: skip
+            (self.folder / "settings.json").write_text(json.dumps(settings, allow_nan=False))
+            (self.folder / STREAM).touch()
+            log = open(self.folder / "log.txt", "wb")  # noqa: SIM115  # the subprocess inherits it
+        except FileExistsError:
+            raise EfflabError(f"launch: {self.folder} exists. Give each launch a folder of its own.") from None
+        except OSError as error:
+            raise EfflabError(f"launch: {self.folder} cannot be written: {error.strerror}.") from None
+        with log:
+            command = ["guard", str(os.getpid()), *command_line(target, self.folder, layout)]
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "efflab.measure.distributed", *command],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=clean_environment(layout),
+                start_new_session=True,  # so that Ctrl-C reaches this process alone, which then asks the ranks
+            )  # fmt: skip
+
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            ended = self.process.poll() is not None  # before reading, so that nothing is said after the last look
+            yield from self._said()
+            if ended:
+                break
+            time.sleep(POLL)
+        self._gone()
+        if self.process.returncode != 0:
+            raise self.failure()
+
+    def _said(self) -> list[dict[str, Any]]:
+        """The whole lines that came since the last look. The file is opened anew, which makes network drives look."""
+        with open(self.folder / STREAM, "rb") as stream:
+            stream.seek(self._read)
+            new = stream.read()
+        self._read += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self, patience: float = STOP_WAIT) -> None:
+        """Ask the ranks to stop, give them some seconds, then end whatever is left. Ctrl-C ends the patience."""
+        try:
+            if self.process.poll() is None:
+                with contextlib.suppress(OSError):
+                    (self.folder / STOP).touch()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(patience)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End all processes of this launch now."""
+        if self.process.poll() is None:
+            self.process.terminate()  # torchrun and srun pass it on
+            try:
+                self.process.wait(3 * GRACE)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        self._gone()
+
+    def _gone(self) -> None:
+        """Wait until every rank that began has ended; each one's watcher ends it when torchrun is gone."""
+        deadline = time.monotonic() + 2 * GRACE
+        while time.monotonic() < deadline:
+            begun, ended = (
+                {p.stem.partition("-")[2] for p in self.folder.glob(f"{kind}-*.json")} for kind in ("begun", "ended")
+            )
+            if begun <= ended:
+                return
+            time.sleep(0.05)
+
+    def failure(self) -> RankFailed:
+        """Which rank ended this launch, and how, from the notes that the ranks and their watchers left."""
+        return diagnose(self.folder)
+
+
+def command_line(target: str, folder: Path, layout: Layout) -> list[str]:
+    """The command that starts a layout's ranks: torchrun, under srun where there are several nodes."""
+    worker = [f"--nproc-per-node={layout.per_node}", "-m", "efflab.measure.distributed", target, str(folder)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    if not layout.nodes:
+        return [*torchrun, "--standalone", *worker]
+    count = len(layout.nodes)
+    # srun takes no number of cores over from the job. What ended with an error, or a node that is done long before the
+    # others, ends all nodes.
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    return [
+        "srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=60",
+        *([f"--cpus-per-task={cores}"] if cores else []),
+        *torchrun, f"--nnodes={count}", f"--rdzv-id={secrets.token_hex(4)}", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={address(layout.nodes[0])}:{free_port()}", *worker,
+    ]  # fmt: skip
+
+
+def clean_environment(layout: Layout) -> dict[str, str]:
+    """The environment of a launch: this process's, without what an outer torchrun set, with this efflab first."""
+    found = {k: v for k, v in os.environ.items() if not TORCHRUN.fullmatch(k)}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        found[name] = str(layout.threads)
+    path = [str(Path(__file__).parents[2]), *filter(None, [found.get("PYTHONPATH")])]
+    found["PYTHONPATH"] = os.pathsep.join(path)
+    if not layout.nodes and sys.platform == "linux":
+        found.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host whose own name does not resolve can still measure
+    return found
+
+
+def diagnose(folder: Path) -> RankFailed:
+    """The rank that failed first in a launch's folder, its error and the end of its traceback."""
+    notes: dict[str, dict[int, dict[str, Any]]] = {"error": {}, "ended": {}}
+    for kind, found in notes.items():
+        for path in folder.glob(f"{kind}-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                note = json.loads(path.read_text())
+                found[note["rank"]] = note
+    errors, ended = notes["error"], notes["ended"]
+    first: list[tuple[float, int]] = []  # ranks that failed of themselves, with when
+    later: list[tuple[float, int]] = []  # ranks that failed because of another one
+    silent: list[int] = []  # ranks that had to be ended
+    for rank in {*errors, *ended}:
+        if rank in errors:
+            (later if errors[rank]["secondary"] else first).append((errors[rank]["time"], rank))
+        elif ended[rank]["asked"]:
+            silent.append(rank)
+        elif not ended[rank]["finished"]:
+            # A watchdog of NCCL ends its process with SIGABRT when another rank does not answer.
+            aborted = ended[rank]["signal"] == signal.SIGABRT
+            (later if aborted else first).append((ended[rank]["time"], rank))
+    if first:
+        return _failed(folder, min(first)[1], errors, ended)
+    if later and len(silent) == 1:
+        rank = silent[0]
+        return _failed(folder, rank, errors, ended, hung=True)
+    if later:
+        return _failed(folder, min(later)[1], errors, ended)
+    said = _tail(folder / "log.txt")
+    stopped = bool(ended) and all(note["asked"] for note in ended.values())
+    why = "the ranks were ended from outside" if stopped else "the ranks did not start"
+    return RankFailed(f"{why}. The end of their log:\n{said}\nThe whole log is {folder / 'log.txt'}")
+
+
+def _failed(
+    folder: Path, rank: int, errors: dict[int, dict[str, Any]], ended: dict[int, dict[str, Any]], hung: bool = False
+) -> RankFailed:
+    note = errors.get(rank) or ended[rank]
+    who = f"rank {rank} (node {note['node']})"
+    number = ended.get(rank, {}).get("signal")
+    if rank in errors:
+        how = f"failed: {note['type']}: {note['message']}"
+    elif hung:
+        how = "did not answer in time, and the others gave up"
+        number = None
+    elif number:
+        how = f"was ended by {signal.Signals(number).name}"
+        if number == signal.SIGKILL:
+            how += ", as the kernel does when memory runs out"
+    else:
+        how = f"ended before it was done, with exit status {note['status']}"
+    path = folder / f"rank-{rank}.txt"
+    last = _tail(path)
+    said = f"{who} {how}."
+    if last:
+        said += f"\n{last}\nThe whole traceback is {path}"
+    else:
+        said += f" The log of all ranks is {folder / 'log.txt'}"
+    return RankFailed(said, rank, note["node"], number, bool(note.get("out_of_memory")))
+
+
+def _tail(path: Path, lines: int = 6) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").strip().splitlines()[-lines:])
+    return ""
+
+
+# A rank's process, and the one that watches it
+
+
+def main(arguments: Sequence[str]) -> int:
+    """What `python -m efflab.measure.distributed` does: "guard PID COMMAND …", or "TARGET FOLDER" as torchrun's worker.
+
+    Returns:
+        The exit status.
+    """
+    if arguments[0] == "guard":
+        _end_with_parent(int(arguments[1]))
+        os.execvp(arguments[2], list(arguments[2:]))
+    target, folder = arguments
+    return _watched(target, Path(folder))
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let the kernel send this process SIGTERM when its parent ends, whatever ended that. Only Linux can."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; it outlives exec
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _note(folder: Path, kind: str, **entries: Any) -> None:
+    """Write down something about this rank, whole or not at all."""
+    rank = int(os.environ["RANK"])
+    entries = {"rank": rank, "node": int(os.environ["GROUP_RANK"]), "time": time.time(), **entries}
+    path = folder / f"{kind}-{rank}.json"
+    with contextlib.suppress(OSError):  # a full disk; the exit status still says that something failed
+        path.with_suffix(".tmp").write_text(json.dumps(entries))
+        os.replace(path.with_suffix(".tmp"), path)
+
+
+def _watched(target: str, folder: Path) -> int:
+    """Run a rank in a process of its own and write down how it ended, also where it could not do so itself.
+
+    torch is not imported here, so that forking is safe and the watcher is small.
+    """
+    parent = os.getppid()
+    child = os.fork()
+    if child == 0:
+        return _rank(target, folder)
+    _note(folder, "begun", pid=child)
+    asked: list[float] = []
+
+    def end(*_: Any) -> None:
+        """Pass SIGTERM on; a rank that is stuck gets SIGKILL a little later."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL if asked and time.monotonic() - asked[0] > GRACE else signal.SIGTERM)
+        if not asked:
+            asked.append(time.monotonic())
+
+    def look() -> None:
+        while True:
+            time.sleep(POLL)
+            if os.getppid() != parent or (asked and time.monotonic() - asked[0] > GRACE):
+                end()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, end)
+    threading.Thread(target=look, daemon=True).start()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finished = status == 0 and (folder / f"finished-{os.environ['RANK']}.json").exists()
+    _note(
+        folder, "ended", status=max(status, 0), signal=-status if status < 0 else None, asked=bool(asked),
+        finished=finished,
+    )  # fmt: skip
+    return 0 if finished else max(status, 1)
+
+
+def _rank(target: str, folder: Path) -> int:
+    """Call the target with this rank's world; an exception is written down before anything is torn down."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trace = open(folder / f"rank-{os.environ['RANK']}.txt", "w")  # noqa: SIM115  # faulthandler keeps it
+    # Also where it hangs in a call of C: the traceback is written by the signal's handler itself.
+    faulthandler.register(signal.SIGTERM, file=trace, all_threads=True, chain=True)
+    try:
+        module, _, name = target.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        world = World(folder)
+        try:
+            function(world)
+        except Stopping:
+            world.emit({"stopped": True})
+        world.close()
+        _note(folder, "finished")
+        return 0
+    except BaseException as error:
+        said = str(error)
+        name = type(error).__name__
+        secondary = name.startswith("Dist") or (name == "RuntimeError" and bool(SECONDARY.search(said)))
+        _note(
+            folder, "error", type=name, message=said, secondary=secondary, out_of_memory=memory.out_of_memory(error),
+        )  # fmt: skip
+        trace.write("".join(traceback.format_exception(error)))
+        trace.flush()
+        return 1
+
+
+class World:
+    """What a rank knows of the others.
+
+    Attributes:
+        rank, ranks: this one's number, and how many there are.
+        local_rank, node: its number on its node, and its node's number.
+        device: the torch device that it measures.
+        backend: of the collectives that are measured.
+        arguments: as they were given to `Launch`.
+        folder: of the launch.
+
+    Groups are the first so many ranks; smaller ones are made when they are first asked for, by all ranks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        torch = devices.import_torch()
+        import torch.distributed as dist
+
+        settings = json.loads((folder / "settings.json").read_text())
+        self.folder, self.arguments = folder, settings["arguments"]
+        self.rank, self.ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_rank, self.node = int(os.environ["LOCAL_RANK"]), int(os.environ["GROUP_RANK"])
+        torch.set_num_threads(settings["threads"])
+        self._timeouts = [datetime.timedelta(seconds=settings[name]) for name in ("timeout", "waiting")]
+        named: dict[str, Any] = {}
+        if settings["device"] == "cuda":
+            self.device = torch.device("cuda", settings["first_device"] + self.local_rank)
+            torch.cuda.set_device(self.device)
+            named["device_id"] = self.device
+            self.backend = "nccl"
+        else:
+            self.device, self.backend = torch.device("cpu"), "gloo"
+        dist.init_process_group(self.backend, timeout=self._timeouts[0], **named)
+        self.clock = timer.clock_for(self.device)
+        self._groups: dict[int, tuple[Any, Any]] = {}
+        self._groups[self.ranks] = (dist.group.WORLD, self._new_group(self.ranks, "gloo", self._timeouts[1]))
+        self._stream = open(folder / STREAM, "ab", buffering=0) if self.rank == 0 else None  # noqa: SIM115
+
+    @staticmethod
+    def _new_group(ranks: int, backend: str, timeout: datetime.timedelta) -> Any:
+        import torch.distributed as dist
+
+        return dist.new_group(range(ranks), timeout=timeout, backend=backend)
+
+    def _pair(self, ranks: int | None) -> tuple[Any, Any]:
+        ranks = self.ranks if ranks is None else ranks
+        if ranks not in self._groups:
+            short, long = self._timeouts
+            self._groups[ranks] = (self._new_group(ranks, self.backend, short), self._new_group(ranks, "gloo", long))
+        return self._groups[ranks]
+
+    def make_groups(self, counts: Sequence[int]) -> None:
+        """Make the groups of the first so many ranks. Every rank calls it with the same counts."""
+        for ranks in counts:
+            self._pair(ranks)
+
+    def group(self, ranks: int | None = None) -> Any:
+        """The group for collectives that are measured, of the first so many ranks."""
+        return self._pair(ranks)[0]
+
+    def control(self, ranks: int | None = None) -> Any:
+        """The group for what only coordinates: gloo."""
+        return self._pair(ranks)[1]
+
+    def barrier(self, ranks: int | None = None) -> None:
+        """Wait for the first so many ranks, without using a core or the GPU."""
+        devices.import_torch().distributed.barrier(group=self.control(ranks))
+
+    def share(self, numbers: Sequence[float], ranks: int | None = None) -> list[float]:
+        """Rank 0's numbers, on every rank; the others give as many."""
+        torch = devices.import_torch()
+        held = torch.tensor(list(numbers), dtype=torch.float64)
+        torch.distributed.broadcast(held, 0, group=self.control(ranks))
+        return held.tolist()
+
+    def gather(self, numbers: Sequence[float], ranks: int | None = None) -> list[list[float]]:
+        """Every rank's numbers, on every rank; each gives as many."""
+        torch = devices.import_torch()
+        own = torch.tensor(list(numbers), dtype=torch.float64)
+        found = [torch.empty_like(own) for _ in range(ranks or self.ranks)]
+        torch.distributed.all_gather(found, own, group=self.control(ranks))
+        return [t.tolist() for t in found]
+
+    def objects(self, held: Any, ranks: int | None = None) -> list[Any]:
+        """Every rank's object, on every rank; pickled, so not for what is timed."""
+        found: list[Any] = [None] * (ranks or self.ranks)
+        devices.import_torch().distributed.all_gather_object(found, held, group=self.control(ranks))
+        return found
+
+    def emit(self, said: dict[str, Any]) -> None:
+        """Say something to the parent. Only rank 0 is heard.
+
+        Raises:
+            EfflabError: the folder cannot be written.
+        """
+        if self._stream is not None:
+            line = json.dumps(said, allow_nan=False).encode() + b"\n"
+            try:
+                while line:
+                    line = line[self._stream.write(line) :]
+            except OSError as error:
+                raise EfflabError(f"{self.folder / STREAM}: cannot be written: {error.strerror}.") from None
+
+    def stopping(self, ranks: int | None = None) -> bool:
+        """Whether the run was asked to stop, as rank 0 sees it. All of the first so many ranks call it together."""
+        seen = self.rank == 0 and (self.folder / STOP).exists()
+        return bool(self.share([float(seen)], ranks)[0])
+
+    def close(self) -> None:
+        """Wait for the others and leave the groups."""
+        dist = devices.import_torch().distributed
+        self.barrier()
+        dist.destroy_process_group()
+
+
+# Time
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something that ranks do and that is timed.
+
+    Attributes:
+        run: one call.
+        alone: rank 0 does it while the others wait.
+        prepare: called before each value, not timed.
+        parts: what a value consists of, by name, s: called after each value, for one call on this rank.
+        most_loops: calls in one value at most.
+    """
+
+    run: Callable[[], Any]
+    alone: bool = False
+    prepare: Callable[[], Any] | None = None
+    parts: Callable[[], dict[str, float]] | None = None
+    most_loops: int = 10**6
+
+
+@dataclass
+class Turns:
+    """The values of one call, s, one for each turn: the slowest rank's. `parts` are that same rank's."""
+
+    values: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    timing: Timing | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def in_turns(
+    world: World,
+    ranks: int,
+    calls: Sequence[Call],
+    *,
+    time_limit: float,
+    fewest: int = timer.FEWEST,
+    most: int = timer.MOST,
+    shortest: float = timer.SHORTEST,
+    stable: float = timer.STABLE,
+) -> list[Turns]:
+    """Time calls on the first so many ranks, one value of each in turn. Those ranks call it together.
+
+    All begin a value together; its time is that of the slowest rank. Rank 0 chooses how many calls a value takes, and
+    when the medians of all calls are known well enough (see `timer`) or a limit is reached.
+
+    Args:
+        ranks: how many measure.
+        calls: what is timed.
+        time_limit: for all turns together, s.
+        fewest, most: turns.
+        shortest: of a value, s.
+        stable: half of the relative width of the median's interval at which it counts as known.
+
+    Returns:
+        For each call its values; on every rank the same.
+
+    Raises:
+        Stopping: the run was asked to stop.
+        Exception: what a call raises.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _in_turns(world, ranks, calls, time_limit, fewest, most, shortest, stable)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _in_turns(
+    world: World, ranks: int, calls: Sequence[Call], time_limit: float, fewest: int, most: int, shortest: float,
+    stable: float,
+) -> list[Turns]:  # fmt: skip
+    clock = world.clock
+
+    def value(call: Call, loops: int) -> tuple[float, dict[str, float]]:
+        took, parts = 0.0, {}
+        if call.prepare:
+            call.prepare()
+        clock.synchronize()
+        world.barrier(ranks)
+        if world.rank == 0 or not call.alone:
+
+            def run() -> None:
+                for _ in range(loops):
+                    call.run()
+
+            took = clock.elapsed(run) / loops
+            parts = call.parts() if call.parts else {}
+        rows = world.gather([took, *parts.values()] if not call.alone else [took], ranks)
+        if call.alone:
+            return rows[0][0], parts
+        slowest = max(rows, key=lambda row: row[0])
+        return slowest[0], dict(zip(parts, slowest[1:], strict=True))
+
+    loops, warmup = [], []
+    for call in calls:
+        count, made = 1, 0
+        for _ in range(4):  # the first value holds one-time costs; then the count is that of steady ones
+            took, _parts = value(call, count)
+            made += count
+            wanted = max(1, min(call.most_loops, math.ceil(1.2 * shortest / took) if took > 0 else 10 * count))
+            (held,) = world.share([min(wanted, 10 * count)], ranks)
+            if held <= count and made > count:
+                break
+            count = int(max(count, held))
+        loops.append(count)
+        warmup.append(made)
+    found = [Turns() for _ in calls]
+    begin = clock.now()
+    while True:
+        for turns, call, count in zip(found, calls, loops, strict=True):
+            took, parts = value(call, count)
+            turns.values.append(took)
+            for name, part in parts.items():
+                turns.parts.setdefault(name, []).append(part)
+        n = len(found[0].values)
+        known = n in timer.CHECKS and all(
+            timer.half_width(t.values, timer.CHECKS[n]) <= stable * median(t.values) for t in found
+        )
+        late = n >= fewest and clock.now() - begin >= time_limit
+        asked = world.rank == 0 and (world.folder / STOP).exists()
+        known, late, asked = map(bool, world.share([known, late, asked], ranks))
+        if asked:
+            raise Stopping
+        if known or late or n >= most:
+            stop = "stable" if known else "repeat limit" if n >= most else "time limit"
+            break
+    for turns, count, made in zip(found, loops, warmup, strict=True):
+        timing = Timing(clock=clock.name, mode="back-to-back", loops=count, warmup=made, stop=stop)  # type: ignore[arg-type]
+        timed = timer.together([timer.Timed(turns.values, timing, [])])
+        turns.timing, turns.warnings = timed.timing, timed.warnings
+    return found
+
+
+class Marks:
+    """Points in time inside a call, on the device's own clock: how long its parts take.
+
+    Args:
+        clock: the device's.
+        names: of the parts, in their order; `mark` is called once before the first and once after each.
+    """
+
+    def __init__(self, world: World, names: Sequence[str]) -> None:
+        self._device, self._names = world.device, tuple(names)
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        """One part ends here and the next begins."""
+        if self._device.type == "cuda":
+            event = devices.import_torch().cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    def durations(self) -> dict[str, float]:
+        """Mean time of each part since the last look, s; call it when the device is done."""
+        marks, self._marks = self._marks, []
+        width = len(self._names) + 1
+        rows = [marks[i : i + width] for i in range(0, len(marks), width)]
+
+        def between(a: Any, b: Any) -> float:
+            return a.elapsed_time(b) * 1e-3 if self._device.type == "cuda" else b - a
+
+        return {
+            name: sum(between(row[i], row[i + 1]) for row in rows) / len(rows) for i, name in enumerate(self._names)
+        }
+
+
+if __name__ == "__main__":
+    from efflab.measure import distributed  # this file once more, under the name that a target knows it by
+
+    sys.exit(distributed.main(sys.argv[1:]))
