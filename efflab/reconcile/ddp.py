@@ -26,7 +26,19 @@ from efflab.fits import MessageFit, fit_latency_bandwidth
 from efflab.formulas import memory as bytes_of
 from efflab.formulas import parallelism as formulas
 from efflab.formulas.namespace import FormulaError
-from efflab.reconcile import NOTHING, agrees, columns, doubted, error, signed, unsigned
+from efflab.reconcile import (
+    NOTHING,
+    agrees,
+    columns,
+    damaged,
+    doubted,
+    error,
+    of_topic,
+    place,
+    positive,
+    signed,
+    unsigned,
+)
 from efflab.reconcile import banner as alone_banner
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, BYTE_PER_SECOND, SECOND, UNITS, Unit, show, show_binary
@@ -48,7 +60,7 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {
 }  # fmt: skip
 BASE: tuple[str, ...] = tuple(f"{case}-{2**k}" for case in ("alone", "together") for k in range(11))
 PICTURES = ("ddp", "messages", "bandwidth", "efficiency", "restart", "errors")
-DRAWN = (*TIMES, "efficiency", "memory")
+DRAWN = (*TIMES, "efficiency")
 
 PARTS = ("alone", "interference", "reducer", "communication")  # of a measured step
 SHOWN = 0.02  # a part of a step below this share is not worth a sentence
@@ -147,37 +159,25 @@ _DETAILS = {
 
 def _check(record: Record) -> None:
     """Raise `EfflabError`, naming record, sample and field, for a point or a value that cannot be reconciled."""
-    if record.topic != "ddp":
-        raise EfflabError(f"record {record.id}: its topic is {record.topic!r}; 'ddp' is needed.")
+    of_topic(record, "ddp")
     for index, sample in enumerate(record.samples):
         point, role = sample.point, sample.point.get("role")
         if role not in (*ROLES, *BESIDE):
             continue
         role = str(role)
-        where = f"record {record.id}: samples[{index}] ({point.get('case')!r})"
-
-        def wrong(field: str, expected: str, where: str = where, point: Mapping[str, Any] = point) -> EfflabError:
-            found = f"got {point[field]!r}" if field in point else "it is missing"
-            return EfflabError(f"{where}: point.{field} must be {expected}, {found}. Measure it again.")
-
         if not isinstance(point.get("case"), str) or not point["case"]:
-            raise wrong("case", "a text")
-        if role in _RANKED and not (_is_number(point.get("ranks")) and point["ranks"] == int(point["ranks"]) >= 1):
-            raise wrong("ranks", "a whole number of at least one")
+            raise damaged(record, index, "case", "a text")
+        ranks: Any = point.get("ranks")
+        if role in _RANKED and not (positive(ranks, _LARGEST) and ranks == int(ranks)):
+            raise damaged(record, index, "ranks", "a whole number of at least one")
         for field, words in _WORDS.get(role, {}).items():
             if point.get(field) not in words or isinstance(point[field], bool):
-                raise wrong(field, f"one of {', '.join(map(str, words))}")
-        for field in _NUMBERS.get(role, ()):
-            if not _is_number(point.get(field)):
-                raise wrong(field, "a number greater than zero")
-        for field in ("buckets", "delay", "killed_at", "checkpoint_steps"):
-            if field in point and not _is_number(point[field]):
-                raise wrong(field, "a number greater than zero")
-        _check_values(sample, where)
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value <= _LARGEST
+                raise damaged(record, index, field, f"one of {', '.join(map(str, words))}")
+        optional = (f for f in ("buckets", "delay", "killed_at", "checkpoint_steps") if f in point)
+        for field in (*_NUMBERS.get(role, ()), *optional):
+            if not positive(point.get(field), _LARGEST):
+                raise damaged(record, index, field, "a number greater than zero")
+        _check_values(sample, place(record, index))
 
 
 def _check_values(sample: Sample, where: str) -> None:
@@ -227,7 +227,7 @@ def _entry(record: Record, point: Mapping[str, Any], name: str) -> float:
         return float(point[name])
     found = _value(record, point, name)
     resume = record.spec.get("resume")
-    if found is None and isinstance(resume, dict) and _is_number(resume.get(name)):
+    if found is None and isinstance(resume, dict) and positive(resume.get(name)):
         found = float(resume[name])
     if found is None:
         raise EfflabError(f"record {record.id}: {point['case']} has no {name}. Measure it again.")
@@ -473,11 +473,11 @@ def _step_table(record: Record) -> Iterator[str]:
 def _model_text(record: Record) -> str:
     """What is reduced, in which buckets, and what hides it."""
     model = record.spec.get("model")
-    if not isinstance(model, dict) or not all(_is_number(model.get(n)) for n in ("gradient_bytes", "tensors")):
+    if not isinstance(model, dict) or not all(positive(model.get(n)) for n in ("gradient_bytes", "tensors")):
         return ""
     said = f"Gradients: {show(float(model['gradient_bytes']), BYTE)} in {model['tensors']:,} tensors."
     first, bucket = record.spec.get("first_bucket_bytes"), record.spec.get("bucket_bytes")
-    if _is_number(first) and _is_number(bucket):
+    if positive(first) and positive(bucket):
         said += f" DDP's first bucket holds {_size(float(first))}, each other {_size(float(bucket))}."  # type: ignore[arg-type]
     if record.environment.kind != "cpu":
         return f"{said} On a GPU communication has streams of its own: the backward pass can hide it."
@@ -864,7 +864,10 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
         f"{_messages(parts.messages)} {show(parts.exposed, SECOND)} were predicted."
     )
     if rest > 0 and point["method"] == "flat":
-        said += " Consistent with copies of the gradients into one message and back, which the formula leaves out."
+        said += (
+            " The formula leaves out the copies of the gradients into one message and back. Consistent with these, and "
+            "with ranks that wait for each other."
+        )
     elif rest > 0 and point["method"] == "per-tensor":
         said += " Consistent with ranks that wait for each other, and with what a call costs beside its message."
     elif rest > 0 and parts.overlap > 0:
@@ -989,6 +992,11 @@ def _twice(record: Record, point: Mapping[str, Any], ranks: int) -> str:
 def _why_gradient(record: Record, sample: Sample, predicted: float, measured: float) -> str:
     ranks = int(sample.point["ranks"])
     order = f"Two orders of summation in one process differ by {show(predicted)}"
+    if measured == predicted:
+        return (
+            "Equal within rounding. The parts of the batch, added up in one process, differ from the whole by as much "
+            "to the last bit: the all-reduce adds nothing to it."
+        )
     if measured <= ROUNDING * predicted:
         return f"Equal within rounding. {order}, so that no smaller difference means anything."
     return (
@@ -1029,7 +1037,7 @@ def _why_memory(record: Record, sample: Sample, predicted: float, measured: floa
     rest = measured - predicted
     model = record.spec.get("model")
     tensors = model.get("tensors") if isinstance(model, dict) else None
-    if stage in (0, 3) and _is_number(tensors):
+    if stage in (0, 3) and positive(tensors):
         # AdamW keeps a number of steps of 4 B beside each tensor, and FSDP does on every rank.
         steps = 4.0 * float(tensors)  # type: ignore[arg-type]
         texts.append(f"Not in the formula: AdamW's counts of steps, {show(steps, BYTE)} for {tensors:,} tensors.")
@@ -1284,7 +1292,7 @@ _WHAT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "step": _what_step,
     "efficiency": lambda p: f"efficiency of {p['scaling']} scaling on {p['ranks']} ranks",
     "straggler": lambda p: f"time of a step of {p['ranks']} ranks of which the last begins late"
-    + (f", by {show(float(p['delay']), SECOND)}" if "delay" in p else ""),
+    + (f", by {show(float(p['sleep']), SECOND)}" if positive(p.get("sleep")) else ""),
     "sampler": lambda p: f"different orders of {p['samples']:,} samples in {p['epochs']:,} epochs, "
     f"{'without' if _unset(p) else 'with'} set_epoch",
     "gradient": lambda p: f"relative difference of the gradient of {p['ranks']} ranks from that of one process",
