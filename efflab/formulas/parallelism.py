@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from efflab.formulas.memory import Convention, ZeroStage, training_state_bytes
-from efflab.formulas.namespace import ceil, floor, formula, log, maximum, minimum, sqrt
+from efflab.formulas.namespace import ceil, floor, formula, log, maximum, minimum, sqrt, where
 from efflab.formulas.profiling import Share
 from efflab.units import Byte, BytePerSecond, Count, Flop, FlopPerSecond, Nat, Number, Parameters, Range, Second, Tokens
 
@@ -112,6 +112,21 @@ def hierarchical_all_reduce_time(
     """
     inside = 2 * (ranks_per_node - 1) / ranks_per_node * message_bytes / bandwidth
     return inside + 2 * (nodes - 1) / nodes * message_bytes / (ranks_per_node * network_bandwidth)
+
+
+@formula
+def group_bandwidth(
+    *, group: Ranks, ranks_per_node: Ranks, bandwidth: BytePerSecond, network_bandwidth: BytePerSecond
+) -> BytePerSecond:
+    r"""Bandwidth at which a ring of a group of ranks runs: that of its slowest link.
+
+    Equation: B_g = B \text{ for } g \le k, \quad \min(B, B_n) \text{ for } g > k
+    Where: g = group; k = ranks_per_node; B = bandwidth; B_n = network_bandwidth
+    Source: Narayanan et al. 2021, arXiv:2104.04473, section 3.2: tensor parallelism up to the size of a node
+    Assumes: one direction's bandwidth per rank. A ring sends as much over every link, so one that leaves the node waits
+        for the network all the way round.
+    """
+    return where(group, "<=", ranks_per_node, bandwidth, minimum(bandwidth, network_bandwidth))
 
 
 @formula
@@ -433,6 +448,19 @@ def pipeline_microbatches_in_flight(*, stages: Ranks, microbatches: Ranks, chunk
 
 
 @formula
+def stage_activation_bytes(*, microbatch_bytes: Byte, microbatches_in_flight: Ranks) -> Byte:
+    r"""Activations that a pipeline stage holds at its peak.
+
+    Equation: A = f \, a
+    Where: a = microbatch_bytes; f = microbatches_in_flight
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.3
+    Assumes: a is what the stage's layers keep of one microbatch; `pipeline_microbatches_in_flight` for the first stage,
+        which holds the most.
+    """
+    return microbatches_in_flight * microbatch_bytes
+
+
+@formula
 def pipeline_traffic(
     *,
     microbatches: Ranks,
@@ -466,6 +494,33 @@ def data_parallel_ranks(
     Assumes: a whole number, or the layout does not fill the devices.
     """
     return devices / (tensor_parallel * pipeline_parallel * context_parallel)
+
+
+@formula
+def layout_devices(
+    *, tensor_parallel: Ranks, pipeline_parallel: Ranks, context_parallel: Ranks, data_parallel: Ranks
+) -> Number:
+    r"""Devices that a layout takes.
+
+    Equation: n = t \, p \, c \, d
+    Where: t = tensor_parallel; p = pipeline_parallel; c = context_parallel; d = data_parallel
+    Source: Narayanan et al. 2021, arXiv:2104.04473, section 3.1; with context parallelism Grattafiori et al. 2024,
+        Llama 3, arXiv:2407.21783, section 3.3.2
+    Assumes: each device has one place in each of the four.
+    """
+    return tensor_parallel * pipeline_parallel * context_parallel * data_parallel
+
+
+@formula
+def layout_batch(*, microbatch: Ranks, microbatches: Ranks, data_parallel: Ranks) -> Number:
+    r"""Batch of a step, from what each pipeline works through.
+
+    Equation: B = b \, m \, d
+    Where: b = microbatch; m = microbatches; d = data_parallel
+    Source: Narayanan et al. 2021, arXiv:2104.04473, section 3.3
+    Assumes: batch and microbatch in the same unit, such as sequences.
+    """
+    return microbatch * microbatches * data_parallel
 
 
 @formula

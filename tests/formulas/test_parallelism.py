@@ -178,6 +178,20 @@ def test_an_all_reduce_in_and_between_nodes_message_by_message(in_node, nodes, s
     assert math.isclose(ours, max(clocks) + max(across), **same)
 
 
+@given(ranks, st.integers(1, 6), st.integers(1, 4), bandwidths, bandwidths)
+def test_a_ring_runs_at_its_slowest_link(n, per_node, size, bandwidth, network_bandwidth):
+    """Neighbours on one node use its link, others the network, no faster than the link; all wait for all each turn."""
+    links = [bandwidth if r // per_node == (r + 1) % n // per_node else network_bandwidth for r in range(n)]
+    slowest = min([bandwidth, *links])
+    clock = sum(max(8.0 * size / min(link, bandwidth) for link in links) for _ in range(2 * (n - 1)))
+    group = p.group_bandwidth(
+        group=n, ranks_per_node=per_node, bandwidth=bandwidth, network_bandwidth=network_bandwidth
+    )
+    assert group == slowest
+    ours = p.ring_all_reduce_time(message_bytes=8.0 * n * size, ranks=n, bandwidth=group, latency=0)
+    assert math.isclose(ours, clock, **same)
+
+
 @given(many, st.integers(1, 5), bandwidths)
 def test_bus_bandwidth_is_what_the_links_carry(n, size, bandwidth):
     """Without latency every collective on a ring reaches the link's bandwidth, whatever the number of ranks."""
@@ -545,6 +559,8 @@ def test_pipeline_schedules_by_executing_them(schedule, shape, forward, backward
     assert math.isclose(fraction, ran.idle[0] / ideal, rel_tol=1e-9, abs_tol=1e-12)
     assert math.isclose(p.pipeline_idle_share(bubble_fraction=fraction), ran.idle[0] / ran.time, **same)
     assert p.pipeline_microbatches_in_flight(**here) == pytest.approx(max(ran.peak)) == pytest.approx(ran.peak[0])
+    held = p.stage_activation_bytes(microbatch_bytes=3.0, microbatches_in_flight=ran.peak[0])
+    assert held == pytest.approx(3 * max(ran.peak))
     if stages > 2:
         traffic = p.pipeline_traffic(
             microbatches=microbatches,
@@ -588,6 +604,9 @@ def test_replicas_and_their_microbatches_by_dealing_devices_and_sequences(t, c, 
     dealt = [len(range(replica, batch // microbatch, d)) for replica in range(d)]
     ours = p.pipeline_microbatches(batch=batch, microbatch=microbatch, data_parallel=d)
     assert dealt == [ours] * d
+    layout = dict(tensor_parallel=t, context_parallel=c, pipeline_parallel=pipeline, data_parallel=d)
+    assert p.layout_devices(**layout) == len({*itertools.product(range(t), range(c), range(pipeline), range(d))})
+    assert p.layout_batch(microbatch=microbatch, microbatches=each, data_parallel=d) == microbatch * sum(dealt)
 
 
 # How large a batch
