@@ -543,11 +543,18 @@ def _beside(record: Record, point: Mapping[str, Any], word: str) -> str:
 
 
 def _computed(record: Record, point: Mapping[str, Any], word: str) -> tuple[float, float, float] | None:
-    """Seconds of forward pass, backward pass and update, "alone" or "together"; None where they failed."""
+    """Seconds of forward pass, backward pass and update, "alone" or "together"; None where they failed.
+
+    Medians of the parts need not add up to the median of the step: they are scaled so that they do.
+    """
     case = _beside(record, point, word)
+    whole = _calibrating(record, case)
     found = [_calibrating(record, case, m) for m in ("forward_time", "backward_time", "update_time")]
     forward, backward, update = found
-    return None if forward is None or backward is None or update is None else (forward, backward, update)
+    if whole is None or forward is None or backward is None or update is None:
+        return None
+    scale = whole / (forward + backward + update)
+    return scale * forward, scale * backward, scale * update
 
 
 def expected_step(record: Record, point: Mapping[str, Any]) -> Parts | None:
@@ -621,16 +628,11 @@ def noise(record: Record) -> tuple[float, float] | None:
         EfflabError: the record has not the squared norms of two batch sizes.
     """
     _check(record)
-    found = sorted(
-        (float(s.point["batch"]), _mean(s.values), s.status)
-        for s in record.samples
-        if s.point.get("role") == "noise-fit" and s.metric == "norm_squared"
-    )
-    if len({b for b, _, _ in found}) < 2:
-        raise EfflabError(f"record {record.id}: it has no squared norms of two batch sizes. Measure it again.")
-    (small, first, one), (large, second, other) = found[0], found[-1]
-    if one != "ok" or other != "ok":
+    one, other = _noise_fits(record)
+    if one.status != "ok" or other.status != "ok":
         return None
+    small, large = float(one.point["batch"]), float(other.point["batch"])
+    first, second = _mean(one.values), _mean(other.values)
     try:
         scale = float(
             formulas.gradient_noise_scale(
@@ -640,6 +642,14 @@ def noise(record: Record) -> tuple[float, float] | None:
     except (FormulaError, ZeroDivisionError):
         return None
     return (first / (1 + scale / small), scale) if 0 < scale < math.inf else None
+
+
+def _noise_fits(record: Record) -> tuple[Sample, Sample]:
+    """The squared norms of the smallest and the largest batch that the noise is fitted to."""
+    found = sorted(record.find("norm_squared", role="noise-fit"), key=lambda s: float(s.point["batch"]))
+    if len({s.point["batch"] for s in found}) < 2:
+        raise EfflabError(f"record {record.id}: it has no squared norms of two batch sizes. Measure it again.")
+    return found[0], found[-1]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -859,8 +869,17 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
     rest = held["communication"] - parts.exposed
     if abs(rest) <= SHOWN * seconds:
         return
+    if held["communication"] <= 0:
+        longer = show(-held["communication"], SECOND)
+        yield (
+            f"Computing{' and reducer' if reducer else ''} by themselves take {longer} longer than this step, so that "
+            "nothing is left for its messages. Consistent with steps that were disturbed while they were timed, or "
+            "with messages that are hidden."
+        )
+        return
+    beyond = show(held["communication"], SECOND)
     said = (
-        f"Beyond computing{' and reducer' if reducer else ''} the step takes {_length(held['communication'])}; for "
+        f"Beyond computing{' and reducer' if reducer else ''} the step takes {beyond}; for "
         f"{_messages(parts.messages)} {show(parts.exposed, SECOND)} were predicted."
     )
     if rest > 0 and point["method"] == "flat":
@@ -881,11 +900,6 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
 
 def _messages(count: float) -> str:
     return f"{count:,.0f} message{'' if count == 1 else 's'}"
-
-
-def _length(seconds: float) -> str:
-    """A time that may be negative within the noise."""
-    return show(seconds, SECOND) if seconds > 0 else f"{show(seconds, SECOND)}, which is noise"
 
 
 def _why_efficiency(record: Record, sample: Sample, predicted: float, measured: float) -> str:
@@ -948,18 +962,20 @@ def _why_straggler(record: Record, sample: Sample, predicted: float, seconds: fl
     if not texts[0]:
         texts += _disturbed(record, sample, [f"ddp-{ranks}"])
     added = seconds - step
+    said = f"lengthens the step by {show(added, SECOND)}" if added > 0 else "does not lengthen the step"
+    if not texts[0] or abs(added - delay) > SHOWN * seconds:
+        texts.append(f"A delay of {show(delay, SECOND)} {said}.")
     if abs(added - delay) > SHOWN * seconds:
-        texts.append(f"A delay of {show(delay, SECOND)} lengthens the step by {_length(added)}.")
         if 0 < added < delay and record.environment.kind == "cpu":
-            texts.append(
-                "Consistent with ranks that compute faster while one sleeps, and so wait for less than the whole delay."
-            )
+            held = measured_parts(record, f"ddp-{ranks}")
+            shared = held["interference"] if held else 0.0
+            if shared > SHOWN * seconds:
+                texts.append(
+                    f"All ranks computing at once takes {show(shared, SECOND)} longer than one alone. Consistent with "
+                    "ranks that compute faster while another sleeps or waits."
+                )
         elif 0 < added < delay:
             texts.append("Consistent with a delay of which the step hides a part.")
-    elif not texts[0]:
-        texts.append(f"A delay of {show(delay, SECOND)} lengthens the step by {show(added, SECOND)}.")
-    if not texts[0]:
-        texts = texts[1:]
     return _joined([*texts, _unsteady(sample, seconds)])
 
 
@@ -1008,18 +1024,28 @@ def _why_gradient(record: Record, sample: Sample, predicted: float, measured: fl
 def _why_noise(record: Record, sample: Sample, predicted: float, measured: float) -> str:
     found = noise(record)
     assert found is not None
-    draws = len(sample.values)
-    spread = _standard_error(sample.values) / measured
-    said = [
+    texts = [
         agrees(measured / predicted),
         f"By the norms at two smaller batches |G|² is {show(found[0])}, and noise adds as much at a batch of "
         f"{show(found[1])} samples.",
     ]
-    if spread:
-        said.append(f"The mean of {draws} draws is known to {spread:.0%} (standard error).")
-    if not said[0] and abs(measured / predicted - 1) < 3 * spread:
-        said.append("That is within its noise, and that of the other two comes on top.")
-    return _joined(said)
+    spreads = _extrapolated(record, float(sample.point["batch"])), _standard_error(sample.values)
+    if all(spreads):
+        texts.append(
+            f"By the spread of the draws the prediction is known to {unsigned(spreads[0] / predicted)}, the "
+            f"measurement to {unsigned(spreads[1] / measured)} (standard errors)."
+        )
+        if not texts[0] and abs(measured - predicted) < 2 * math.hypot(*spreads):
+            texts.append("They agree within two of these together.")
+    return _joined(texts)
+
+
+def _extrapolated(record: Record, batch: float) -> float:
+    """The standard error of a squared norm that two others predict: it is linear in both."""
+    small, large = _noise_fits(record)
+    near, far = 1 / float(large.point["batch"]), 1 / float(small.point["batch"])
+    beyond = (near - 1 / batch) / (far - near)
+    return math.hypot(beyond * _standard_error(small.values), (1 + beyond) * _standard_error(large.values))
 
 
 def _standard_error(values: Sequence[float]) -> float:
