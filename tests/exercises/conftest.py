@@ -1,8 +1,10 @@
-"""A lab book of its own for each test, and nothing strict unless a test asks for it."""
+"""A lab book and a made-up record of its own for each test, and nothing strict unless a test asks for it."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,3 +21,9 @@ def labbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     progress._kept = None
     grading._shown_hints.clear()
     return folder
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A copy of the made-up record that the test's module describes in `document`."""
+    return copy.deepcopy(request.module.document())

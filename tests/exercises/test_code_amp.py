@@ -19,6 +19,7 @@ from efflab import catalog, notebooks
 from efflab.exercises import check, questions
 from efflab.exercises.checks.amp import SCALE_MISTAKES, _scaler_history, _scales
 from efflab.formulas import amp as formulas
+from tests.exercises import judging
 
 NAMES = {
     1: "overflows, scale, growth_interval",
@@ -35,38 +36,10 @@ FUNCTIONS = {
 }  # fmt: skip
 SOURCE = Path(__file__).parents[2] / "notebooks/source/amp.md"
 
-
-def verdict(number, function):
-    """The result for a function with positional parameters in the exercise's order."""
-    names = NAMES[number]
-    named = eval(f"lambda {names}: f({names})", {"f": function})
-    result = check(f"amp-code-{number}", named)
-    assert max(map(len, str(result).splitlines())) <= 130
-    return result
-
-
-def wrong(number, function, mistake):
-    result = verdict(number, function)
-    assert result.outcome == "wrong" and result.misconception == mistake, result.feedback
-    return result.feedback
-
-
-class Stubborn:
-    """An object that refuses to be a number in its own way."""
-
-    def __float__(self):
-        raise KeyError("no")
-
-    def __eq__(self, other):
-        raise RuntimeError("no")
-
-    __hash__ = None
-
-
+verdict, wrong = judging.code("amp", NAMES)
 STRANGE = [
-    None, True, "x", b"xy", [], {}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf, math.inf, -1,
-    10**400, 1e308, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print, (1, 2), 0.1, [Stubborn()],
-    {"0": Stubborn()}, torch.float32, [None] * 8, {1: torch.float32},
+    *judging.STRANGE, 0.1, [judging.Stubborn()], {"0": judging.Stubborn()}, torch.float32, [None] * 8,
+    {1: torch.float32},
 ]  # fmt: skip
 
 

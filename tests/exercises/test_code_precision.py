@@ -16,6 +16,7 @@ import torch
 
 from efflab.exercises import check
 from efflab.exercises.checks.precision import Narrow, _nearest, _value
+from tests.exercises import judging
 
 NAMES = {
     1: "bits, exponent_bits, mantissa_bits",
@@ -27,38 +28,8 @@ NAMES = {
     7: "model, x",
 }
 
-
-def verdict(number, function):
-    """The result for a function with positional parameters in the exercise's order."""
-    names = NAMES[number]
-    named = eval(f"lambda {names}: f({names})", {"f": function})
-    result = check(f"precision-code-{number}", named)
-    assert max(map(len, str(result).splitlines())) <= 130
-    return result
-
-
-def wrong(number, function, mistake):
-    result = verdict(number, function)
-    assert result.outcome == "wrong" and result.misconception == mistake, result.feedback
-    return result.feedback
-
-
-class Stubborn:
-    """An object that refuses to be a number in its own way."""
-
-    def __float__(self):
-        raise KeyError("no")
-
-    def __eq__(self, other):
-        raise RuntimeError("no")
-
-    __hash__ = None
-
-
-STRANGE = [
-    None, True, "x", b"xy", [], {}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf, math.inf, -1,
-    10**400, 1e308, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print, (1, 2), 0.1,
-]  # fmt: skip
+verdict, wrong = judging.code("precision", NAMES)
+STRANGE = [*judging.STRANGE, 0.1]
 
 
 @pytest.mark.parametrize("number", NAMES)

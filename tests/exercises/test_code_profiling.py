@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, RandomSampler, get_worker_info
 from efflab import notebooks
 from efflab.exercises import check, questions
 from efflab.exercises.checks import profiling as checks
+from tests.exercises import judging
 
 NAMES = {
     1: "shares, speedups",
@@ -38,39 +39,10 @@ NAMES = {
 }
 SOURCE = Path(__file__).parent.parent.parent / "notebooks" / "source" / "profiling.md"
 
-
-def verdict(number, function):
-    """The result for a function with positional parameters in the exercise's order."""
-    names = NAMES[number]
-    named = eval(f"lambda {names}: f({names})", {"f": function})
-    result = check(f"profiling-code-{number}", named)
-    assert max(map(len, str(result).splitlines())) <= 130
-    return result
-
-
-def wrong(number, function, mistake):
-    result = verdict(number, function)
-    assert result.outcome == "wrong" and result.misconception == mistake, result.feedback
-    return result.feedback
-
-
-class Stubborn:
-    """An object that refuses to be a number in its own way."""
-
-    def __float__(self):
-        raise KeyError("no")
-
-    def __eq__(self, other):
-        raise RuntimeError("no")
-
-    __hash__ = None
-
-
+verdict, wrong = judging.code("profiling", NAMES)
 STRANGE = [
-    None, True, "x", b"xy", [], {}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf, math.inf, -1,
-    10**400, 1e308, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print, (1, 2), 0.1,
-    {1: 2}, {"loader": "x"}, {"loader": None}, [("loader", None)], [("loader", 1.0)], [(1, 2)], [None, 3], ["x"] * 4,
-    (Stubborn(), 1.0), [[1]], {"a": math.nan},
+    *judging.STRANGE, 0.1, {1: 2}, {"loader": "x"}, {"loader": None}, [("loader", None)], [("loader", 1.0)], [(1, 2)],
+    [None, 3], ["x"] * 4, (judging.Stubborn(), 1.0), [[1]], {"a": math.nan},
 ]  # fmt: skip
 
 

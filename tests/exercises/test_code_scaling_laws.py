@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import huber
 
 from efflab.exercises import check
+from tests.exercises import judging
 
 NAMES = {
     1: "parameters, tokens, devices, peak_performance, mfu",
@@ -23,37 +24,10 @@ NAMES = {
     7: "tokens_per_second, parameters, devices, peak_performance, recomputed",
 }
 
-
-def verdict(number, function):
-    """The result for a function with positional parameters in the exercise's order."""
-    names = NAMES[number]
-    named = eval(f"lambda {names}: f({names})", {"f": function})
-    result = check(f"scaling_laws-code-{number}", named)
-    assert max(map(len, str(result).splitlines())) <= 130
-    return result
-
-
-def wrong(number, function, mistake):
-    result = verdict(number, function)
-    assert result.outcome == "wrong" and result.misconception == mistake, result.feedback
-    return result.feedback
-
-
-class Stubborn:
-    """An object that refuses to be a number in its own way."""
-
-    def __float__(self):
-        raise KeyError("no")
-
-    def __iter__(self):
-        raise RuntimeError("no")
-
-
+verdict, wrong = judging.code("scaling_laws", NAMES)
 STRANGE = [
-    None, True, "x", b"xy", [], {}, {1: 2, 3: 4}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf,
-    math.inf, 0, -1, 10**400, 1e308, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print, (1, 2),
-    (math.inf, math.inf), (math.nan, 1.0), (0, 0), ("a", "b"), (True, False), (1j, 2), [[1, 2], [3, 4]], (-1.0, -1.0),
-    {3, 4}, (10**400, 1), (1e-300, 1e300),
+    *judging.STRANGE, 0, {1: 2, 3: 4}, (math.inf, math.inf), (math.nan, 1.0), (0, 0), ("a", "b"), (True, False),
+    (1j, 2), [[1, 2], [3, 4]], (-1.0, -1.0), {3, 4}, (10**400, 1), (1e-300, 1e300),
 ]  # fmt: skip
 
 

@@ -20,11 +20,8 @@ from efflab import labbook, records
 from efflab.exercises import check
 from efflab.experiments import ablation, sprint
 from efflab.records import LabBook, Record, recorded
-
-ENVIRONMENT = {
-    "device": "Made-up CPU", "kind": "cpu", "count": 1, "memory": 8 * 2**30, "threads": 1, "torch": "2.13.0",
-    "python": "3.11", "efflab": "0.1.0",
-}  # fmt: skip
+from tests.exercises import judging
+from tests.exercises.judging import ENVIRONMENT, find, smoke, times, unfinished
 
 # The lab's record. Times in s of the made-up processor, which multiplies twice as fast in BF16.
 TIMES = {
@@ -98,22 +95,7 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
-    return copy.deepcopy(document())
-
-
-def verdict(data: dict[str, Any]):
-    return check("amp-own-1", Record.model_validate(data))
-
-
-def find(data, case, metric="time"):
-    return next(s for s in data["samples"] if s["point"]["case"] == case and s["metric"] == metric)
-
-
-def scale_by(data, case, factor, metric="time"):
-    sample = find(data, case, metric)
-    sample["values"] = [v * factor for v in sample["values"]]
+verdict = judging.record("amp-own-1")
 
 
 def without(data, *cases):
@@ -140,14 +122,6 @@ def test_a_device_without_fp16_is_no_fault(data):
     assert verdict(data).right, verdict(data).feedback
 
 
-def unfinished(data):
-    data["finished"] = None
-
-
-def smoke(data):
-    data["spec"]["scale"] = "smoke"
-
-
 def few(data):
     without(data, *[c for c in TIMES if "matmul" in c or "other" in c or "forward" in c or "16" in c])
 
@@ -165,7 +139,7 @@ def no_shares(data):
 
 
 def profile_of_another_step(data):
-    scale_by(data, "share-fp32", 3, "matmul_time")
+    times(data, "share-fp32", 3, "matmul_time")
 
 
 def no_narrow_step(data):
@@ -178,20 +152,20 @@ def busy(data):
 
 
 def forward_too_long(data):
-    scale_by(data, "forward-fp32", 5)
+    times(data, "forward-fp32", 5)
 
 
 def recomputation_for_nothing(data):
-    scale_by(data, "recomputed-fp32", 0.5)
+    times(data, "recomputed-fp32", 0.5)
 
 
 def accumulated_too_fast(data):
-    scale_by(data, "accumulated-fp32-4", 0.1)
+    times(data, "accumulated-fp32-4", 0.1)
 
 
 def too_fast_for_its_parts(data):
-    scale_by(data, "step-bf16", 0.2)
-    scale_by(data, "recomputed-bf16", 0.2)
+    times(data, "step-bf16", 0.2)
+    times(data, "recomputed-bf16", 0.2)
 
 
 def no_memory(data):
@@ -199,23 +173,23 @@ def no_memory(data):
 
 
 def nothing_kept(data):
-    scale_by(data, "memory-bf16", 0, "memory")
+    times(data, "memory-bf16", 0, "memory")
 
 
 def quarter_kept(data):
-    scale_by(data, "memory-bf16", 0.4, "memory")
+    times(data, "memory-bf16", 0.4, "memory")
 
 
 def more_kept(data):
-    scale_by(data, "memory-fp16", 2, "memory")
+    times(data, "memory-fp16", 2, "memory")
 
 
 def narrow_weights(data):
-    scale_by(data, "memory-bf16", 0.5, "weights")
+    times(data, "memory-bf16", 0.5, "weights")
 
 
 def recomputation_keeps_more(data):
-    scale_by(data, "memory-fp32-recomputed", 30, "memory")
+    times(data, "memory-fp32-recomputed", 30, "memory")
 
 
 def no_equivalence(data):
@@ -253,7 +227,7 @@ def from_another_vocabulary(data):
 
 
 def bf16_apart(data):
-    scale_by(data, "curve-bf16", 1.3, "loss")
+    times(data, "curve-bf16", 1.3, "loss")
 
 
 def short_curve(data):
@@ -576,7 +550,7 @@ def other_gradient(data):
 
 
 def faster_than_its_parts(data):
-    scale_by(data, "all", 0.2)
+    times(data, "all", 0.2)
 
 
 @pytest.mark.parametrize(

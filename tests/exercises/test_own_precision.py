@@ -5,7 +5,6 @@ The records are made up, so that each test changes one thing.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from typing import Any
@@ -16,6 +15,8 @@ from hypothesis import strategies as st
 
 from efflab.exercises import check
 from efflab.records import Record, recorded
+from tests.exercises import judging
+from tests.exercises.judging import ENVIRONMENT, smoke, unfinished
 
 RATES = {"fp32": 50e9, "bf16": 100e9}  # FLOP/s of the made-up processor
 # A product of rounded normal numbers is off by √2 times the rms of uniform rounding, a few tenths of the epsilon.
@@ -58,21 +59,12 @@ def document() -> dict[str, Any]:
     return {
         "schema": "efflab-record/1", "id": "precision-mine", "topic": "precision", "created": "2026-11-21T08:00:00Z",
         "finished": "2026-11-21T08:02:00Z",
-        "environment": {
-            "device": "Made-up CPU", "kind": "cpu", "count": 1, "memory": 8 * 2**30, "threads": 2, "torch": "2.13.0",
-            "python": "3.11", "efflab": "0.1.0",
-        },
+        "environment": dict(ENVIRONMENT),
         "spec": {"scale": "cpu"}, "samples": samples,
     }  # fmt: skip
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
-    return copy.deepcopy(document())
-
-
-def verdict(data: dict[str, Any]):
-    return check("precision-own-1", Record.model_validate(data))
+verdict = judging.record("precision-own-1")
 
 
 def find(data, case):
@@ -142,14 +134,6 @@ def bf16_as_large_as_fp32(data):
 
 def nothing_allocated(data):
     find(data, "activations-bf16")["values"] = [0.0]
-
-
-def unfinished(data):
-    data["finished"] = None
-
-
-def smoke(data):
-    data["spec"]["scale"] = "smoke"
 
 
 @pytest.mark.parametrize(

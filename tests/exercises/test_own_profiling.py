@@ -5,7 +5,6 @@ The records are made up, so that each test changes one thing.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import statistics
@@ -17,6 +16,8 @@ from hypothesis import strategies as st
 
 from efflab.exercises import check
 from efflab.records import Record, recorded
+from tests.exercises import judging
+from tests.exercises.judging import ENVIRONMENT, find, smoke, times, unfinished
 
 STEP = 12e-3  # s, with all faults
 # Of the profiled step, which is 15% slower: the share of each part, and what is left of it after its mend.
@@ -88,30 +89,12 @@ def document() -> dict[str, Any]:
     return {
         "schema": "efflab-record/1", "id": "profiling-mine", "topic": "profiling", "created": "2026-11-21T08:00:00Z",
         "finished": "2026-11-21T08:01:00Z",
-        "environment": {
-            "device": "Made-up CPU", "kind": "cpu", "count": 1, "memory": 8 * 2**30, "threads": 2, "torch": "2.13.0",
-            "python": "3.11", "efflab": "0.1.0",
-        },
+        "environment": dict(ENVIRONMENT),
         "spec": {"scale": "cpu"}, "samples": samples,
     }  # fmt: skip
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
-    return copy.deepcopy(document())
-
-
-def verdict(data: dict[str, Any]):
-    return check("profiling-own-1", Record.model_validate(data))
-
-
-def find(data, case, metric="time"):
-    return next(s for s in data["samples"] if s["point"]["case"] == case and s["metric"] == metric)
-
-
-def times(data, case, factor, metric="time"):
-    found = find(data, case, metric)
-    found["values"] = [v * factor for v in found["values"]]
+verdict = judging.record("profiling-own-1")
 
 
 def test_a_plausible_record_earns_the_points(data):
@@ -129,14 +112,6 @@ def test_a_plausible_record_earns_the_points(data):
 def test_no_record_says_how_to_make_one(labbook):
     result = check("profiling-own-1")
     assert result.outcome == "not counted" and "!{sys.executable} -m efflab.cli run profiling" in result.feedback
-
-
-def unfinished(data):
-    data["finished"] = None
-
-
-def smoke(data):
-    data["spec"]["scale"] = "smoke"
 
 
 def drop(case, metric="time"):

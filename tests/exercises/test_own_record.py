@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from efflab.exercises import check
 from efflab.records import LabBook, Record, recorded
+from tests.exercises import judging
+from tests.exercises.judging import ENVIRONMENT, unfinished
 
 PEAK, BANDWIDTH = 100e9, 10e9  # of the made-up processor: FLOP/s, B/s
 
@@ -50,10 +52,7 @@ def document() -> dict[str, Any]:
     return {
         "schema": "efflab-record/1", "id": "roofline-mine", "topic": "roofline", "created": "2026-11-21T08:00:00Z",
         "finished": "2026-11-21T08:02:00Z",
-        "environment": {
-            "device": "Made-up CPU", "kind": "cpu", "count": 1, "memory": 8 * 2**30, "threads": 2, "torch": "2.13.0",
-            "python": "3.11", "efflab": "0.1.0",
-        },
+        "environment": dict(ENVIRONMENT),
         "spec": {"scale": "cpu"},
         "samples": [
             sample("ceiling-copy", 2**27 / BANDWIDTH, copied),
@@ -64,13 +63,7 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
-    return copy.deepcopy(document())
-
-
-def verdict(data: dict[str, Any]):
-    return check("roofline-own-1", Record.model_validate(data))
+verdict = judging.record("roofline-own-1")
 
 
 def kernels(data):
@@ -148,10 +141,6 @@ def gpu(clock, device="NVIDIA H200", memory=150_000_000_000):
         change_all(clock=clock)(data)
 
     return change
-
-
-def unfinished(data):
-    data["finished"] = None
 
 
 def few_kernels(data):

@@ -5,7 +5,6 @@ The records are made up from a planted law, so that each test changes one thing.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from typing import Any
@@ -16,6 +15,8 @@ from hypothesis import strategies as st
 
 from efflab.exercises import check
 from efflab.records import Record, recorded
+from tests.exercises import judging
+from tests.exercises.judging import smoke, unfinished
 
 SIZES, DATA = (10_000, 20_000, 40_000, 80_000), (40_000, 80_000, 160_000)
 RATE = 2e9  # FLOP/s of the made-up processor
@@ -51,13 +52,7 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def data() -> dict[str, Any]:
-    return copy.deepcopy(document())
-
-
-def verdict(data: dict[str, Any]):
-    return check("scaling_laws-own-1", Record.model_validate(data))
+verdict = judging.record("scaling_laws-own-1")
 
 
 def find(data, case, metric="loss"):
@@ -79,14 +74,6 @@ def test_a_plausible_record_earns_the_points(data):
 def test_no_record_says_how_to_make_one(labbook):
     result = check("scaling_laws-own-1")
     assert result.outcome == "not counted" and "!{sys.executable} -m efflab.cli run scaling_laws" in result.feedback
-
-
-def unfinished(data):
-    data["finished"] = None
-
-
-def smoke(data):
-    data["spec"]["scale"] = "smoke"
 
 
 def two_sizes(data):
