@@ -539,6 +539,7 @@ def _slurm(*command: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 # What sbatch says, and what to change.
 REFUSALS = {
+    "unrecognized option|invalid option": "Change 'sbatch' in cluster.yml; 'sbatch --help' lists what it may say.",
     "configuration source|DNS SRV|slurm.conf": "This machine has Slurm's commands and no cluster: use a login node.",
     "contact slurm controller|connection refused|timed out|no answer": "Slurm's controller does not answer: wait a "
     "minute and submit again.",
@@ -584,7 +585,7 @@ REASONS = {
 }
 # Reasons that pass only when somebody changes something.
 NEVER = {
-    "PartitionConfig": "the partition cannot run it: fewer nodes or a shorter limit than were asked for",
+    "PartitionConfig": "the partition has fewer nodes or cores, or a shorter limit, than was asked for",
     "PartitionTimeLimit": "the partition's limit is shorter than --time",
     "PartitionNodeLimit": "the partition gives fewer nodes than --nodes",
     "PartitionDown": "the partition is down",
@@ -742,15 +743,12 @@ class Job:
             return int((self.folder / STATUS).read_text())
         return None
 
-    def wait(
-        self, report: Callable[[str], None] | None = None, *, results: bool = True, poll: float = POLL[0]
-    ) -> State:
+    def wait(self, report: Callable[[str], None] | None = None, *, results: bool = True) -> State:
         """Wait until the job has ended, and show how it goes on.
 
         Args:
             report: receives a line for each change; None draws a bar on a terminal and prints lines elsewhere.
             results: show what the cases measured, not their names alone.
-            poll: s between two questions to the controller at first; it grows.
 
         Raises:
             Interrupted: stopped with Ctrl-C; the job goes on.
@@ -758,13 +756,14 @@ class Job:
         """
         display = _Display(self, report, results)
         try:
-            return self._wait(display, poll)
+            return self._wait(display)
         except KeyboardInterrupt:
             raise Interrupted(f"Job {self.id} goes on. {self.how()}") from None
         finally:
             display.close()
 
-    def _wait(self, display: _Display, poll: float) -> State:
+    def _wait(self, display: _Display) -> State:
+        poll, most = POLL
         pause, asked, heard = poll, -poll, time.monotonic()
         before: State | None = None
         left = self._left()
@@ -776,7 +775,7 @@ class Job:
                     heard = asked
                 elif asked - heard > SILENCE:
                     raise EfflabError(f"submit: Slurm's controller has not answered for 15 minutes. {self.how()}")
-                pause = poll if state != before else min(1.3 * pause, max(poll, POLL[1]))
+                pause = poll if state != before else min(1.3 * pause, most)
                 before = state or before
                 display.state(state)
                 if state is not None and state.ended:

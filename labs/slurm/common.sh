@@ -12,7 +12,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 # run_lab TOPIC [OPTION ...]: 'efflab run' with these words, in the background, so that bash can answer a signal while
 # the program runs: bash runs a trap only when 'wait' returns.
 run_lab() {
-  if [ $# -eq 0 ] || [ ! -f "labs/source/$1.md" ]; then
+  if [ -z "${1:-}" ]; then
     echo "name the lab's topic, one of: $(basename -s .md -a labs/source/*.md | xargs)" >&2
     exit 2
   fi

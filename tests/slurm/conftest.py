@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from efflab import submit
 from efflab.errors import EfflabError
 
 MEND = "install Debian's packages slurm-wlm and munge"
@@ -80,6 +81,21 @@ class Slurm:
                 return found[0]
             time.sleep(0.3)
         raise EfflabError(f"job {job} did not end in {seconds} s:\n{self.run('scontrol', 'show', 'job', job).stdout}")
+
+
+@pytest.fixture
+def book(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty lab book, in a process that this cluster answers. Cancels what a test has left in the queue."""
+    folder = tmp_path / "book"
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    monkeypatch.setenv("EFFLAB_LABBOOK", str(folder))
+    for name in ("EFFLAB_CLUSTER", "EFFLAB_PYTHON", "EFFLAB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(submit, "POLL", (0.5, 2.0))  # this controller has nobody else to answer
+    monkeypatch.setattr(submit, "_find", lambda path: Path(path) if path else None)  # no cluster.yml of this machine
+    yield folder
+    if left := slurm.run("squeue", "-h", "-o", "%i").stdout.split():
+        slurm.run("scancel", *left)
 
 
 def _ports(count: int) -> list[int]:
