@@ -14,7 +14,7 @@ import platform
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,22 +196,39 @@ def _run(given: argparse.Namespace) -> int:
         _prediction(name)
     experiment = experiments.get(_topic(given.topic))
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    # A scheduler ends a job with SIGTERM; treat it as Ctrl-C, so that it says how to continue.
-    before = None
-    with contextlib.suppress(ValueError, AttributeError):  # not in the main thread
-        before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with _stopped_by_scheduler():
         record, path = runner.run(
             experiment, scale=given.scale, device=given.device, out=given.out, restart=given.restart,
             predictions=given.prediction,
         )  # fmt: skip
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
     return _tell(record, path)
+
+
+@contextlib.contextmanager
+def _stopped_by_scheduler() -> Iterator[None]:
+    """Treat the signals with which a scheduler ends a job as Ctrl-C, so that the run saves its state.
+
+    SIGTERM is Slurm's own; SIGUSR1 is what the batch scripts ask it for. What comes after the first is ignored: it must
+    not break the saving.
+    """
+    before: dict[int, Any] = {}
+
+    def stop(*_: Any) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        for name in ("SIGTERM", "SIGUSR1"):
+            with contextlib.suppress(ValueError, AttributeError):  # not in the main thread, or not a Unix
+                number = getattr(signal, name)
+                before[number] = signal.getsignal(number)
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(ValueError):
+                signal.signal(number, handler)
 
 
 def _tell(record: Any, path: Path) -> int:

@@ -24,8 +24,11 @@ All times of steps of one number of ranks are taken in turns.
 from __future__ import annotations
 
 import itertools
+import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from efflab.errors import EfflabError
@@ -39,6 +42,8 @@ from efflab.records import Environment, Record, Sample, Timing, identifier
 KI, MI, GI = 2**10, 2**20, 2**30
 MICROBATCHES = 4  # of a step that accumulates gradients
 STAGES = {0: "ddp", 1: "zero1", 3: "fsdp"}
+KILLED = "killed"  # the file in which a rank notes when it killed itself
+MOST_ON_CPU = 8  # ranks on a node without GPUs
 PARTIAL = ("alone-part", "together-part")
 METHODS = {"ddp": "ddp", "strong": "ddp", "flat": "flat", "per-tensor": "per-tensor", "accumulate": "ddp"}
 
@@ -97,7 +102,7 @@ SMOKE = Scale(
     trained=_gpt(2, 64, 2, 32) | {"microbatch": 4},
     curve={"text": "topics", "steps": 200, "checkpoint_steps": 10, "learning_rate": 2e-3, "dropout": 0.1},
     resume={"steps": 40, "checkpoint_steps": 10, "killed_at": 27},
-    noise={"steps": 20, "batch": 2, "draws": 16},
+    noise={"steps": 5, "batch": 2, "draws": 32},
 )
 CPU = Scale(
     ranks=None,
@@ -106,28 +111,28 @@ CPU = Scale(
     bucket_bytes=4 * MI,
     fit_sizes=tuple(4**i * KI for i in range(9)),
     held_out_sizes=(32 * KI, 512 * KI, 8 * MI, 32 * MI),
-    timer={"time_limit": 25.0, "shortest": 10e-3, "most": 30},
+    timer={"time_limit": 25.0, "shortest": 10e-3, "fewest": 6, "most": 30},
     all_reduce_limit=0.5,
     delay=0.1,
     trained=_gpt(2, 128, 4, 64) | {"microbatch": 8},
     curve={"text": "topics", "steps": 150, "checkpoint_steps": 20, "learning_rate": 2e-3, "dropout": 0.1},
     resume={"steps": 100, "checkpoint_steps": 20, "killed_at": 53},
-    noise={"steps": 50, "batch": 4, "draws": 96},
+    noise={"steps": 50, "batch": 4, "draws": 192},
 )
 GPU = Scale(
     ranks=1,
-    model=_gpt(8, 2048, 16, 1024, 8192),
+    model=_gpt(8, 1024, 16, 512, 8192),
     microbatch=8,
     bucket_bytes=None,
     fit_sizes=tuple(4**i * KI for i in range(11)),
     held_out_sizes=(32 * KI, 512 * KI, 8 * MI, 128 * MI, 512 * MI),
-    timer={"time_limit": 30.0, "shortest": 20e-3, "most": 40},
+    timer={"time_limit": 30.0, "shortest": 20e-3, "fewest": 6, "most": 40},
     all_reduce_limit=1.0,
     delay=0.1,
     trained=_gpt(4, 256, 8, 256) | {"microbatch": 16},
     curve={"text": "library", "steps": 400, "checkpoint_steps": 50, "learning_rate": 1e-3, "dropout": 0.1},
     resume={"steps": 200, "checkpoint_steps": 50, "killed_at": 137},
-    noise={"steps": 100, "batch": 4, "draws": 128},
+    noise={"steps": 100, "batch": 4, "draws": 256},
 )
 
 
@@ -165,8 +170,7 @@ def layout_of(name: str, device: Any) -> distributed.Layout:
         return distributed.Layout(per_node, nodes, threads, "cuda", first)
     if name == "smoke":
         return distributed.Layout(1 if nodes else 2, nodes)
-    per_node = max(1 if nodes else 2, cores)
-    return distributed.Layout(per_node, nodes)
+    return distributed.Layout(min(MOST_ON_CPU, max(1 if nodes else 2, cores)), nodes)
 
 
 def counts_of(ranks: int) -> list[int]:
@@ -193,6 +197,7 @@ class Session:
     groups: list[dict[str, Any]]
     warnings: list[str]
     done: set[str] = field(default_factory=set)
+    curve: list[float] = field(default_factory=list)  # the loss of the run that nobody killed
     _launch: distributed.Launch | None = None
     _stream: Iterator[dict[str, Any]] | None = None
     _said: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -246,9 +251,14 @@ class Session:
         except Exception as error:
             self.close()
             if isinstance(error, distributed.RankFailed):
+                if error.outside:
+                    raise KeyboardInterrupt from None
                 runner.workspace(keep=True)  # the traceback that the message names stays
             group = next(g for g in self.groups if name in _names(g))
-            self._failed.update({n: error for n in _names(group) if n not in self._said and n not in self.done})
+            self._failed[name] = error
+            for other in _names(group):
+                if other not in {*self._said, *self.done, name}:
+                    self._failed[other] = Unavailable(f"a rank failed in the launch that measures it; see {name}")
             return
         if "warning" in said:
             self.warnings.append(said["warning"])
@@ -263,51 +273,43 @@ class Session:
         """Train until a rank is killed, start again, and compare with the run that was not."""
         self.close()
         place = runner.workspace()
-        for old in (place / "resumed").glob("*"):  # of an attempt that was stopped
-            old.unlink()
+        shutil.rmtree(place / "resumed", ignore_errors=True)  # of an attempt that was stopped
         of, last = self.arguments["resume"], self.layout.ranks - 1
-        first = self._train({"kill_at": of["killed_at"]})
-        try:
-            before = [*first]
-        except distributed.RankFailed as error:
-            if error.rank != last or error.signal != 9 or not (first.folder / "killed").exists():
-                raise
-            before = self._heard
-        else:
-            raise EfflabError(f"rank {last} was to be killed after step {of['killed_at']} and was not: {before[-1:]}")
-        killed = float((first.folder / "killed").read_text())
-        after = [*self._train({"kill_at": None})]
+        before, failed, folder = self._train(of["killed_at"])
+        note = folder / KILLED
+        if failed is None or failed.rank != last or failed.signal != signal.SIGKILL or not note.exists():
+            raise failed or EfflabError(f"rank {last} was to be killed after step {of['killed_at']} and was not")
+        after, failed, _ = self._train(None)
+        if failed is not None:
+            raise failed
         went_on = next(int(s["resumed_at"]) for s in after if "resumed_at" in s)
-        steps = [s for s in after if "step" in s]
-        done = [s for s in before if "step" in s]
         losses = next(s["losses"] for s in after if "losses" in s)
+        done, again = ([s for s in said if "step" in s] for said in (before, after))
         yield _sample(point, "repeated", "", [sum(s["step"] > went_on for s in done)])
         if self.curve:
             apart = [abs(a - b) for a, b in zip(losses, self.curve, strict=False)]
             apart += [abs(s["loss"] - self.curve[s["step"] - 1]) for s in done]
             yield _sample(point, "difference", "nats", [max(apart)])
-        yield _sample(point, "restart_time", "s", [max(0.0, steps[0]["time"] - killed)])
+        # Of two clocks where the nodes differ, which may disagree a little.
+        yield _sample(point, "restart_time", "s", [max(0.0, again[0]["time"] - float(note.read_text()))])
         yield _sample(point, "loss", "nats", losses)
 
-    curve: list[float] = field(default_factory=list)
-    _heard: list[dict[str, Any]] = field(default_factory=list)
-
-    def _train(self, arguments: dict[str, Any]) -> Any:
-        """Start the training run and keep what it says."""
-        self._launch = launch = self.launch("train", arguments)
-        self._heard = heard = []
-
-        class Heard:
-            folder = launch.folder
-
-            def __iter__(self) -> Iterator[dict[str, Any]]:
-                for said in launch:
-                    if "stopped" in said:
-                        raise KeyboardInterrupt
-                    heard.append(said)
-                    yield said
-
-        return Heard()
+    def _train(self, kill_at: int | None) -> tuple[list[dict[str, Any]], distributed.RankFailed | None, Path]:
+        """Run the training to its end, good or bad: what was said, how it failed, and the launch's folder."""
+        self._launch = launch = self.launch("train", {"kill_at": kill_at})
+        said: list[dict[str, Any]] = []
+        try:
+            for one in launch:
+                if "stopped" in one:
+                    raise KeyboardInterrupt
+                said.append(one)
+        except distributed.RankFailed as error:
+            if error.outside:
+                raise KeyboardInterrupt from None
+            if kill_at is None:
+                runner.workspace(keep=True)
+            return said, error, launch.folder
+        return said, None, launch.folder
 
 
 def _sample(point: dict[str, Any], metric: str, unit: str, values: list[float]) -> Sample:
@@ -342,7 +344,7 @@ class DDP:
             "microbatch": of.microbatch, "microbatches": MICROBATCHES, "sequence_length": of.model["sequence_length"],
             "rank_counts": counts, "nodes": max(1, len(layout.nodes)), "ranks_per_node": layout.per_node,
             "threads_per_rank": layout.threads,
-            "spare_cores": max(0, devices.cores() - layout.per_node * layout.threads) if device.type == "cpu" else None,
+            "spare_cores": max(0, devices.cores() - layout.per_node * layout.threads),
             "bucket_bytes": cap, "first_bucket_bytes": of.bucket_bytes or default[0],
             "fit_sizes": [*of.fit_sizes], "held_out_sizes": [*of.held_out_sizes], "delay": of.delay,
             "timer": of.timer, "all_reduce_limit": of.all_reduce_limit,
@@ -355,7 +357,7 @@ class DDP:
             "model": of.model, "microbatch": of.microbatch, "microbatches": MICROBATCHES,
             "bucket_bytes": of.bucket_bytes, "timer": of.timer, "all_reduce_limit": of.all_reduce_limit,
             "delay": of.delay, "sampler": of.sampler, "noise": of.noise, "trained": trained, "curve": of.curve,
-            "resume": of.resume, "counts": counts, "kill_at": None,
+            "resume": of.resume, "counts": counts, "killed": KILLED,
         }  # fmt: skip
         done = {str(s.point.get("case")) for s in resumed.samples} if resumed else set()
         session = Session(of, layout, arguments, [], warnings, done)
@@ -396,7 +398,7 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     for n in counts:
         names = {}
         for kind in ("alone", "together", *PARTIAL, "reducer", *METHODS, "straggler"):
-            if n == 1 and kind in (*PARTIAL, "strong", "flat", "per-tensor", "straggler", "together"):
+            if n == 1 and kind in (*PARTIAL, "strong", "flat", "per-tensor", "straggler"):
                 continue
             names[kind] = f"{kind}-{n}"
         for kind, name in names.items():
@@ -409,6 +411,8 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
                 point["microbatches"] = MICROBATCHES if kind == "accumulate" else 1
             else:
                 point["role"] = "straggler" if kind == "straggler" else "calibration"
+            if kind == "straggler":
+                point["sleep"] = of.delay
             yield case(point)
         if n > 1:
             for scaling in ("weak", "strong"):
@@ -418,7 +422,9 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
                 }  # fmt: skip
                 yield case(point, "efficiency", "")
         group("steps", ranks=n, names=names)
-    for n, set_epoch in itertools.product(several, (True, False)):
+    if not several:
+        yield from _missing(of, common)
+    for n, set_epoch in itertools.product(several or [2], (True, False)):
         name = f"{'' if set_epoch else 'no-'}set-epoch-{n}"
         group("sampler", ranks=n, name=name, set_epoch=set_epoch)
         point = {
@@ -433,7 +439,7 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     for times in (1, 2, 4):
         point = {
             "case": f"norm-{times}x", "role": "noise" if times == 4 else "noise-fit", "ranks": ranks,
-            "batch": times * of.noise["batch"], "draws": of.noise["draws"], "series": "noise",
+            "batch": times * of.noise["batch"], "draws": 4 // times * of.noise["draws"], "series": "noise",
         }  # fmt: skip
         yield case(point, "norm_squared", "")
     for n, (stage, method) in itertools.product(counts, STAGES.items()):
@@ -459,6 +465,30 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     yield Case(point, curve, "loss", "nats")
     point = {"case": "resumed", "role": "resume", "ranks": ranks, **of.resume, "series": "resume"}
     yield Case(point, lambda: session.killed(point), "repeated", "")
+
+
+def _missing(of: Scale, common: dict[str, Any]) -> Iterator[Case]:
+    """One case of each role that one rank cannot show; they say so."""
+    message = of.held_out_sizes[len(of.held_out_sizes) // 2]
+    for case, role, more in (
+        (f"all-reduce-{size_name(message)}-2", "all-reduce", {"message_bytes": message}),
+        ("ddp-2", "step", {**common, "method": "ddp", "scaling": "weak", "microbatches": 1}),
+        ("strong-2", "step", {**common, "method": "ddp", "scaling": "strong", "microbatches": 1}),
+        ("efficiency-weak-2", "efficiency", {**common, "scaling": "weak"}),
+        ("efficiency-strong-2", "efficiency", {**common, "scaling": "strong"}),
+        ("straggler-2", "straggler", {**common, "sleep": of.delay, "microbatches": 1}),
+        ("gradient-2", "gradient", common),
+    ):
+        point: dict[str, Any] = {"case": case, "role": role, "ranks": 2, **more, "series": role}
+        if more.get("scaling") == "strong":
+            point["microbatch"] = of.microbatch // 2
+
+        def samples() -> Iterator[Sample]:
+            raise Unavailable("this needs two GPUs, and this run uses one; see --scale multi")
+            yield
+
+        metric, unit = {"efficiency": ("efficiency", ""), "gradient": ("difference", "")}.get(role, ("time", "s"))
+        yield Case(point, samples, metric, unit)
 
 
 EXPERIMENT = DDP()

@@ -119,11 +119,11 @@ def random_batch(size: dict[str, int], microbatch: int, device: Any, seed: int) 
 
 
 class Step:
-    """A training step on one batch again and again, with its parts marked. The learning rate is zero.
+    """A training step on one batch again and again, with its parts marked.
 
     Args:
         model: the model, or what wraps it.
-        rate: of AdamW; with 0 the weights stay and it takes the same time.
+        update: its optimizer; with a learning rate of 0 the weights stay and it takes the same time.
         microbatches: of which the gradients are added; a wrapped model communicates in the last one only.
         reduce: called between backward pass and update.
         before: called first.
@@ -133,25 +133,24 @@ class Step:
         self,
         world: World,
         model: nn.Module,
+        update: Any,
         batch: tuple[Any, Any],
         *,
         microbatches: int = 1,
         reduce: Callable[[], Any] | None = None,
         before: Callable[[], Any] | None = None,
     ) -> None:
-        self.model, self.batch, self.microbatches = model, batch, microbatches
+        self.model, self.optimizer, self.batch, self.microbatches = model, update, batch, microbatches
         self.reduce, self.before = reduce, before
-        self.optimizer = optimizer(model.parameters(), 0.0)
         self.marks = Marks(world, PARTS)
 
     def __call__(self) -> None:
         if self.before:
             self.before()
         self.marks.mark()
-        for last in range(1, self.microbatches):
+        for _ in range(self.microbatches - 1):
             with self.model.no_sync():  # type: ignore[operator]
                 (self.model(*self.batch) / self.microbatches).backward()
-            del last
         loss = self.model(*self.batch)
         self.marks.mark()
         (loss / self.microbatches).backward()
@@ -193,30 +192,29 @@ def silent(counts: list[int]) -> Callable[[Any, Any], Any]:
     return hook
 
 
-def flattened(model: nn.Module, group: Any, ranks: int) -> Callable[[], int]:
-    """Average the gradients as one message. Returns how many messages were sent."""
+def flattened(model: nn.Module, group: Any, ranks: int, name: str, sent: dict[str, int]) -> Callable[[], None]:
+    """Average the gradients as one message; `sent[name]` says how many were sent."""
 
-    def reduce() -> int:
+    def reduce() -> None:
         gradients = [p.grad for p in model.parameters()]
         flat = torch._utils._flatten_dense_tensors(gradients)
         dist.all_reduce(flat, group=group)
         flat /= ranks
         torch._foreach_copy_(gradients, list(torch._utils._unflatten_dense_tensors(flat, gradients)))
-        return 1
+        sent[name] = 1
 
     return reduce
 
 
-def one_by_one(model: nn.Module, group: Any, ranks: int) -> Callable[[], int]:
-    """Average every gradient by itself. Returns how many messages were sent."""
+def one_by_one(model: nn.Module, group: Any, ranks: int, name: str, sent: dict[str, int]) -> Callable[[], None]:
+    """Average every gradient by itself; `sent[name]` says how many messages were sent."""
 
-    def reduce() -> int:
-        sent = 0
+    def reduce() -> None:
+        sent[name] = 0
         for p in model.parameters():
             dist.all_reduce(p.grad, group=group)
             p.grad /= ranks
-            sent += 1
-        return sent
+            sent[name] += 1
 
     return reduce
 
@@ -276,44 +274,44 @@ class Bench:
         part = microbatch // ranks if microbatch % ranks == 0 else 0
         cap = of["bucket_bytes"]
         whole = random_batch(size, microbatch, world.device, SEED + world.rank)
-        model = made(size, world.device)
-        calls: dict[str, Call] = {
-            "alone": Step(world, model, whole).call(alone=True),
-            "together": Step(world, model, whole).call(),
-        }
-        counts: list[int] = []
-        hooked = wrapped(world, made(size, world.device), ranks, cap)
+        shared = tuple(t[: part or 1] for t in whole)
+        counts: list[int] = []  # bytes of the buckets that the hook got
+        sent: dict[str, int] = {}  # messages by hand
+        delays: list[float] = []
+
+        plain_model = made(size, world.device)
+        hooked, ddp = (wrapped(world, made(size, world.device), ranks, cap) for _ in range(2))
         hooked.register_comm_hook(None, silent(counts))
-        calls["reducer"] = Step(world, hooked, whole).call()
-        ddp = wrapped(world, made(size, world.device), ranks, cap)
-        calls["ddp"] = Step(world, ddp, whole).call()
-        sent = {}
+        local, silenced, synced = (
+            functools.partial(Step, world, model, optimizer(model.parameters(), 0.0))
+            for model in (plain_model, hooked, ddp)
+        )
+        calls: dict[str, Call] = {
+            "alone": local(whole).call(alone=True),
+            "together": local(whole).call(),
+            "reducer": silenced(whole).call(),
+            "ddp": synced(whole).call(),
+            "accumulate": synced(whole, microbatches=of["microbatches"]).call(),
+        }
         if ranks > 1:
             if part:
-                shared = tuple(t[:part] for t in whole)
-                calls["alone-part"] = Step(world, model, shared).call(alone=True)
-                calls["together-part"] = Step(world, model, shared).call()
-                calls["strong"] = Step(world, ddp, shared).call()
+                calls["alone-part"] = local(shared).call(alone=True)
+                calls["together-part"] = local(shared).call()
+                calls["strong"] = synced(shared).call()
             for name, kind in (("flat", flattened), ("per-tensor", one_by_one)):
-                reduce = kind(model, world.group(ranks), ranks)
-                calls[name] = Step(
-                    world, model, whole, reduce=lambda name=name, reduce=reduce: sent.update({name: reduce()})
-                ).call()
-            delays: list[float] = []
+                calls[name] = local(whole, reduce=kind(plain_model, world.group(ranks), ranks, name, sent)).call()
             late = functools.partial(self.sleep, of["delay"], delays) if world.rank == ranks - 1 else None
-            calls["straggler"] = Step(world, ddp, whole, before=late).call()
-        calls["accumulate"] = Step(world, ddp, whole, microbatches=of["microbatches"]).call()
+            calls["straggler"] = synced(whole, before=late).call()
         found = dict(zip(calls, in_turns(world, ranks, [*calls.values()], **self.options), strict=True))
         # How many buckets one backward pass fills, once they follow the order of the gradients.
         counts.clear()
         hooked(*whole).backward()
-        buckets = {"flat": sent.get("flat"), "per-tensor": sent.get("per-tensor")}
         for kind, turns in found.items():
             samples = [self.timed(turns)]
             if kind in ("alone", "together", "alone-part", "together-part"):
                 samples += [self.sample(name, "s", turns.parts[name]) for name in PARTS if name in turns.parts]
             if kind in ("ddp", "strong", "flat", "per-tensor", "accumulate", "reducer"):
-                samples.append(self.sample("buckets", "", [buckets.get(kind) or len(counts)]))
+                samples.append(self.sample("buckets", "", [sent.get(kind, len(counts))]))
             if kind == "straggler":
                 loops = turns.timing.loops if turns.timing else 1
                 held = delays if world.rank == ranks - 1 else []
@@ -347,14 +345,22 @@ class Bench:
         from torch.utils.data.distributed import DistributedSampler
 
         samples, epochs = self.of["sampler"]["samples"], self.of["sampler"]["epochs"]
-        own = DistributedSampler(range(samples), num_replicas=ranks, rank=self.world.rank, shuffle=True, seed=SEED)
+        world = self.world
+        # One for each rank; where there are fewer than are asked for, a rank takes the part of several.
+        own = {
+            r: DistributedSampler(range(samples), num_replicas=ranks, rank=r, shuffle=True, seed=SEED)
+            for r in range(world.rank, ranks, min(world.ranks, ranks))
+        }
         orders, repeated = set(), []
         for epoch in range(epochs):
             if set_epoch:
-                own.set_epoch(epoch)
-            seen = self.world.objects([*own], ranks)
-            orders.add(tuple(map(tuple, seen)))
-            drawn = [i for indices in seen for i in indices]
+                for one in own.values():
+                    one.set_epoch(epoch)
+            seen: dict[int, tuple[int, ...]] = {}
+            for found in world.objects({r: tuple(one) for r, one in own.items()}, min(world.ranks, ranks)):
+                seen |= found
+            orders.add(tuple(seen[r] for r in range(ranks)))
+            drawn = [i for indices in seen.values() for i in indices]
             repeated.append(len(drawn) - len({*drawn}))
         self.say(name, [self.sample("orders", "", [len(orders)]), self.sample("repeated", "", repeated)])
 
@@ -382,7 +388,10 @@ class Bench:
             self.say(name, samples)
 
     def noise(self, names: dict[int, str]) -> None:
-        """Squared norms of gradients of several batch sizes, drawn at random from the text, at the same weights."""
+        """Squared norms of gradients of several batch sizes, at the same weights, of text that is drawn at random.
+
+        As in data-parallel training, the gradient of a larger batch is the mean of those of small ones.
+        """
         world, of = self.world, self.of["noise"]
         text = Text(self.of)
         model = made(text.size, world.device)
@@ -392,18 +401,22 @@ class Bench:
             model(*text.draw(of["batch"] * 4, generator, world.device)).backward()
             trained.step()
             trained.zero_grad(set_to_none=True)
-        found: dict[int, list[float]] = {times: [] for times in names}
+        most = max(names)
+        found: dict[int, list[list[float]]] = {times: [] for times in names}
         for draw in range(of["draws"]):
-            for times in names:
-                batch = text.draw(of["batch"] * times, generator, world.device)  # alike on all ranks
-                if draw % world.ranks == world.rank:
+            batches = [text.draw(of["batch"], generator, world.device) for _ in range(most)]  # alike on all ranks
+            if draw % world.ranks == world.rank:
+                gradients = []
+                for batch in batches:
                     model(*batch).backward()
-                    found[times].append(sum(float(p.grad.double().square().sum()) for p in model.parameters()))
+                    gradients.append(torch.cat([p.grad.double().flatten() for p in model.parameters()]))
                     model.zero_grad(set_to_none=True)
+                for times in names:
+                    means = [sum(gradients[i : i + times]) / times for i in range(0, most, times)]
+                    found[times].append([float(g.square().sum()) for g in means])
         for times, name in names.items():
-            rows = [r for r in itertools.zip_longest(*world.objects(found[times]))]
-            norms = [v for row in rows for v in row if v is not None]
-            self.say(name, [self.sample("norm_squared", "", norms)])
+            rows = [row for rank in world.objects(found[times]) for row in rank]
+            self.say(name, [self.sample("norm_squared", "", list(itertools.chain(*rows)))])
 
     # Memory
 
@@ -501,6 +514,11 @@ class Training:
 
         self.world, self.of, self.folder, self.steps = world, world.arguments["curve"], folder, steps
         self.text = Text(world.arguments)
+        if world.device.type == "cuda":  # so that a run that goes on repeats the one that was not stopped
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cuda.enable_flash_sdp(False)
+            torch.backends.cuda.enable_mem_efficient_sdp(False)
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.microbatch = self.text.size["microbatch"]
         self.model = wrapped(world, made(self.text.size, world.device, self.of["dropout"]), world.ranks, None)
         self.optimizer = optimizer(self.model.parameters(), self.of["learning_rate"])
@@ -638,7 +656,7 @@ def train(world: World) -> None:
         if kill_at is not None and training.step == kill_at:
             world.barrier()  # so that the step is said before a rank is gone
             if world.rank == world.ranks - 1:
-                (world.folder / "killed").write_text(repr(time.time()))
+                (world.folder / world.arguments["killed"]).write_text(repr(time.time()))
                 os.kill(os.getpid(), signal.SIGKILL)
 
     training.run(after)

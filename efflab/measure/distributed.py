@@ -60,10 +60,10 @@ TORCHRUN = re.compile(
     r"(RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|ROLE_NAME|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*)"
 )
 STREAM, STOP = "said.jsonl", "stop"
-# How errors begin that a rank gets because another one is gone or does not answer.
-SECONDARY = re.compile(
-    r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|timed out|timeout|DistBackendError|"
-    r"DistNetworkError|connectFullMesh|socket|remote process exited|NCCL|recvValue|wait_for",
+# What errors say that a rank gets because another one does not answer, or is gone.
+LATE = re.compile(r"timed out|time ?out", re.IGNORECASE)
+GONE = re.compile(
+    r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|remote process exited|socket|NCCL",
     re.IGNORECASE,
 )
 
@@ -76,14 +76,21 @@ class RankFailed(EfflabError):
         node: index of its node.
         signal: that ended it, such as 9; None where none did.
         out_of_memory: it ran out of memory, on the host or on the device.
+        outside: no rank failed; somebody ended them all, such as Slurm.
     """
 
     def __init__(
-        self, message: str, rank: int | None = None, node: int | None = None, signal: int | None = None,
+        self,
+        message: str,
+        rank: int | None = None,
+        node: int | None = None,
+        signal: int | None = None,
         out_of_memory: bool = False,
-    ) -> None:  # fmt: skip
+        outside: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.rank, self.node, self.signal, self.out_of_memory = rank, node, signal, out_of_memory
+        self.rank, self.node, self.signal = rank, node, signal
+        self.out_of_memory, self.outside = out_of_memory, outside
 
 
 class Stopping(Exception):
@@ -363,27 +370,30 @@ def diagnose(folder: Path) -> RankFailed:
     errors, ended = notes["error"], notes["ended"]
     first: list[tuple[float, int]] = []  # ranks that failed of themselves, with when
     later: list[tuple[float, int]] = []  # ranks that failed because of another one
-    silent: list[int] = []  # ranks that had to be ended
+    silent: list[int] = []  # ranks that were ended from outside: by torchrun, because another one failed, or by Slurm
+    late = False  # somebody waited in vain
     for rank in {*errors, *ended}:
+        note = errors.get(rank) or ended[rank]
         if rank in errors:
-            (later if errors[rank]["secondary"] else first).append((errors[rank]["time"], rank))
-        elif ended[rank]["asked"]:
+            (later if note["because"] else first).append((note["time"], rank))
+            late = late or note["because"] == "late"
+        elif note["asked"] or note["signal"] == signal.SIGTERM:
             silent.append(rank)
-        elif not ended[rank]["finished"]:
-            # A watchdog of NCCL ends its process with SIGABRT when another rank does not answer.
-            aborted = ended[rank]["signal"] == signal.SIGABRT
-            (later if aborted else first).append((ended[rank]["time"], rank))
+        elif note["signal"] == signal.SIGABRT:  # as a watchdog of NCCL ends a process that waits in vain
+            later.append((note["time"], rank))
+            late = True
+        elif not note["finished"]:
+            first.append((note["time"], rank))
     if first:
         return _failed(folder, min(first)[1], errors, ended)
-    if later and len(silent) == 1:
-        rank = silent[0]
-        return _failed(folder, rank, errors, ended, hung=True)
+    if late and len(silent) == 1:
+        return _failed(folder, silent[0], errors, ended, hung=True)
+    if silent and not late:
+        return RankFailed("the ranks were ended from outside", outside=True)
     if later:
         return _failed(folder, min(later)[1], errors, ended)
-    said = _tail(folder / "log.txt")
-    stopped = bool(ended) and all(note["asked"] for note in ended.values())
-    why = "the ranks were ended from outside" if stopped else "the ranks did not start"
-    return RankFailed(f"{why}. The end of their log:\n{said}\nThe whole log is {folder / 'log.txt'}")
+    log = folder / "log.txt"
+    return RankFailed(f"the ranks did not start. The end of their log:\n{_tail(log)}\nThe whole log is {log}")
 
 
 def _failed(
@@ -404,10 +414,10 @@ def _failed(
     else:
         how = f"ended before it was done, with exit status {note['status']}"
     path = folder / f"rank-{rank}.txt"
-    last = _tail(path)
+    where = note.get("where") or _tail(path)
     said = f"{who} {how}."
-    if last:
-        said += f"\n{last}\nThe whole traceback is {path}"
+    if where:
+        said += f"\n{where.rstrip()}\nThe whole traceback is {path}"
     else:
         said += f" The log of all ranks is {folder / 'log.txt'}"
     return RankFailed(said, rank, note["node"], number, bool(note.get("out_of_memory")))
@@ -497,6 +507,7 @@ def _rank(target: str, folder: Path) -> int:
     """Call the target with this rank's world; an exception is written down before anything is torn down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trace = open(folder / f"rank-{os.environ['RANK']}.txt", "w")  # noqa: SIM115  # faulthandler keeps it
+    faulthandler.enable(file=trace)
     # Also where it hangs in a call of C: the traceback is written by the signal's handler itself.
     faulthandler.register(signal.SIGTERM, file=trace, all_threads=True, chain=True)
     try:
@@ -512,14 +523,18 @@ def _rank(target: str, folder: Path) -> int:
         return 0
     except BaseException as error:
         said = str(error)
-        name = type(error).__name__
-        secondary = name.startswith("Dist") or (name == "RuntimeError" and bool(SECONDARY.search(said)))
+        name, because = type(error).__name__, ""
+        if name == "RuntimeError" or name.startswith("Dist"):
+            because = "late" if LATE.search(said) else "gone" if GONE.search(said) or name != "RuntimeError" else ""
+        where = "".join(traceback.format_tb(error.__traceback__)[-2:])
         _note(
-            folder, "error", type=name, message=said, secondary=secondary, out_of_memory=memory.out_of_memory(error),
+            folder, "error", type=name, message=said, where=where, because=because,
+            out_of_memory=memory.out_of_memory(error),
         )  # fmt: skip
-        trace.write("".join(traceback.format_exception(error)))
-        trace.flush()
-        return 1
+        with contextlib.suppress(OSError):
+            trace.write("".join(traceback.format_exception(error)))
+            trace.flush()
+        os._exit(1)  # without tearing down what may wait for other ranks
 
 
 class World:
