@@ -419,6 +419,18 @@ def pipeline_bubble_fraction(*, stages: Ranks, microbatches: Ranks, chunks: Rank
 
 
 @formula
+def pipeline_bubble_time(*, bubble_fraction: Number, busy_time: Second) -> Second:
+    r"""Time in which a pipeline's stages are idle.
+
+    Equation: t_i = f \, t
+    Where: f = bubble_fraction; t = busy_time
+    Source: Narayanan et al. 2021, arXiv:2104.04473, section 2.2
+    Assumes: as `pipeline_bubble_fraction`; t is the time in which a stage is busy.
+    """
+    return bubble_fraction * busy_time
+
+
+@formula
 def pipeline_idle_share(*, bubble_fraction: Number) -> Number:
     r"""Share of the whole time in which a pipeline's stages are idle.
 
