@@ -596,4 +596,5 @@ def _relative_line(sizes: Array, seconds: Array) -> tuple[float, float]:
     scale = sizes.max()  # so that both columns are of one order
     (intercept, slope), _ = nnls(np.stack([1 / seconds, sizes / scale / seconds], axis=1), np.ones(len(sizes)))
     # What is far below every time is the solver's rounding.
-    return float(intercept), float(slope / scale) if slope > 1e-9 * seconds.max() else 0.0
+    latency = float(intercept) if intercept > 1e-9 * seconds.min() else 0.0
+    return latency, float(slope / scale) if slope > 1e-9 * seconds.max() else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 from efflab.errors import EfflabError
@@ -30,13 +31,13 @@ def ddp(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no step was measured.
+        EfflabError: matplotlib is missing, or no step was measured and nothing says why.
     """
     plt = pyplot()
     rows = [(r, held) for r in reconcile.points(record, ("step",))
             if (held := reconcile.measured_parts(record, r.case)) is not None]  # fmt: skip
     if not rows:
-        raise EfflabError(f"record {record.id}: it has no step to draw. Measure it again.")
+        return _absent(record, "steps", "step")
     figure, axes = plt.subplots(figsize=(6.4, 0.55 * len(rows) + 2.2), layout="constrained")
     scale, unit = _scaled(max(r.measured for r, _ in rows))
     for y, (row, held) in enumerate(rows):
@@ -71,10 +72,12 @@ def messages(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no message was measured.
+        EfflabError: matplotlib is missing, or no message was measured and nothing says why.
     """
     plt = pyplot()
     found = _messages(record)
+    if not found:
+        return _absent(record, "messages", "all-reduce")
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     for (ranks, (fitted, held_out)), (colour, marker) in zip(found.items(), _looks(found), strict=True):
         line = reconcile.line(record, ranks)
@@ -108,10 +111,12 @@ def bandwidth(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no message was measured.
+        EfflabError: matplotlib is missing, or no message was measured and nothing says why.
     """
     plt = pyplot()
     found = _messages(record)
+    if not found:
+        return _absent(record, "messages", "all-reduce")
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     most = 0.0
     for (ranks, (fitted, held_out)), (colour, marker) in zip(found.items(), _looks(found), strict=True):
@@ -144,12 +149,12 @@ def efficiency(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no efficiency was measured.
+        EfflabError: matplotlib is missing, or no efficiency was measured and nothing says why.
     """
     plt = pyplot()
     rows = reconcile.points(record, ("efficiency",))
     if not rows:
-        raise EfflabError(f"record {record.id}: it has no efficiency to draw. Measure it again.")
+        return _absent(record, "efficiency", "efficiency")
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     axes.axhline(100, color="#000000", lw=1)
     for scaling, (colour, marker) in SCALINGS.items():
@@ -188,12 +193,12 @@ def restart(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no training run was recorded.
+        EfflabError: matplotlib is missing, or no training run was recorded and nothing says why.
     """
     plt = pyplot()
     runs = reconcile.runs(record)
     if not runs:
-        raise EfflabError(f"record {record.id}: it has no training run to draw. Measure it again.")
+        return _absent(record, "restart", "training run")
     looks = {"curve": ("without a stop", "#000000", "-", 4.0), "resumed": ("killed and resumed", "#E69F00", "-", 1.6)}
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for run in runs:
@@ -217,11 +222,7 @@ Points = list[tuple[float, float]]
 
 
 def _messages(record: Record) -> dict[int, tuple[Points, Points]]:
-    """By number of ranks the fitted messages and the held-out ones, each as bytes and seconds.
-
-    Raises:
-        EfflabError: no message was measured.
-    """
+    """By number of ranks the fitted messages and the held-out ones, each as bytes and seconds."""
     found = {}
     for ranks in reconcile.counts(record):
         fitted = reconcile.fitted(record, ranks)
@@ -232,9 +233,24 @@ def _messages(record: Record) -> dict[int, tuple[Points, Points]]:
         )
         if fitted:
             found[ranks] = (fitted, held_out)
-    if not found:
-        raise EfflabError(f"record {record.id}: it has no all-reduce to draw. Measure it again.")
     return found
+
+
+def _absent(record: Record, table: str, what: str) -> Any:
+    """A picture that says why there is nothing to draw.
+
+    Raises:
+        EfflabError: the record does not say it.
+    """
+    gone = reconcile.absent(record, reconcile.ROLES_OF[table])
+    if not gone:
+        raise EfflabError(f"record {record.id}: it has no {what} to draw. Measure it again.")
+    lines = [line for said in dict.fromkeys(gone) for line in textwrap.wrap(said, 80)]
+    figure, axes = pyplot().subplots(figsize=(6.4, 0.22 * len(lines) + 0.8), layout="constrained")
+    axes.axis("off")
+    axes.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes)
+    axes.set_title(_title(record, f"no {what} was measured"), fontsize=10)
+    return figure
 
 
 def _looks(found: dict[int, Any]) -> list[tuple[str, str]]:

@@ -15,10 +15,10 @@ does not hold stands behind "consistent with".
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from efflab.errors import EfflabError, unknown
@@ -29,6 +29,7 @@ from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import (
     NOTHING,
     agrees,
+    answered,
     columns,
     damaged,
     doubted,
@@ -68,7 +69,7 @@ OFF = 0.1  # a fitted message that lies further than this from the line is said 
 ROUNDING = 4.0  # gradients that differ by up to so many times the rounding of another order of summation are equal
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One case, predicted and measured.
 
@@ -97,7 +98,7 @@ class Row:
     explanation: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """What the prediction of a step consists of, s.
 
@@ -119,7 +120,7 @@ class Parts:
     total: float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A training run of all ranks with checkpoints.
 
@@ -467,7 +468,7 @@ def _step_table(record: Record) -> Iterator[str]:
         )  # fmt: skip
     if body:
         yield "Steps in which nobody communicates:"
-        yield columns(["case", "samples per rank", "step", "forward", "backward", "update"], body, range(1, 6))
+        yield columns(["case", "sequences per rank", "step", "forward", "backward", "update"], body, range(1, 6))
 
 
 def _model_text(record: Record) -> str:
@@ -481,6 +482,8 @@ def _model_text(record: Record) -> str:
         said += f" DDP's first bucket holds {_size(float(first))}, each other {_size(float(bucket))}."  # type: ignore[arg-type]
     if record.environment.kind != "cpu":
         return f"{said} On a GPU communication has streams of its own: the backward pass can hide it."
+    if not counts(record):
+        return said
     ranks = counts(record)[-1]
     if idle := spare_cores(record, ranks):
         return (
@@ -523,7 +526,7 @@ def _reduced(record: Record, ranks: int, messages: float, message_bytes: float) 
 
 
 def _beside(record: Record, point: Mapping[str, Any], word: str) -> str:
-    """The case "alone" or "together" with as many samples per rank as this point.
+    """The case "alone" or "together" with as many sequences per rank as this point.
 
     Raises:
         EfflabError: the record has none.
@@ -537,7 +540,7 @@ def _beside(record: Record, point: Mapping[str, Any], word: str) -> str:
     if ranks == 1 and word == "together":
         return _beside(record, point, "alone")
     raise EfflabError(
-        f"record {record.id}: it has no time of {' or '.join(names)} with {batch} samples per rank, as "
+        f"record {record.id}: it has no time of {' or '.join(names)} with {batch} sequences per rank, as "
         f"{point['case']} needs. Measure it again."
     )
 
@@ -622,7 +625,7 @@ def measured_parts(record: Record, case: str) -> dict[str, float] | None:
 
 
 def noise(record: Record) -> tuple[float, float] | None:
-    """The gradient's squared norm without noise and the simple noise scale, in samples; None where noise hides it.
+    """The gradient's squared norm without noise and the simple noise scale, in sequences; None where noise hides it.
 
     Raises:
         EfflabError: the record has not the squared norms of two batch sizes.
@@ -1027,7 +1030,7 @@ def _why_noise(record: Record, sample: Sample, predicted: float, measured: float
     texts = [
         agrees(measured / predicted),
         f"By the norms at two smaller batches |G|² is {show(found[0])}, and noise adds as much at a batch of "
-        f"{show(found[1])} samples.",
+        f"{show(found[1])} sequences.",
     ]
     spreads = _extrapolated(record, float(sample.point["batch"])), _standard_error(sample.values)
     if all(spreads):
@@ -1126,6 +1129,12 @@ def missing(record: Record) -> list[str]:
         elif role in ROLES and _expected(record, point) is None:
             found.append(f"{case} has no prediction: {_lacks(record, point)}")
     return found
+
+
+def absent(record: Record, roles: tuple[str, ...]) -> list[str]:
+    """What `missing` says of the cases of these roles."""
+    names = {str(s.point["case"]) for s in record.samples if s.point.get("role") in roles}
+    return [m for m in missing(record) if m.partition(" ")[0] in names]
 
 
 def _lacks(record: Record, point: Mapping[str, Any]) -> str:
@@ -1302,7 +1311,7 @@ def _what_step(p: Mapping[str, Any]) -> str:
         "ddp": "under DDP", "flat": "with all gradients in one message after the backward pass",
         "per-tensor": "with a message for each gradient after the backward pass",
     }[p["method"]]  # fmt: skip
-    batch = f"{p['microbatch']:,} samples"
+    batch = f"{p['microbatch']:,} sequences"
     if p["microbatches"] > 1:
         batch = f"{p['microbatches']:,} × {batch}, reduced once"
     return f"time of a step {how} on {p['ranks']} ranks, each with {batch}"
@@ -1322,7 +1331,7 @@ _WHAT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "sampler": lambda p: f"different orders of {p['samples']:,} samples in {p['epochs']:,} epochs, "
     f"{'without' if _unset(p) else 'with'} set_epoch",
     "gradient": lambda p: f"relative difference of the gradient of {p['ranks']} ranks from that of one process",
-    "noise": lambda p: f"squared norm of the gradient of a batch of {p['batch']:,} samples, the mean of draws",
+    "noise": lambda p: f"squared norm of the gradient of a batch of {p['batch']:,} sequences, the mean of draws",
     "memory": _what_memory,
     "resume": lambda p: "steps that are done again after a kill"
     + (f" after step {p['killed_at']:,}, with a checkpoint every {p['checkpoint_steps']:,}"
@@ -1414,8 +1423,8 @@ def _noise_text(record: Record) -> str:
     if found is None:
         return f"{said}\nThe noise of the gradients hides their mean: more draws are needed."
     return (
-        f"{said}\n|G|² is {show(found[0])}. Noise scale S/|G|²: {show(found[1])} samples, at which noise and gradient "
-        "are equal."
+        f"{said}\n|G|² is {show(found[0])}. Noise scale S/|G|²: {show(found[1])} sequences, at which noise and "
+        "gradient are equal."
     )
 
 
@@ -1457,6 +1466,11 @@ def _restart_text(record: Record) -> str:
     return "\n".join(parts)
 
 
+# The roles that a table or a picture is of.
+ROLES_OF: dict[str, tuple[str, ...]] = {
+    "messages": ("all-reduce", "fit"), "steps": ("step",), "efficiency": ("efficiency",), "sampler": ("sampler",),
+    "noise": ("noise", "noise-fit"), "memory": ("memory",), "restart": ("curve", "resume"),
+}  # fmt: skip
 TABLES: dict[str, Callable[[Record], str]] = {
     "messages": _messages_text, "steps": _steps_text, "efficiency": _efficiency_text, "sampler": _sampler_text,
     "noise": _noise_text, "memory": _memory_text, "restart": _restart_text,
@@ -1477,9 +1491,11 @@ def sweep(record: Record, name: str) -> str:
     if name not in TABLES:
         raise unknown("series", name, TABLES)
     said = TABLES[name](record)
-    if len(said.splitlines()) < 3:
-        raise EfflabError(f"record {record.id}: it has nothing of {name!r}. Measure it again.")
-    return said
+    if len(said.splitlines()) > 2:
+        return said
+    if gone := absent(record, ROLES_OF[name]):
+        return "\n".join(gone)
+    raise EfflabError(f"record {record.id}: it has nothing of {name!r}. Measure it again.")
 
 
 def compare(record: Record, slow: str, fast: str) -> str:
@@ -1527,6 +1543,8 @@ def evidence(record: Record, case: str) -> str:
     if case in results and case not in rows:
         return f"{case}: {_without_row(record, results[case])}"
     if case not in rows:
+        if gone := [m for m in missing(record) if m.startswith(f"{case} ")]:
+            return "\n".join(gone)
         raise unknown("case", case, rows)
     row, point = rows[case], _point(record, case)
     lines = [f"{case}: predicted {_shown(row, row.predicted)}, measured {_shown(row, row.measured)}"]
@@ -1627,12 +1645,19 @@ def _state_parts(point: Mapping[str, Any]) -> dict[str, float]:
 
 # Predictions that were saved from a calculator
 
-ANSWERED: dict[str, dict[str, str]] = {}
+# What a record can answer of each calculator: the output and its unit.
+ANSWERED: dict[str, dict[str, str]] = {"ddp-scaling": {"share": "", "speedup": "", "step_time": "s"}}
+_CLOSE = 0.05  # relative; as well as a person copies a time or a bandwidth
 
 
 def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
-    """The outputs of a calculator's prediction that a run of the lab could answer, each with its inputs."""
+    """The outputs of a calculator's prediction that a run of the lab could answer, each with its inputs.
+
+    Only of a model and a link of one's own: the lab's are none of the catalog's.
+    """
     wanted = ANSWERED.get(prediction.calculator or "", {})
+    if any(prediction.inputs.get(name) != "custom" for name in ("model", "link")):
+        return {}
     return {
         name: dict(prediction.inputs)
         for name, quantity in prediction.outputs.items()
@@ -1643,8 +1668,53 @@ def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
 def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
     """Of those outputs, the ones that this record answers: where the inputs are the run's own.
 
+    Of "ddp-scaling" the times of a step are those of a rank alone, latency and bandwidth those of the fit, and there
+    are as many ranks, parameters and bytes. The time of a step is answered for the times of all ranks at once too.
+
     Raises:
         EfflabError: as `points`.
     """
     _check(record)
-    return {}
+    wanted = asked(prediction)
+    if not wanted:
+        return {}
+    inputs, found = dict(prediction.inputs), {}
+    rows = {r.case: r for r in points(record, ("step", "efficiency"))}
+    for ranks, scaling in itertools.product(counts(record), SCALINGS):
+        case = f"{'strong' if scaling == 'strong' else 'ddp'}-{ranks}"
+        row, whole = rows.get(case), rows.get(f"efficiency-{scaling}-{ranks}")
+        if row is None or (inputs.get("ranks"), inputs.get("scaling")) != (ranks, scaling):
+            continue
+        point = _point(record, case)
+        if not _sends(record, point, inputs):
+            continue
+        words = [w for w in ("alone", "together") if _takes(record, f"{w}-{ranks}", inputs)]
+        if words:
+            found["step_time"] = row
+        if "alone" in words and whole is not None:
+            found["share"] = whole
+            found["speedup"] = dataclasses.replace(
+                whole, metric="speedup", predicted=ranks * whole.predicted, measured=ranks * whole.measured,
+                iqr=ranks * whole.iqr,
+            )  # fmt: skip
+    return {name: answered(row, prediction.outputs[name].value) for name, row in found.items() if name in wanted}
+
+
+def _close(a: Any, b: float | None) -> bool:
+    """Two numbers that agree within 5%; False for what is no number."""
+    return b is not None and positive(a) and abs(a - b) <= _CLOSE * max(a, b)
+
+
+def _sends(record: Record, point: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """The gradients and the link of a prediction are those of this step."""
+    both = ring(record, int(point["ranks"]))
+    if both is None or inputs.get("gradients") != "fp32" or inputs.get("overlap") != overlap(record, point):
+        return False
+    own = {"own_parameters": point["gradient_bytes"] / 4, "latency": both[0], "own_bandwidth": both[1]}
+    return all(_close(inputs.get(name), value) for name, value in own.items())
+
+
+def _takes(record: Record, case: str, inputs: Mapping[str, Any]) -> bool:
+    """Forward pass, backward pass and update of a prediction are those of this case."""
+    names = ("forward_time", "backward_time", "update_time")
+    return all(_close(inputs.get(n), _optional(record, case, n)) for n in names)
