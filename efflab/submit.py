@@ -72,7 +72,7 @@ TAKEN = (
 WHY = {
     "extra_forbidden": "no such key",
     "string_type": "a text is expected: put it in quotes",
-    "string_pattern_mismatch": "not a name that Slurm takes",
+    "string_pattern_mismatch": "a name without blanks, quotes and other signs of the shell is expected",
     "int_type": "a whole number is expected",
 }
 
@@ -813,7 +813,9 @@ class Job:
 
     def _record(self, state: State | None) -> Record | None:
         """Its complete record. A shared file system may show it late."""
-        deadline = time.monotonic() + (LATE if state and (state.name == "COMPLETED" or state.exit == 0) else 0.0)
+        deadline = time.monotonic() + (
+            LATE if state and state.name in ("COMPLETED", "GONE") and state.exit == 0 else 0.0
+        )
         while True:
             files = sorted((self.folder / "records").glob("*.json"))
             found = [records.load_record(f) for f in files if not f.name.endswith(".partial.json")]
