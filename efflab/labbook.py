@@ -1,4 +1,8 @@
-"""The lab book as one page: predictions, records, how the error shrank, progress. It loads nothing from elsewhere."""
+"""The lab book as one page: predictions, records, how the error shrank, progress. It loads nothing from elsewhere.
+
+Topic by topic, each folded. The first prediction of a case of a record is the one that counts; whoever predicts it
+again knows more, and that is marked.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,27 @@ from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
 from efflab.experiments import ablation
-from efflab.reconcile import CALIBRATED, Topic, error, percent
+from efflab.reconcile import CALIBRATED, SHARES, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
 from efflab.units import UNITS, Unit, show
+
+# Outputs of calculators that are shares of one and are not called so.
+CALLED_OTHERWISE = ("extra", "hfu", "least", "lost", "mfu", "skipped", "useful", "written")
 
 
 @dataclass(frozen=True)
 class Pair:
     """One predicted value and the measured one, both in base units of `unit`.
 
-    `prediction` is the prediction's id and `output` the name of its output: "<case>.<metric>" of a lab's, a
-    calculator's own name of it.
+    Attributes:
+        prediction, output: the prediction's id and the name of its output: "<case>.<metric>" of a lab's, a calculator's
+            own name of it.
+        case, metric: what was measured.
+        record, device: the record's id, and what it was measured on.
+        mode: "live", "submit" or "replay".
+        later: the same of the same record was predicted before; this one does not count.
     """
 
     created: str
@@ -30,10 +42,14 @@ class Pair:
     prediction: str
     output: str
     case: str
+    metric: str
     predicted: float
     measured: float
     unit: Unit
     record: str
+    device: str
+    mode: str
+    later: bool
 
     @property
     def factor(self) -> float:
@@ -46,7 +62,8 @@ def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair
 
     A prediction belongs to the record that it names (a replay), else to the record that names it (a lab's), else to
     the first record of its topic that was begun after it and holds an answer. A calculator's is answered by a case
-    of the same kernel, sizes and dtype. Predictions without a measurement are left out.
+    of the same kernel, sizes and dtype. Predictions without a measurement are left out. Of two predictions of one case
+    the first counts; the other is `later`.
     """
     problems: list[str] = []
     shipped = {t: records.recorded(t) for t in {p.topic for p in predictions} if t in reconcile_topics()}
@@ -59,17 +76,22 @@ def pairs(predictions: list[Prediction], found: list[Record]) -> tuple[list[Pair
                 usable[topic].append(record)
             except EfflabError as error_:
                 problems.append(str(error_))
-    result = []
+    result: list[Pair] = []
+    own, known = {r.id for r in found}, set()
     for prediction in predictions:
         for record in _candidates(prediction, found, usable.get(prediction.topic, [])):
             rows = _rows(prediction, record)
-            for name, (case, measured, unit) in rows.items():
+            mode = str(prediction.inputs.get("mode") or ("live" if record.id in own else "replay"))
+            for name, (case, metric, measured, unit) in rows.items():
+                about = record.id, case, metric
                 result.append(
                     Pair(
-                        prediction.created, prediction.topic, prediction.id, name, case,
-                        prediction.outputs[name].value, measured, unit, record.id,
+                        prediction.created, prediction.topic, prediction.id, name, case, metric,
+                        prediction.outputs[name].value, measured, unit, record.id, record.environment.device, mode,
+                        about in known,
                     )
                 )  # fmt: skip
+                known.add(about)
             if rows:
                 break
     return result, problems
@@ -87,8 +109,8 @@ def _candidates(prediction: Prediction, own: list[Record], usable: list[Record])
     return [r for r in usable if r.id in ids and r.created >= prediction.created]
 
 
-def _rows(prediction: Prediction, record: Record) -> dict[str, tuple[str, float, Unit]]:
-    """What a record says of a prediction's values, by the name of the output: the case, the value and its unit."""
+def _rows(prediction: Prediction, record: Record) -> dict[str, tuple[str, str, float, Unit]]:
+    """What a record says of a prediction's values, by the name of the output: case, metric, value and its unit."""
     module: Topic = reconcile_topic(prediction.topic)
     by_case = {(row.case, row.metric): row for row in module.points(record)}
     calibrated = module.calibration(record) if any(n.startswith(CALIBRATED) for n in prediction.outputs) else {}
@@ -98,12 +120,12 @@ def _rows(prediction: Prediction, record: Record) -> dict[str, tuple[str, float,
         case, _, what = name.rpartition(".")
         row = answered.get(name) or by_case.get((case, what))
         if row:
-            answer = row.case, row.measured, row.unit
+            answer = row.case, row.metric, row.measured, row.unit
         elif (of := case.removeprefix(CALIBRATED)) != case and of in calibrated:
-            answer = case, calibrated[of], module.CALIBRATION[of][1]
+            answer = case, what, calibrated[of], module.CALIBRATION[of][1]
         else:
             continue
-        if quantity.unit == answer[2].symbol and quantity.value > 0 and answer[1] > 0:
+        if quantity.unit == answer[3].symbol and quantity.value > 0 and answer[2] > 0:
             found[name] = answer
     return found
 
@@ -121,13 +143,35 @@ def page(book: LabBook) -> tuple[str, list[str]]:
     matched, damaged = pairs(predictions, found)
     problems += damaged
     parts.append(_progress(book, problems))
-    parts.append(_errors(matched))
-    parts.append(_predictions(predictions, matched))
-    parts.append(_records(found, problems))
+    topics = sorted({d.topic for d in [*predictions, *found]})
+    for topic in topics:
+        asked = [p for p in predictions if p.topic == topic]
+        answered = [p for p in matched if p.topic == topic]
+        of_topic = [r for r in found if r.topic == topic]
+        said = [f"{len(some)} {what}{'s' if len(some) > 1 else ''}" for some, what in
+                ((asked, "prediction"), (of_topic, "record")) if some]  # fmt: skip
+        summary = f"<h2>{html.escape(topic.replace('_', ' '))}</h2> <span>{', '.join(said)}</span>"
+        inside = [_errors(answered) if asked else "", _predictions(asked, answered), _records(of_topic, problems)]
+        parts.append(_folded(summary, inside, unfolded=len(topics) == 1))
     if problems:
         items = "".join(f"<li>{html.escape(p)}</li>" for p in problems)
         parts.append(f"<h2>Could not be read</h2><ul>{items}</ul>")
     return _page(parts), problems
+
+
+def _folded(summary: str, parts: list[str], unfolded: bool) -> str:
+    inside = "\n".join(p for p in parts if p)
+    return f"<details{' open' if unfolded else ''}><summary>{summary}</summary>\n{inside}\n</details>"
+
+
+def in_percent(name: str) -> bool:
+    """Whether an output is a share of one: "<case>.share" of a lab's prediction, "busy_share" of a calculator's."""
+    case, _, what = name.rpartition(".")
+    return what in SHARES if case else "share" in what.split("_") or what in CALLED_OTHERWISE
+
+
+def _written(value: float, unit: Unit, name: str) -> str:
+    return f"{value:.1%}" if in_percent(name) else show(value, unit)
 
 
 def _table(head: list[str], rows: list[list[str]], numeric: tuple[int, ...] = ()) -> str:
@@ -160,9 +204,12 @@ def _progress(book: LabBook, problems: list[str]) -> str:
 
 
 def _errors(matched: list[Pair]) -> str:
+    """How far the predictions of one topic were off, in the order predicted. Later ones of a case do not count."""
+    later = sum(p.later for p in matched)
+    matched = [p for p in matched if not p.later]
     if not matched:
         return (
-            "<h2>Error over time</h2><p>No prediction has a measurement yet. Commit to one with "
+            "<h3>Error over time</h3><p>No prediction has a measurement yet. Commit to one with "
             "<code>lab.predict(...)</code>, then call <code>lab.measure()</code>.</p>"
         )
     width, height, left, top = 640, 200, 56, 14
@@ -198,8 +245,9 @@ def _errors(matched: list[Pair]) -> str:
         said = f"Your first prediction was off by a factor of {matched[0].factor:.2g}."
     elif len(medians) > 1:
         said = f"Your predictions of the first run were off by a factor of {medians[0]}, of the last by {medians[-1]}."
+    left_out = f" Predictions of what was predicted before are left out: {later}." if later else ""
     return (
-        f"<h2>Error over time</h2><p>{said}</p>"
+        f"<h3>Error over time</h3><p>{said}{left_out}</p>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(said)}">{"".join(lines)}'
         f'<polyline points="{path}" class="curve"/>{marks}'
         f'<text x="{(width + left) / 2:.0f}" y="{height - 6}" text-anchor="middle">prediction, in order</text></svg>'
@@ -217,47 +265,49 @@ def _predictions(predictions: list[Prediction], matched: list[Pair]) -> str:
         for name, quantity in prediction.outputs.items():
             case, _, what = name.rpartition(".")
             pair = measured.get((prediction.id, name))
-            value = show(quantity.value, UNITS[quantity.unit])
+            value = _written(quantity.value, UNITS[quantity.unit], name)
             if module and what == "limiting_factor" and quantity.value in range(len(module.LIMITS)):
                 value = module.LIMITS[int(quantity.value)]
             waits = name in asked or (case and what != "limiting_factor")
             rows.append(
                 [
-                    prediction.created[:10], prediction.topic, prediction.calculator or prediction.source, name, value,
-                    show(pair.measured, pair.unit) if pair else "not measured yet" if waits else "",
+                    prediction.created[:10], prediction.calculator or prediction.source, name, value,
+                    _written(pair.measured, pair.unit, name) if pair else "not measured yet" if waits else "",
                     percent(error(pair.predicted, pair.measured)) if pair else "",
+                    "later: predicted before" if pair and pair.later else "",
                     pair.case if pair and pair.case != case else "",
+                    pair.mode if pair else str(prediction.inputs.get("mode") or ""), pair.device if pair else "",
                 ]
             )  # fmt: skip
-    head = ["date", "topic", "from", "what", "predicted", "measured", "error", "measured as"]
-    return "<h2>Predictions</h2>" + _table(head, rows, (4, 5, 6))
+    head = ["date", "from", "what", "predicted", "measured", "error", "note", "measured as", "mode", "device"]
+    return "<h3>Predictions</h3>" + _table(head, rows, (3, 4, 5))
 
 
 def _records(found: list[Record], problems: list[str]) -> str:
+    """The records of one topic, the newest first, each folded where there are several."""
     parts = []
     for record in reversed(found):
-        e = record.environment
-        title = f"{record.topic}, {e.device}, {record.created[:10]}, {record.scale} scale"
-        parts.append(f"<h3>{html.escape(title)}</h3>")
-        if not record.finished:
-            parts.append("<p>This run did not finish.</p>")
-        if record.topic == ablation.TOPIC:  # no lab's: nothing is predicted of it
-            parts.append(f"<p>{html.escape(ablation.summary(record))}</p>")
-            parts.append(_table([*ablation.HEAD], ablation.rows(record), tuple(range(1, len(ablation.HEAD)))))
-            continue
-        if record.topic not in reconcile_topics():
-            parts.append(f"<p>{len(record.samples)} samples.</p>")
-            continue
-        module = reconcile_topic(record.topic)
+        title = f"{record.environment.device}, {record.created[:10]}, {record.scale} scale"
+        parts.append(_folded(f"<h4>{html.escape(title)}</h4>", _of_record(record, problems), unfolded=len(found) == 1))
+    return ("<h3>Records</h3>" + "\n".join(parts)) if parts else ""
+
+
+def _of_record(record: Record, problems: list[str]) -> list[str]:
+    unfinished = [] if record.finished else ["<p>This run did not finish.</p>"]
+    if record.topic == ablation.TOPIC:  # no lab's: nothing is predicted of it
+        said, table = ablation.summary(record), ([*ablation.HEAD], ablation.rows(record), range(1, len(ablation.HEAD)))
+    elif record.topic not in reconcile_topics():
+        return [*unfinished, f"<p>{len(record.samples)} samples.</p>"]
+    else:
+        module: Topic = reconcile_topic(record.topic)
         try:
-            head, rows, numeric = module.table(record)
-            parts.append(f"<p>{html.escape(module.summary(record))}</p>")
-            parts.append(_table(head, rows, tuple(numeric)))
+            said, table = module.summary(record), module.table(record)
         except EfflabError as error_:
-            parts.append("<p>This record cannot be reconciled.</p>")
             if str(error_) not in problems:
                 problems.append(str(error_))
-    return ("<h2>Records</h2>" + "".join(parts)) if parts else ""
+            return [*unfinished, "<p>This record cannot be reconciled.</p>"]
+    head, rows, numeric = table
+    return [*unfinished, f"<p>{html.escape(said)}</p>", _table(head, rows, tuple(numeric))]
 
 
 _START = """<h2>It is empty. How to start</h2>
@@ -279,15 +329,20 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:64rem;padding:1.5rem 1rem 4rem;background:var(--paper);color:var(--ink);
 font:1rem/1.5 system-ui,sans-serif}
-h1,h2,h3{line-height:1.25}h2{margin-top:2.2rem}.lead{color:var(--soft)}
+h1,h2,h3,h4{line-height:1.25}h2{margin-top:2.2rem}.lead,summary span{color:var(--soft)}
+summary{cursor:pointer;padding:.5rem 0}summary h2,summary h4{display:inline;margin:0 .4rem 0 0}
+summary:focus-visible{outline:2px solid var(--mark)}
+main>details{border-top:1px solid var(--line)}main>details>:not(summary){margin-left:.2rem}
 .wide{overflow-x:auto}.wide:focus-visible{outline:2px solid var(--mark)}
 table{border-collapse:collapse;font-size:.9rem}
+td:first-child{min-width:6rem}td:last-child:not(.n){min-width:8rem}
+@media (max-width:40rem){td:last-child:not(.n):not(:first-child){min-width:16rem}}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{overflow-x:auto}
 svg{max-width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}
 .grid{stroke:var(--line)}.curve{fill:none;stroke:var(--mark);stroke-width:2}circle{fill:var(--mark)}
-@media print{body{max-width:none}.wide{overflow:visible}}
+@media print{body{max-width:none}.wide{overflow:visible}details::details-content{content-visibility:visible}}
 """
 
 

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from efflab import catalog
+from efflab import catalog, records
 from efflab.errors import EfflabError, unknown
 from efflab.records import DOUBTS as DOUBTS
 from efflab.records import Prediction, Record
@@ -91,7 +91,7 @@ class Topic(Protocol):
     """The roles of `points` that the picture `errors` draws."""
 
     def banner(self, record: Record) -> str:
-        """Where and when it was recorded, and that it was not measured here. `efflab.reconcile.banner` suits most."""
+        """Where and when it was recorded, and whether that was here. `efflab.reconcile.banner` suits most."""
 
     def cases(self, points: Iterable[Point]) -> dict[str, Point]:
         """Of these points, the ones that a learner can predict, by case name."""
@@ -233,7 +233,10 @@ def datasheet(record: Record) -> catalog.Accelerator | None:
 
 
 def banner(record: Record) -> str:
-    """On which device and when a record was measured, on one thread if so, and that it was not measured here."""
+    """On which device and when a record was measured, and on one thread if so.
+
+    Of a run that comes with the course it says that it was not measured here. Another one may well have been.
+    """
     e = record.environment
     what = e.device
     if e.kind == "cpu":
@@ -242,9 +245,10 @@ def banner(record: Record) -> str:
     state = "" if record.finished else " The run is not complete."
     if e.kind == "cpu" and record.spec.get("threads") == 1 and e.threads > 1:
         state += " What is timed ran on one thread."
+    shipped = any(r.id == record.id for r in records.recorded(record.topic))
     return (
         f"Replay of a recorded run: {what}, {record.created[:10]}, {record.scale} scale, {software}. "
-        f"Not measured here.{state}"
+        f"{'Not measured here' if shipped else 'Nothing is measured now'}.{state}"
     )
 
 

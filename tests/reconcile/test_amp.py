@@ -390,8 +390,8 @@ def test_the_calibration_gives_away_no_result() -> None:
 
 
 def test_the_banner_says_on_how_many_threads() -> None:
-    assert amp.banner(record(spec={"threads": 1})).endswith("Not measured here. What is timed ran on one thread.")
-    assert amp.banner(record()).endswith("Not measured here.")
+    assert amp.banner(record(spec={"threads": 1})).endswith("Nothing is measured now. What is timed ran on one thread.")
+    assert amp.banner(record()).endswith("Nothing is measured now.")
 
 
 # Memory: s b h = 12,000 elements, a s² b = 150,000

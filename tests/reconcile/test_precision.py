@@ -514,7 +514,7 @@ def test_the_text_names_every_case_and_is_the_same_every_time() -> None:
     head, rows, numeric = precision.table(found)
     assert all(len(r) == len(head) for r in rows)
     assert max(numeric) < len(head) - 1
-    assert "Not measured here" in precision.banner(found)
+    assert "Nothing is measured now." in precision.banner(found)
 
 
 def test_summaries_of_little() -> None:

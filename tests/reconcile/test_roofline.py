@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from efflab import reconcile
+from efflab import reconcile, records
 from efflab.errors import EfflabError
 from efflab.reconcile import roofline
 from efflab.records import Environment, Prediction, Record, Sample
@@ -454,7 +454,9 @@ def test_the_text_is_the_same_every_time_and_aligned() -> None:
     banner = roofline.banner(found)
     assert "Some CPU" in banner
     assert "2026-11-21" in banner
-    assert "Not measured here" in banner
+    assert "Nothing is measured now." in banner
+    shipped = found.model_copy(update={"id": records.recorded("roofline")[-1].id})
+    assert "Not measured here." in roofline.banner(shipped), "it comes with the course"
     assert "not complete" in roofline.banner(record(finished=None))
     lines = reconcile.columns(["a", "bb"], [["1", "2"], ["333", "4"]], (0,)).splitlines()
     assert lines == ["  a  bb", "───  ──", "  1  2", "333  4"]
