@@ -111,13 +111,13 @@ CPU = Scale(
     bucket_bytes=4 * MI,
     fit_sizes=tuple(4**i * KI for i in range(9)),
     held_out_sizes=(32 * KI, 512 * KI, 8 * MI, 32 * MI),
-    timer={"time_limit": 25.0, "shortest": 10e-3, "fewest": 6, "most": 30},
+    timer={"time_limit": 30.0, "shortest": 10e-3, "fewest": 6, "most": 30},
     all_reduce_limit=0.5,
     delay=0.1,
     trained=_gpt(2, 128, 4, 64) | {"microbatch": 8},
     curve={"text": "topics", "steps": 150, "checkpoint_steps": 20, "learning_rate": 2e-3, "dropout": 0.1},
     resume={"steps": 100, "checkpoint_steps": 20, "killed_at": 53},
-    noise={"steps": 50, "batch": 4, "draws": 192},
+    noise={"steps": 10, "batch": 4, "draws": 192},
 )
 GPU = Scale(
     ranks=1,
@@ -132,7 +132,7 @@ GPU = Scale(
     trained=_gpt(4, 256, 8, 256) | {"microbatch": 16},
     curve={"text": "library", "steps": 400, "checkpoint_steps": 50, "learning_rate": 1e-3, "dropout": 0.1},
     resume={"steps": 200, "checkpoint_steps": 50, "killed_at": 137},
-    noise={"steps": 100, "batch": 4, "draws": 256},
+    noise={"steps": 20, "batch": 4, "draws": 256},
 )
 
 
@@ -374,20 +374,28 @@ class DDP:
         return Plan(spec, cases, warnings, environment=changes, close=session.close)
 
 
+def _needs_two() -> Iterator[Sample]:
+    raise Unavailable("this needs two GPUs, and this run uses one; see --scale multi")
+    yield
+
+
 def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     of, ranks = session.scale, session.layout.ranks
-    counts: list[int] = session.arguments["counts"]
-    groups = session.groups
+    # One rank shows what it can, and says of the rest that it cannot.
+    counts: list[int] = session.arguments["counts"] if ranks > 1 else [1, 2]
     common = {"microbatch": of.microbatch, "gradient_bytes": shape["gradient_bytes"]}
 
     def case(point: dict[str, Any], metric: str = "time", unit: str = "s") -> Case:
+        if point["ranks"] > ranks and point["role"] != "sampler":
+            return Case(point, _needs_two, metric, unit)
         return Case(point, lambda: session.shared(point), metric, unit)
 
     def group(kind: str, **given: Any) -> None:
-        groups.append({"kind": kind, **given})
+        if given.get("ranks", 1) <= ranks or kind == "sampler":
+            session.groups.append({"kind": kind, **given})
 
     several = [n for n in counts if n > 1]
-    for role, sizes in (("fit", of.fit_sizes), ("all-reduce", of.held_out_sizes)):
+    for role, sizes in (("fit", of.fit_sizes if ranks > 1 else ()), ("all-reduce", of.held_out_sizes)):
         for n, nbytes in itertools.product(several, sizes):
             point: dict[str, Any] = {
                 "case": f"all-reduce-{size_name(nbytes)}-{n}", "role": role, "ranks": n, "message_bytes": nbytes,
@@ -422,9 +430,7 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
                 }  # fmt: skip
                 yield case(point, "efficiency", "")
         group("steps", ranks=n, names=names)
-    if not several:
-        yield from _missing(of, common)
-    for n, set_epoch in itertools.product(several or [2], (True, False)):
+    for n, set_epoch in itertools.product(several, (True, False)):
         name = f"{'' if set_epoch else 'no-'}set-epoch-{n}"
         group("sampler", ranks=n, name=name, set_epoch=set_epoch)
         point = {
@@ -465,30 +471,6 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     yield Case(point, curve, "loss", "nats")
     point = {"case": "resumed", "role": "resume", "ranks": ranks, **of.resume, "series": "resume"}
     yield Case(point, lambda: session.killed(point), "repeated", "")
-
-
-def _missing(of: Scale, common: dict[str, Any]) -> Iterator[Case]:
-    """One case of each role that one rank cannot show; they say so."""
-    message = of.held_out_sizes[len(of.held_out_sizes) // 2]
-    for case, role, more in (
-        (f"all-reduce-{size_name(message)}-2", "all-reduce", {"message_bytes": message}),
-        ("ddp-2", "step", {**common, "method": "ddp", "scaling": "weak", "microbatches": 1}),
-        ("strong-2", "step", {**common, "method": "ddp", "scaling": "strong", "microbatches": 1}),
-        ("efficiency-weak-2", "efficiency", {**common, "scaling": "weak"}),
-        ("efficiency-strong-2", "efficiency", {**common, "scaling": "strong"}),
-        ("straggler-2", "straggler", {**common, "sleep": of.delay, "microbatches": 1}),
-        ("gradient-2", "gradient", common),
-    ):
-        point: dict[str, Any] = {"case": case, "role": role, "ranks": 2, **more, "series": role}
-        if more.get("scaling") == "strong":
-            point["microbatch"] = of.microbatch // 2
-
-        def samples() -> Iterator[Sample]:
-            raise Unavailable("this needs two GPUs, and this run uses one; see --scale multi")
-            yield
-
-        metric, unit = {"efficiency": ("efficiency", ""), "gradient": ("difference", "")}.get(role, ("time", "s"))
-        yield Case(point, samples, metric, unit)
 
 
 EXPERIMENT = DDP()

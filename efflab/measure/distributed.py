@@ -393,7 +393,8 @@ def diagnose(folder: Path) -> RankFailed:
     if later:
         return _failed(folder, min(later)[1], errors, ended)
     log = folder / "log.txt"
-    return RankFailed(f"the ranks did not start. The end of their log:\n{_tail(log)}\nThe whole log is {log}")
+    end = "\n".join(_text(log).splitlines()[-6:])
+    return RankFailed(f"the ranks did not start. The end of their log:\n{end}\nThe whole log is {log}")
 
 
 def _failed(
@@ -414,7 +415,7 @@ def _failed(
     else:
         how = f"ended before it was done, with exit status {note['status']}"
     path = folder / f"rank-{rank}.txt"
-    where = note.get("where") or _tail(path)
+    where = note.get("where") or _stack(path)
     said = f"{who} {how}."
     if where:
         said += f"\n{where.rstrip()}\nThe whole traceback is {path}"
@@ -423,10 +424,16 @@ def _failed(
     return RankFailed(said, rank, note["node"], number, bool(note.get("out_of_memory")))
 
 
-def _tail(path: Path, lines: int = 6) -> str:
+def _text(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").strip().splitlines()[-lines:])
+        return path.read_text(errors="replace").strip()
     return ""
+
+
+def _stack(path: Path) -> str:
+    """The most recent calls of the main thread, which faulthandler writes last."""
+    said = _text(path).rpartition("(most recent call first):\n")[2]
+    return "\n".join(said.splitlines()[:4])
 
 
 # A rank's process, and the one that watches it
