@@ -43,10 +43,10 @@ def ddp(record: Record) -> Any:
     for y, (row, held) in enumerate(rows):
         left = 0.0
         for part, (colour, words) in PARTS.items():
-            # A part within the noise may be negative; the next one then begins further left.
-            width = held[part] * scale
-            axes.barh(y, max(0.0, width), 0.6, left=left, color=colour, label=words if y == 0 else None)
-            left += width
+            # Within the noise a part may be negative, and the others then more than the step: the bar ends with it.
+            width = max(0.0, min(held[part], row.measured - left)) * scale
+            axes.barh(y, width, 0.6, left=left * scale, color=colour, label=words if y == 0 else None)
+            left += max(0.0, held[part])
         axes.plot([row.predicted * scale] * 2, [y - 0.42, y + 0.42], color="#000000", lw=2.4, zorder=4,
                   label="predicted" if y == 0 else None)  # fmt: skip
         beside = max(row.measured, row.predicted) * scale

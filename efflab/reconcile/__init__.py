@@ -240,7 +240,8 @@ def banner(record: Record) -> str:
     e = record.environment
     what = e.device
     if e.kind == "cpu":
-        what += f" ({e.cores or '?'} cores, {e.threads} threads{', virtual machine' if e.virtual else ''})"
+        what += f" ({e.cores or '?'} cores, {e.threads} thread{'' if e.threads == 1 else 's'}"
+        what += f"{', virtual machine' if e.virtual else ''})"
     software = f"torch {e.torch}" + (f", CUDA {e.cuda}" if e.kind == "cuda" and e.cuda else "")
     state = "" if record.finished else " The run is not complete."
     if e.kind == "cpu" and record.spec.get("threads") == 1 and e.threads > 1:

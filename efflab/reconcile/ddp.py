@@ -32,6 +32,7 @@ from efflab.reconcile import (
     answered,
     columns,
     damaged,
+    datasheet,
     doubted,
     error,
     of_topic,
@@ -409,6 +410,12 @@ def _fit_text(record: Record, ranks: int) -> Iterator[str]:
         f"Latency and transfer are equal at {_half(both, ranks)}."
     )
     (low, high), (slow, fast) = found.latency_range, found.bandwidth_range
+    entry = datasheet(record)
+    if entry and entry.link and entry.link_bandwidth and record.spec.get("nodes") == 1:
+        yield (
+            f"By the data sheet one direction of {entry.link.name} has {show(entry.link_bandwidth, BYTE_PER_SECOND)}; "
+            f"the fit reaches {both[1] / entry.link_bandwidth:.0%} of it."
+        )
     yield (
         f"Without one of the messages, whichever: {show(low, SECOND)} to {show(high, SECOND)}, and "
         f"{show(slow, BYTE_PER_SECOND)} to {show(fast, BYTE_PER_SECOND)}. {_residuals(found, messages)}"
@@ -1035,8 +1042,8 @@ def _why_noise(record: Record, sample: Sample, predicted: float, measured: float
     spreads = _extrapolated(record, float(sample.point["batch"])), _standard_error(sample.values)
     if all(spreads):
         texts.append(
-            f"By the spread of the draws the prediction is known to {unsigned(spreads[0] / predicted)}, the "
-            f"measurement to {unsigned(spreads[1] / measured)} (standard errors)."
+            f"By the spread of the draws the prediction is known to {unsigned(spreads[0] / predicted)} or "
+            f"better, the measurement to {unsigned(spreads[1] / measured)} (standard errors)."
         )
         if not texts[0] and abs(measured - predicted) < 2 * math.hypot(*spreads):
             texts.append("They agree within two of these together.")
@@ -1044,7 +1051,10 @@ def _why_noise(record: Record, sample: Sample, predicted: float, measured: float
 
 
 def _extrapolated(record: Record, batch: float) -> float:
-    """The standard error of a squared norm that two others predict: it is linear in both."""
+    """The standard error of a squared norm that two others predict: it is linear in both.
+
+    As of draws that have nothing in common. The same samples in both, which then vary together, make it smaller.
+    """
     small, large = _noise_fits(record)
     near, far = 1 / float(large.point["batch"]), 1 / float(small.point["batch"])
     beyond = (near - 1 / batch) / (far - near)

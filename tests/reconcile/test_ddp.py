@@ -116,7 +116,8 @@ CALIBRATION = [*fit(), *computing()]
 
 def record(*middle: Sample, kind: str = "cpu", **changes: Any) -> Record:
     environment = Environment(
-        device="Some CPU" if kind == "cpu" else "Some GPU", kind=kind, count=2, memory=2**34, threads=1,
+        device=changes.pop("device", "Some CPU" if kind == "cpu" else "Some GPU"), kind=kind, count=2,
+        memory=changes.pop("memory", 2**34), threads=1,
         cores=changes.pop("cores", 2), caches={"L2": 2**20, "L3": 2**24}, torch="2.13", python="3.11", efflab="0.1",
         platform="Linux x86_64", ranks=2, backend="gloo" if kind == "cpu" else "nccl",
     )  # fmt: skip
@@ -219,6 +220,16 @@ def test_the_calibration_shows_fit_and_steps() -> None:
     assert ddp.calibration_text(record(samples=[])) == (
         "Gradients: 20 MB in 30 tensors. DDP's first bucket holds 1 MiB, each other 25 MiB."
     )
+
+
+def test_a_gpus_link_is_held_against_its_data_sheet() -> None:
+    """An H200's NVLink 4 has 450 GB/s in one direction; between two GPUs 360 of them are 80%."""
+    fast = [sample(message(s, 2, "fit"), 20e-6 + s / 360e9) for s in SIZES]
+    changes: dict[str, Any] = {"kind": "cuda", "device": "NVIDIA H200", "memory": 150_000_000_000 * 94 // 100}
+    said = ddp.calibration_text(record(samples=fast, **changes))
+    assert "By the data sheet one direction of NVLink 4 has 450 GB/s; the fit reaches 80% of it." in said
+    assert "data sheet" not in ddp.calibration_text(record(samples=fast, spec={"nodes": 2}, **changes))
+    assert "data sheet" not in ddp.calibration_text(full())
 
 
 def test_what_a_learner_predicts_of_the_calibration() -> None:
@@ -640,6 +651,7 @@ def test_the_text_names_every_case_and_is_the_same_every_time() -> None:
     head, rows, numeric = ddp.table(found)
     assert all(len(r) == len(head) for r in rows)
     assert max(numeric) < len(head) - 1
+    assert "Some CPU (2 cores, 1 thread), 2026-11-21" in ddp.banner(found)
     assert "2 ranks, gloo." in ddp.banner(found)
     two = record(spec={"nodes": 2})
     assert "2 ranks on 2 nodes, gloo." in ddp.banner(two)
