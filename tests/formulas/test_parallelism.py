@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DistributedSampler
 
 from efflab.formulas import parallelism as p
+from efflab.site.diagrams import execute
 
 ranks = st.integers(1, 9)
 many = st.integers(2, 9)
@@ -471,74 +472,6 @@ def test_traffic_of_tensor_parallelism_by_splitting_a_block(n, layers, batch, le
 # Pipelines
 
 
-def orders(schedule, stages, microbatches, chunks):
-    """What each stage does in which order: (forward or backward, microbatch, chunk)."""
-    found = []
-    for stage in range(stages):
-        if schedule == "GPipe":
-            ops = [("F", m, 0) for m in range(microbatches)] + [("B", m, 0) for m in range(microbatches)]
-            found.append(ops)
-            continue
-        total = microbatches * chunks
-        if schedule == "1F1B":
-            warm = min(stages - stage - 1, total)
-        else:  # as Megatron-LM counts the operations before the first backward pass
-            warm = total if microbatches == stages else min(2 * (stages - stage - 1) + (chunks - 1) * stages, total)
-        forward, backward = [], []
-        for number in range(total):
-            round_, place = divmod(number, stages * chunks)
-            chunk, within = divmod(place, stages)
-            microbatch = round_ * stages + within if chunks > 1 else number
-            forward.append(("F", microbatch, chunk if chunks > 1 else 0))
-            backward.append(("B", microbatch, chunks - 1 - chunk if chunks > 1 else 0))
-        ops = forward[:warm]
-        for number in range(total - warm):
-            ops += [forward[warm + number], backward[number]]
-        found.append(ops + backward[total - warm :])
-    return found
-
-
-@dataclass
-class Executed:
-    """A schedule that was executed: how long it took, and of each stage its idle time, peak and messages."""
-
-    time: float
-    idle: list
-    peak: list
-    sent: list
-
-
-def execute(schedule, stages, microbatches, chunks, forward, backward):
-    """Run a schedule, each operation as soon as its stage is free and its input is there."""
-    lists = orders(schedule, stages, microbatches, chunks)
-    last = stages * chunks - 1
-    ended, free, at = {}, [0.0] * stages, [0] * stages
-    holds, peak, sent = [0] * stages, [0] * stages, [0] * stages
-    while any(at[s] < len(lists[s]) for s in range(stages)):
-        moved = False
-        for s in range(stages):
-            while at[s] < len(lists[s]):
-                kind, microbatch, chunk = lists[s][at[s]]
-                place = chunk * stages + s  # of the model's parts
-                if kind == "F":
-                    needs = [] if place == 0 else [("F", microbatch, place - 1)]
-                else:
-                    needs = [("F" if place == last else "B", microbatch, place if place == last else place + 1)]
-                if not all(n in ended for n in needs):
-                    break
-                start = max([free[s], *(ended[n] for n in needs)])
-                free[s] = ended[kind, microbatch, place] = start + (forward if kind == "F" else backward) / chunks
-                holds[s] += 1 if kind == "F" else -1
-                peak[s] = max(peak[s], holds[s])
-                sent[s] += place != last if kind == "F" else place != 0
-                at[s] += 1
-                moved = True
-        assert moved, "the schedule is stuck"
-    busy = microbatches * (forward + backward)
-    time = max(free)
-    return Executed(time, [time - busy] * stages, [h / chunks for h in peak], sent)
-
-
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4))
 
 
@@ -555,12 +488,14 @@ def test_pipeline_schedules_by_executing_them(schedule, shape, forward, backward
     here = dict(stages=stages, microbatches=microbatches, chunks=chunks, schedule=schedule)
     ran = execute(schedule, stages, microbatches, chunks, forward, backward)
     ideal = microbatches * (forward + backward)
+    idle = ran.time - ran.busy[0]
     fraction = p.pipeline_bubble_fraction(**here)
-    assert math.isclose(fraction, ran.idle[0] / ideal, rel_tol=1e-9, abs_tol=1e-12)
-    idle = p.pipeline_bubble_time(bubble_fraction=fraction, busy_time=ideal)
-    assert idle == pytest.approx(ran.idle[0], rel=1e-9, abs=1e-9)
+    assert ran.busy == pytest.approx([ideal] * stages)
+    assert fraction == pytest.approx(idle / ideal, rel=1e-9, abs=1e-9)
+    waiting = p.pipeline_bubble_time(bubble_fraction=fraction, busy_time=ideal)
+    assert waiting == pytest.approx(idle, rel=1e-9, abs=1e-9)
     share = p.pipeline_idle_share(bubble_fraction=fraction)
-    assert share == pytest.approx(ran.idle[0] / ran.time, rel=1e-9, abs=1e-12)
+    assert share == pytest.approx(idle / ran.time, rel=1e-9, abs=1e-12)
     assert p.pipeline_microbatches_in_flight(**here) == pytest.approx(max(ran.peak)) == pytest.approx(ran.peak[0])
     held = p.stage_activation_bytes(microbatch_bytes=3.0, microbatches_in_flight=ran.peak[0])
     assert held == pytest.approx(3 * max(ran.peak))
