@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from efflab.catalog import match_device
-from efflab.errors import EfflabError
 from efflab.exercises.checks import FLOAT32, NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
@@ -26,6 +25,7 @@ from efflab.exercises.checks.records import (
     command,
     own,
     plausible,
+    reconciled,
     steady,
     text,
     timed_well,
@@ -1472,7 +1472,7 @@ def _shares_of_the_profile(record: Record) -> dict[str, float]:
             raise NotYet(
                 f"profile: the fault {fault!r} takes no time. Was it in the loop that was profiled?", "no share"
             )
-    held = _reconciled(reconcile.held_shares, record)
+    held = reconciled(reconcile.held_shares, record)
     return {fault: held[fault] for fault in FAULTS}
 
 
@@ -1480,16 +1480,8 @@ def _left(record: Record, shares: dict[str, float]) -> dict[str, float]:
     """Of the step with all faults, the share that each fault's part has left after its mend, by the second profile."""
     for metric in ("time", *(f"range_{part}" for part in PARTS)):
         _sample(record, "profile-clean", metric)
-    saved = _reconciled(reconcile.by_both, record) or {}
+    saved = reconciled(reconcile.by_both, record) or {}
     return {fault: shares[fault] - saved[fault] for fault in FAULTS}
-
-
-def _reconciled(read: Callable[[Record], Any], record: Record) -> Any:
-    """What `efflab.reconcile.profiling` reads from the record, which must not be damaged."""
-    try:
-        return read(record)
-    except EfflabError as error:
-        raise NotYet(str(error), "damaged") from None
 
 
 def _error(values: list[float]) -> float:

@@ -12,7 +12,7 @@ A topic's checker calls these in this order and adds the bounds of its own physi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from efflab import records
@@ -157,6 +157,18 @@ def text(sample: Sample, name: str, topic: str) -> str:
     case = sample.point.get("case", "a sample without a name")
     problem = f"{name!r} is {short(value)}, not a text" if name in sample.point else f"its point lacks {name!r}"
     raise NotYet(f"{case}: {problem}. Measure with '{command(topic)}'.", "damaged")
+
+
+def reconciled(read: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of `efflab.reconcile` reads from a record, which must not be damaged.
+
+    Raises:
+        NotYet: it is; says where.
+    """
+    try:
+        return read(*arguments)
+    except EfflabError as error:
+        raise NotYet(str(error), "damaged") from None
 
 
 def timed_well(record: Record, fewest: int = FEWEST_REPEATS) -> None:
