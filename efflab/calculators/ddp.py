@@ -330,7 +330,7 @@ layout = Calculator(
                 "utilization",
                 0.05,
                 1,
-                default=0.55,
+                default=0.5,
                 steps=95,
                 label="Share of the peak, alone",
                 unit=COUNT,

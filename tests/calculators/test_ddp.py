@@ -89,16 +89,16 @@ def test_every_recorded_run_has_both_efficiencies():
 
 
 def test_llama_3_on_16384_gpus_as_published():
-    """Grattafiori et al. 2024, table 4: 16,384 GPUs, 16M tokens, 400 TFLOP/s and 41%; ours within a tenth of it."""
+    """Grattafiori et al. 2024, table 4. One number, the share of the peak, is fitted to the 43% on 8,192 GPUs."""
     here = calculators.get(LAYOUT).evaluate()
     assert here["devices"] == 16384 and here["tokens"] == pytest.approx(2**24)
-    assert here["mfu_share"] == pytest.approx(0.41, rel=0.1)
-    assert here["per_device"] == pytest.approx(400e12, rel=0.1)
+    assert here["mfu_share"] == pytest.approx(0.41, rel=0.02)
+    assert here["per_device"] == pytest.approx(400e12, rel=0.02)
     assert here["memory_share"] < 1 and "bubble" in here.verdict
     half = calculators.get(LAYOUT).evaluate(data_parallel=64, microbatches=32)
     assert half["devices"] == 8192 and half["tokens"] == pytest.approx(2**24)
-    # printed: 43% and 41%
-    assert half["mfu_share"] / here["mfu_share"] == pytest.approx(43 / 41, rel=0.03)
+    assert half["mfu_share"] == pytest.approx(0.43, rel=0.01)
+    assert half["per_device"] == pytest.approx(430e12, rel=0.02)
 
 
 def test_the_step_by_hand():
@@ -106,7 +106,7 @@ def test_the_step_by_hand():
     here = calculators.get(LAYOUT).evaluate()
     parameters = 405853388800
     token = 6 * parameters + 12 * 126 * 128 * 128 * 8192
-    compute = token * 2**24 / (16384 * 989.4e12 * 0.55)
+    compute = token * 2**24 / (16384 * 989.4e12 * 0.5)
     assert here["compute_time"] == pytest.approx(compute)
     tensor = 16 * 8 * 126 / 16 * 7 / 8 * 8192 * 16384 * 2 / 450e9
     assert here["tensor_time"] == pytest.approx(tensor)
@@ -222,7 +222,7 @@ def test_llama_3s_failures():
     assert here["best"] == pytest.approx(math.sqrt(2 * 10 * 54 * 86400 / 419), rel=1e-6)
 
 
-@pytest.mark.parametrize(("devices", "write", "restart"), itertools.product((8, 1024, 16384), (1, 60), (0, 600)))
+@pytest.mark.parametrize(("devices", "write", "restart"), [*itertools.product((8, 1024, 16384), (1, 60), (0, 600))])
 def test_no_other_interval_loses_less(devices, write, restart):
     saving = calculators.get(SAVING)
     state = {"devices": devices, "checkpoint_time": write, "restart_time": restart}
