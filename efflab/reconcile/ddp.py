@@ -16,6 +16,7 @@ does not hold stands behind "consistent with".
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -195,7 +196,7 @@ def _check_values(sample: Sample, where: str) -> None:
     else:
         return
     if sample.unit != allowed:
-        raise EfflabError(f"{where}: a {sample.metric} in {sample.unit!r}. Measure it again.")
+        raise EfflabError(f"{where}: its {sample.metric} is in {sample.unit!r}. Measure it again.")
     for value in sample.values:
         if value < 0 or (value == 0 and not zero):
             raise EfflabError(f"{where}: {sample.metric} cannot be {value!r}. Measure it again.")
@@ -270,6 +271,10 @@ def counts(record: Record) -> list[int]:
         EfflabError: the record is of another topic, or a sample is damaged.
     """
     _check(record)
+    return _counts(record)
+
+
+def _counts(record: Record) -> list[int]:
     return sorted({int(s.point["ranks"]) for s in record.samples if s.point.get("role") in _RANKED})
 
 
@@ -277,8 +282,16 @@ def counts(record: Record) -> list[int]:
 
 
 def fitted(record: Record, ranks: int) -> list[tuple[float, float]]:
-    """The bytes and the median time of each message that the fit of so many ranks rests on, from the smallest."""
+    """The bytes and the median time of each message that the fit of so many ranks rests on, from the smallest.
+
+    Raises:
+        EfflabError: the record is of another topic, or a sample is damaged.
+    """
     _check(record)
+    return _fitted(record, ranks)
+
+
+def _fitted(record: Record, ranks: int) -> list[tuple[float, float]]:
     return sorted(
         (float(s.point["message_bytes"]), median(s.values))
         for s in record.samples
@@ -293,6 +306,10 @@ def line(record: Record, ranks: int) -> MessageFit | None:
         EfflabError: the record has no message between so many ranks.
     """
     _check(record)
+    return _line(record, ranks)
+
+
+def _line(record: Record, ranks: int) -> MessageFit | None:
     if not any(s.point.get("role") == "fit" and s.point["ranks"] == ranks for s in record.samples):
         raise EfflabError(f"record {record.id}: it has no fitted all-reduce of {ranks} ranks. Measure it again.")
     found = _fit(record, ranks)
@@ -301,7 +318,11 @@ def line(record: Record, ranks: int) -> MessageFit | None:
 
 def _fit(record: Record, ranks: int) -> MessageFit | str:
     """The fit, or why there is none."""
-    messages = fitted(record, ranks)
+    return _fit_to(tuple(_fitted(record, ranks)))
+
+
+@functools.lru_cache(maxsize=128)
+def _fit_to(messages: tuple[tuple[float, float], ...]) -> MessageFit | str:
     try:
         return fit_latency_bandwidth([s for s, _ in messages], [t for _, t in messages])
     except EfflabError as problem:
@@ -311,9 +332,18 @@ def _fit(record: Record, ranks: int) -> MessageFit | str:
 def ring(record: Record, ranks: int) -> tuple[float, float] | None:
     """Latency of one step of a ring, s, and bandwidth of one direction per rank, B/s, as the fit has them.
 
-    A ring of n ranks takes 2(n − 1) steps, and each rank sends 2(n − 1)/n of the message.
+    A ring of n ranks takes 2(n − 1) steps, and each rank sends 2(n − 1)/n of the message. None where no line could be
+    fitted.
+
+    Raises:
+        EfflabError: as `line`.
     """
-    found = line(record, ranks) if ranks > 1 else None
+    _check(record)
+    return _ring(record, ranks)
+
+
+def _ring(record: Record, ranks: int) -> tuple[float, float] | None:
+    found = _line(record, ranks) if ranks > 1 else None
     if found is None:
         return None
     sent = float(formulas.all_reduce_traffic(message_bytes=1.0, ranks=ranks))
@@ -322,10 +352,11 @@ def ring(record: Record, ranks: int) -> tuple[float, float] | None:
 
 def calibration(record: Record) -> dict[str, float]:
     """The measured value of each of `CALIBRATION`, where there is one; of the largest number of ranks."""
+    _check(record)
     found: dict[str, float] = {}
-    measured = counts(record)
-    with_messages = [n for n in measured if fitted(record, n)]
-    if with_messages and (both := ring(record, with_messages[-1])):
+    measured = _counts(record)
+    with_messages = [n for n in measured if _fitted(record, n)]
+    if with_messages and (both := _ring(record, with_messages[-1])):
         found |= {"latency": both[0], "bandwidth": both[1]}
         if not both[0]:
             del found["latency"]  # nothing that a prediction could be compared with
@@ -380,8 +411,9 @@ def banner(record: Record) -> str:
 
 def calibration_text(record: Record) -> str:
     """The fit with its residuals, and the steps without communication. It gives away no predicted case."""
+    _check(record)
     lines: list[str] = []
-    for ranks in (n for n in counts(record) if fitted(record, n)):
+    for ranks in (n for n in _counts(record) if _fitted(record, n)):
         lines += _fit_text(record, ranks)
     lines += _step_table(record)
     if said := _model_text(record):
@@ -394,11 +426,11 @@ def calibration_text(record: Record) -> str:
 def _fit_text(record: Record, ranks: int) -> Iterator[str]:
     """The fit in words, and a table of the messages that it rests on."""
     found = _fit(record, ranks)
-    messages = fitted(record, ranks)
+    messages = _fitted(record, ranks)
     if isinstance(found, str):
         yield f"All-reduce of {ranks} ranks: no line fits. {found}"
         return
-    both = ring(record, ranks)
+    both = _ring(record, ranks)
     assert both is not None
     steps = 2 * (ranks - 1)
     yield (
@@ -464,7 +496,7 @@ _COMPUTING = ("alone", "together", "alone-part", "together-part", "reducer")
 def _step_table(record: Record) -> Iterator[str]:
     """The steps without communication: forward pass, backward pass, update."""
     body = []
-    for ranks, name in itertools.product(counts(record), _COMPUTING):
+    for ranks, name in itertools.product(_counts(record), _COMPUTING):
         sample = _case(record, f"{name}-{ranks}", "time")
         if sample is None or sample.status != "ok":
             continue
@@ -489,9 +521,9 @@ def _model_text(record: Record) -> str:
         said += f" DDP's first bucket holds {_size(float(first))}, each other {_size(float(bucket))}."  # type: ignore[arg-type]
     if record.environment.kind != "cpu":
         return f"{said} On a GPU communication has streams of its own: the backward pass can hide it."
-    if not counts(record):
+    if not _counts(record):
         return said
-    ranks = counts(record)[-1]
+    ranks = _counts(record)[-1]
     if idle := spare_cores(record, ranks):
         return (
             f"{said} While {ranks} ranks compute, {idle:.0f} cores of a node are spare: communication can run beside "
@@ -522,7 +554,7 @@ def _reduced(record: Record, ranks: int, messages: float, message_bytes: float) 
     """Seconds of so many all-reduces of so many bytes each; none for one rank alone."""
     if ranks == 1:
         return 0.0
-    both = ring(record, ranks)
+    both = _ring(record, ranks)
     if both is None:
         return None
     latency, bandwidth = both
@@ -586,7 +618,7 @@ def expected_step(record: Record, point: Mapping[str, Any]) -> Parts | None:
         forward_time=forward, update_time=update, overlap=beside, microbatches=float(point["microbatches"]), **inputs
     )  # fmt: skip
     exposed = float(formulas.exposed_communication_time(overlap=beside, **inputs))
-    both = ring(record, ranks)
+    both = _ring(record, ranks)
     latency = messages * 2 * (ranks - 1) * both[0] if both else 0.0
     return Parts(
         computing=float(total) - exposed, messages=messages, latency=latency, transfer=communication - latency,
@@ -638,6 +670,10 @@ def noise(record: Record) -> tuple[float, float] | None:
         EfflabError: the record has not the squared norms of two batch sizes.
     """
     _check(record)
+    return _noise(record)
+
+
+def _noise(record: Record) -> tuple[float, float] | None:
     one, other = _noise_fits(record)
     if one.status != "ok" or other.status != "ok":
         return None
@@ -686,7 +722,7 @@ def _expected(record: Record, point: Mapping[str, Any]) -> float | None:
     if role == "gradient":
         return _entry(record, point, "rounding")
     if role == "noise":
-        found = noise(record)
+        found = _noise(record)
         return found and found[0] * (1 + found[1] / float(point["batch"]))
     if role == "memory":
         return float(
@@ -770,7 +806,7 @@ def _all_ranks(record: Record) -> int:
 
 
 def _limit(record: Record, point: Mapping[str, Any]) -> str:
-    found = line(record, int(point["ranks"]))
+    found = _line(record, int(point["ranks"]))
     assert found is not None
     return "latency" if found.latency > float(point["message_bytes"]) / found.bandwidth else "bandwidth"
 
@@ -798,7 +834,7 @@ def _joined(texts: Iterable[str]) -> str:
 
 def _why_message(record: Record, sample: Sample, predicted: float, seconds: float) -> str:
     point, ranks = sample.point, int(sample.point["ranks"])
-    found = line(record, ranks)
+    found = _line(record, ranks)
     assert found is not None
     limit = _limit(record, point)
     part = found.latency if limit == "latency" else float(point["message_bytes"]) / found.bandwidth
@@ -819,7 +855,7 @@ def _share(value: float) -> str:
 def _neighbours(record: Record, point: Mapping[str, Any], found: MessageFit, off: float) -> Iterator[str]:
     """That the fitted messages next to this one lie off the line on the same side."""
     size = float(point["message_bytes"])
-    messages = list(zip(fitted(record, int(point["ranks"])), found.residuals, strict=True))
+    messages = list(zip(_fitted(record, int(point["ranks"])), found.residuals, strict=True))
     below = [m for m in messages if m[0][0] < size][-1:]
     above = [m for m in messages if m[0][0] > size][:1]
     near = [(s, r) for (s, _), r in (*below, *above) if r * off > 0 and abs(r) > OFF]
@@ -1032,7 +1068,7 @@ def _why_gradient(record: Record, sample: Sample, predicted: float, measured: fl
 
 
 def _why_noise(record: Record, sample: Sample, predicted: float, measured: float) -> str:
-    found = noise(record)
+    found = _noise(record)
     assert found is not None
     texts = [
         agrees(measured / predicted),
@@ -1352,8 +1388,8 @@ _WHAT: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def _messages_text(record: Record) -> str:
     """All-reduces by size, fitted and held out, with both bandwidths."""
     body = []
-    for ranks in counts(record):
-        found = line(record, ranks) if fitted(record, ranks) else None
+    for ranks in _counts(record):
+        found = _line(record, ranks) if _fitted(record, ranks) else None
         for sample in sorted(
             (s for s in record.samples if s.point.get("role") in ("fit", "all-reduce") and s.point["ranks"] == ranks
              and s.metric == "time" and s.status == "ok"),
@@ -1386,7 +1422,7 @@ def _steps_text(record: Record) -> str:
 
 
 def _point(record: Record, case: str) -> dict[str, Any]:
-    return next(s.point for s in _samples(record) if s.point["case"] == case)
+    return next(s.point for s in record.samples if s.point.get("case") == case)
 
 
 def _efficiency_text(record: Record) -> str:
@@ -1418,7 +1454,7 @@ def _sampler_text(record: Record) -> str:
 
 def _noise_text(record: Record) -> str:
     """Squared norms over the batch size, and the noise scale that they show."""
-    found = noise(record)
+    found = _noise(record)
     body = []
     for sample in record.samples:
         if sample.metric != "norm_squared" or sample.status != "ok":
@@ -1597,7 +1633,7 @@ def _without_row(record: Record, sample: Sample) -> str:
 
 
 def _message_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterator[str]:
-    found, both = line(record, row.ranks), ring(record, row.ranks)
+    found, both = _line(record, row.ranks), _ring(record, row.ranks)
     assert found is not None and both is not None
     size = float(point["message_bytes"])
     sent = float(formulas.all_reduce_traffic(message_bytes=size, ranks=row.ranks))
@@ -1690,7 +1726,7 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
         return {}
     inputs, found = dict(prediction.inputs), {}
     rows = {r.case: r for r in points(record, ("step", "efficiency"))}
-    for ranks, scaling in itertools.product(counts(record), SCALINGS):
+    for ranks, scaling in itertools.product(_counts(record), SCALINGS):
         case = f"{'strong' if scaling == 'strong' else 'ddp'}-{ranks}"
         row, whole = rows.get(case), rows.get(f"efficiency-{scaling}-{ranks}")
         if row is None or (inputs.get("ranks"), inputs.get("scaling")) != (ranks, scaling):
@@ -1717,7 +1753,7 @@ def _close(a: Any, b: float | None) -> bool:
 
 def _sends(record: Record, point: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
     """The gradients and the link of a prediction are those of this step."""
-    both = ring(record, int(point["ranks"]))
+    both = _ring(record, int(point["ranks"]))
     if both is None or inputs.get("gradients") != "fp32" or inputs.get("overlap") != overlap(record, point):
         return False
     own = {"own_parameters": point["gradient_bytes"] / 4, "latency": both[0], "own_bandwidth": both[1]}
