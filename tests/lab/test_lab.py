@@ -161,7 +161,8 @@ def test_modes(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("EFFLAB_MODE", "replay")
     assert Lab("roofline", labbook=tmp_path, record=recorded).mode == "replay"
     assert Lab("roofline", "live", labbook=tmp_path).mode == "live"
-    with pytest.raises(EfflabError, match="not offered yet"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EfflabError, match=r"no sbatch.*mode 'live'.*mode 'replay'"):
         Lab("roofline", "submit", labbook=tmp_path)
     with pytest.raises(EfflabError, match="Did you mean 'replay'"):
         Lab("roofline", "reply", labbook=tmp_path)

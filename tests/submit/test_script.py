@@ -304,7 +304,8 @@ def test_no_value_becomes_a_command(data, tmp_path_factory):
     program.write_text(PROGRAM.format(python=sys.executable, out=str(folder / "out.json")))
     program.chmod(0o755)
     # Python is what the script starts; `module` is a function of the site's. Neither is the value's to choose here.
-    script = re.sub(r"^python=.*$", f"python=({program})", script, flags=re.MULTILINE)
+    script = re.sub(r"^python=.*\n", "", script, flags=re.MULTILINE)
+    script = script.replace("# --- end of site", f"python=({program})\n# --- end of site")
     script = script.replace(f"cd {ROOT}", f"cd {work}").replace(". labs/slurm", f". {ROOT}/labs/slurm")
     done = subprocess.run(
         [BASH, "-c", f"module() {{ :; }}\n{script}"], cwd=folder, capture_output=True, text=True, errors="replace",
