@@ -61,7 +61,7 @@ LIMITS: tuple[str, ...] = ("latency", "bandwidth")  # of an all-reduce: the larg
 CALIBRATION: dict[str, tuple[str, Unit]] = {
     "latency": ("latency", SECOND), "bandwidth": ("bandwidth", BYTE_PER_SECOND), "step": ("time", SECOND),
 }  # fmt: skip
-BASE: tuple[str, ...] = tuple(f"{case}-{2**k}" for case in ("alone", "together") for k in range(11))
+BASE: tuple[str, ...] = tuple(f"{case}-{ranks}" for case in ("alone", "together") for ranks in range(1, 1025))
 PICTURES = ("ddp", "messages", "bandwidth", "efficiency", "restart", "errors")
 DRAWN = (*TIMES, "efficiency")
 
