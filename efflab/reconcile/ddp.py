@@ -402,11 +402,15 @@ def banner(record: Record) -> str:
     """Where and when it was recorded, between how many ranks, and that it was not measured here."""
     e = record.environment
     said = alone_banner(record)
-    ranks = f"{e.ranks} rank{'' if e.ranks == 1 else 's'}" if e.ranks else ""
+    ranks = _ranks(e.ranks) if e.ranks else ""
     nodes = record.spec.get("nodes")
     where = f" on {nodes} nodes" if isinstance(nodes, int) and nodes > 1 else ""
     link = f" over {e.interconnect}" if e.interconnect else ""
     return f"{said} {ranks}{where}, {e.backend}{link}." if ranks else said
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'' if count == 1 else 's'}"
 
 
 def calibration_text(record: Record) -> str:
@@ -1045,7 +1049,7 @@ def _twice(record: Record, point: Mapping[str, Any], ranks: int) -> str:
     each = float(formulas.samples_per_rank(samples=float(point["samples"]), ranks=ranks))
     expected = ranks * each - float(point["samples"])
     said = (
-        f"{ranks} rank{'' if ranks == 1 else 's'} × {each:,.0f} samples for {point['samples']:,}: {repeated:,.0f} "
+        f"{_ranks(ranks)} × {each:,.0f} samples for {point['samples']:,}: {repeated:,.0f} "
         f"come{'s' if repeated == 1 else ''} twice in an epoch"
     )
     return f"{said}, as predicted." if repeated == expected else f"{said}, {expected:,.0f} predicted."
@@ -1360,12 +1364,13 @@ def _what_step(p: Mapping[str, Any]) -> str:
     batch = f"{p['microbatch']:,} sequences"
     if p["microbatches"] > 1:
         batch = f"{p['microbatches']:,} × {batch}, reduced once"
-    return f"time of a step {how} on {p['ranks']} ranks, each with {batch}"
+    return f"time of a step {how} on {_ranks(p['ranks'])}, each with {batch}"
 
 
 def _what_memory(p: Mapping[str, Any]) -> str:
     how = {0: "DDP", 1: "ZeRO stage 1", 2: "ZeRO stage 2", 3: "FSDP, ZeRO stage 3"}[int(p["zero_stage"])]
-    return f"weights, gradients and AdamW's state on one of {p['ranks']} ranks: {p['parameters']:,} parameters, {how}"
+    where = "the only rank" if p["ranks"] == 1 else f"one of {p['ranks']} ranks"
+    return f"weights, gradients and AdamW's state on {where}: {p['parameters']:,} parameters, {how}"
 
 
 _WHAT: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -624,6 +624,9 @@ def test_one_rank_alone_has_no_messages() -> None:
     assert ddp.sweep(found, "efficiency") == "efficiency-weak-2 was not measured: one GPU; two are needed"
     assert ddp.sweep(found, "messages").startswith("all-reduce-8MiB-2 was not measured")
     assert "reducer-1" in ddp.text(found)
+    said = ddp.describe(ddp.cases([s.point for s in found.samples]))
+    assert "under DDP on 1 rank, each" in said
+    assert "state on the only rank: 5,000,000" in said
     assert "Not in it: all-reduce-8MiB-2 was not measured: one GPU; two are needed; ddp-2" in ddp.summary(found)
     with pytest.raises(EfflabError, match="nothing of 'sampler'"):
         ddp.sweep(found, "sampler")
