@@ -324,6 +324,31 @@ def test_what_the_texts_say_beside_the_answers():
     assert 2 * BANK["precision-21"].value / 2**30 == pytest.approx(123.05, abs=0.005)
 
 
+def test_what_the_texts_on_several_devices_say_beside_the_answers():
+    h100, h200 = accelerator("H100 SXM"), accelerator("H200 SXM")
+    assert h100.link_bandwidth == h200.link_bandwidth == pytest.approx(900e9 / 2)
+    # 4: one message for each tensor, one for all. GPT-2's smallest model has 148 tensors: 12 in each of 12 layers.
+    assert pytest.approx(0.277, abs=5e-4) == 0.07 + 148 * 14 * 100e-6
+    assert pytest.approx(0.071, abs=5e-4) == 0.07 + 14 * 100e-6
+    assert 32 * BANK["ddp-9"].value == pytest.approx(26, abs=0.5)
+    # 15: S and |G|².
+    assert pytest.approx(146, abs=0.5) == 4 / (1 / 32 - 1 / 256)
+    assert pytest.approx(1.43, abs=0.005) == 6 - 4 / (1 / 32 - 1 / 256) / 32
+    # 16: stages 0, 1 and 3.
+    assert [7 * 16, 7 * (4 + 12 / 8), 7 * 16 / 8] == [112, 38.5, 14]
+    # 18 and 20: share of the whole time; memory of the interleaved schedule.
+    assert pytest.approx(0.18, abs=0.005) == 7 / 39 and pytest.approx(1.44, abs=0.005) == 11.5 / 8
+    # 21: bytes, and their time over NVLink.
+    assert BANK["ddp-21"].value * 50e9 == pytest.approx(37.6e9, abs=5e7)
+    assert BANK["ddp-21"].value * 50 / 450 == pytest.approx(0.084, abs=5e-4)
+    # 22: Llama 3 405B's layout.
+    assert 8 * 16 * 128 == 16384
+    # 23: hours between interruptions; what checkpoints cost, and what is done again.
+    assert pytest.approx(3.09, abs=0.005) == 54 * 24 / 419
+    for cost in (60 / BANK["ddp-23"].value, BANK["ddp-23"].value / 2 / (54 * 86400 / 419)):
+        assert cost == pytest.approx(0.05, abs=0.005)
+
+
 def test_rates_stand_in_the_text():
     """A peak, a bandwidth or an overhead that the answer is computed from must be given to the reader."""
     for question in NUMERIC:

@@ -295,6 +295,18 @@ def test_on_gpus_bits_may_differ_and_no_message_beats_the_link(data):
     assert result.misconception == "faster than the link" and "Not even reduction in the switch" in result.feedback
 
 
+def test_on_one_gpu_the_check_names_a_way_to_two_ranks(data):
+    """What one GPU writes: cases of two ranks that could not be measured, and a sampler that could."""
+    on_gpus(data)
+    for s in data["samples"]:
+        if s["point"]["role"] not in ("calibration", "sampler", "memory", "curve", "resume"):
+            s.update(values=[], status="failed", message="one GPU")
+            s.pop("timing", None)
+    data["samples"] = [s for s in data["samples"] if s["point"]["role"] != "fit"]
+    result = verdict(data)
+    assert result.misconception == "one rank" and "--device cpu" in result.feedback, result.feedback
+
+
 def test_fsdp_that_this_device_cannot_do_is_no_fault(data):
     found = find(data, "memory-fsdp-2", "state_bytes")
     found.update(values=[], status="failed", message="no fully_shard here")

@@ -537,8 +537,12 @@ class _Group:
         threads = [threading.Thread(target=rank, args=(r,), daemon=True) for r in range(self.ranks)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:  # interrupted: nobody stays behind in a collective
+            self.fail(_Stopped())
+            raise
         if self.failure is not None:
             raise self.failure
         return results
@@ -1252,6 +1256,7 @@ TIME_NOISE = 1.15  # how many times a bound is believed, of times that were meas
 SUPERLINEAR = 1.3  # strong scaling: a smaller batch may fit a cache
 SWITCH_REDUCES = 2.0  # reduction in the switch halves the traffic, so that bus bandwidth passes the link's
 FEWEST_SIZES = 3
+SHORTEST = 1e-9  # s
 HELD_OUT_NEAR = 2.0  # relative: a line through caches and network is off by so much at most
 FP32_EQUAL = 1e-4
 CURVE_NEAR = 1e-3  # nats; on a GPU sums come in any order
@@ -1325,8 +1330,9 @@ def _number(sample: Sample, name: str, least: float = 0) -> float:
 
 
 def _ranks(record: Record) -> int:
-    """The largest number of ranks between which something was measured."""
-    ranks = max(reconciled(reconcile.counts, record), default=1)
+    """The largest number of ranks between which messages were sent."""
+    measured = reconciled(reconcile.counts, record)
+    ranks = max((n for n in measured if n > 1 and reconcile.fitted(record, n)), default=1)
     if ranks < 2:
         raise NotYet(
             f"Record {record.id} is of one rank: nothing was sent anywhere. With one GPU, measure two ranks on the "
@@ -1344,6 +1350,11 @@ def _network(record: Record, ranks: int) -> tuple[float, float, float]:
             f"Record {record.id} holds all-reduces of {len(points)} sizes on {ranks} ranks; latency and bandwidth need "
             f"{FEWEST_SIZES}. Run '{command(TOPIC)}'.",
             "incomplete",
+        )
+    size, least = min(points, key=lambda point: point[1])
+    if least < SHORTEST:
+        raise NotYet(
+            f"An all-reduce of {show(size, BYTE)} took {least:.3g} s. No message is as fast as that.", "damaged"
         )
     (small, fast), (large, slow) = points[0], points[-1]
     both = reconciled(reconcile.ring, record, ranks)
