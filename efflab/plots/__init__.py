@@ -8,6 +8,7 @@ that labels never cover each other.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,18 @@ def errors(record: Record) -> Any:
     axes.set_xlabel(f"measured ÷ predicted {what}")
     axes.legend(loc="lower right", fontsize=8)
     return figure
+
+
+def title(record: Record, what: str) -> str:
+    """A picture's title: device and date, and below them what it shows."""
+    return f"{record.environment.device}, {record.created[:10]}:\n{what}"
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: powers of ten between two bounds, and multiples of them where these are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2 else (1, 3) if math.log10(high / low) < 3 else (1,)
+    return [t for d in decades for m in steps if low <= (t := m * 10.0**d) <= high]
 
 
 def pyplot() -> Any:

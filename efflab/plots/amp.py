@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import pyplot
+from efflab.plots import pyplot, ticks
 from efflab.reconcile import amp as reconcile
 from efflab.records import Record, Sample, median
 from efflab.units import SECOND, show
@@ -93,11 +93,8 @@ def _against(base: float, row: reconcile.Row) -> str:
 
 def _seconds(axes: Any) -> None:
     """Ticks at 1, 2 and 5 times a power of ten, as times are written."""
-    low, high = axes.get_xlim()
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if math.log10(high / low) < 2 else (1, 3) if math.log10(high / low) < 3 else (1,)
-    ticks = [t for d in decades for m in steps if low <= (t := m * 10.0**d) <= high]
-    axes.set_xticks(ticks, [show(t, SECOND) for t in ticks], fontsize=8.5)
+    at = ticks(*axes.get_xlim())
+    axes.set_xticks(at, [show(t, SECOND) for t in at], fontsize=8.5)
     axes.minorticks_off()
 
 

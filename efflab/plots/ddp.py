@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import pyplot
+from efflab.plots import pyplot, ticks, title
 from efflab.reconcile import ddp as reconcile
 from efflab.records import Record, median
 from efflab.units import BYTE_PER_SECOND, SECOND, show, show_binary
@@ -58,7 +58,7 @@ def ddp(record: Record) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.32 * max(max(r.measured, r.predicted) for r, _ in rows) * scale)
     axes.set_xlabel(f"time of a step ({unit}); in brackets the error of the prediction")
-    axes.set_title(_title(record, "what a step consists of"), fontsize=10)
+    axes.set_title(title(record, "what a step consists of"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
@@ -93,12 +93,12 @@ def messages(record: Record) -> Any:
             )  # fmt: skip
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    ticks = _decades(low, high)
-    axes.set_yticks(ticks, [show(t, SECOND) for t in ticks], fontsize=8.5)
+    at = ticks(low, high)
+    axes.set_yticks(at, [show(t, SECOND) for t in at], fontsize=8.5)
     axes.set_ylim(low, high)
     _sizes(axes, [s for pair in found.values() for s, _ in (*pair[0], *pair[1])])
     axes.set_ylabel("time of an all-reduce")
-    axes.set_title(_title(record, "latency, then bandwidth"), fontsize=10)
+    axes.set_title(title(record, "latency, then bandwidth"), fontsize=10)
     axes.grid(True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -136,7 +136,7 @@ def bandwidth(record: Record) -> Any:
     axes.set_ylim(0, 1.1 * most)
     axes.yaxis.set_major_formatter(lambda value, _: show(value, BYTE_PER_SECOND) if value else "0")
     axes.set_ylabel("bus bandwidth")
-    axes.set_title(_title(record, "bus bandwidth of an all-reduce"), fontsize=10)
+    axes.set_title(title(record, "bus bandwidth of an all-reduce"), fontsize=10)
     axes.grid(True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -180,7 +180,7 @@ def efficiency(record: Record) -> Any:
     axes.yaxis.set_major_formatter("{x:g}%")
     axes.set_xlabel("ranks")
     axes.set_ylabel("scaling efficiency")
-    axes.set_title(_title(record, "what each rank achieves"), fontsize=10)
+    axes.set_title(title(record, "what each rank achieves"), fontsize=10)
     axes.grid(True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -212,7 +212,7 @@ def restart(record: Record) -> Any:
         axes.axvspan(kept, killed, color="#999999", alpha=0.25, lw=0, label=f"done again: {killed - kept:g} steps")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per character)")
-    axes.set_title(_title(record, "a restart from a checkpoint"), fontsize=10)
+    axes.set_title(title(record, "a restart from a checkpoint"), fontsize=10)
     axes.grid(True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -249,7 +249,7 @@ def _absent(record: Record, table: str, what: str) -> Any:
     figure, axes = pyplot().subplots(figsize=(6.4, 0.22 * len(lines) + 0.8), layout="constrained")
     axes.axis("off")
     axes.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes)
-    axes.set_title(_title(record, f"no {what} was measured"), fontsize=10)
+    axes.set_title(title(record, f"no {what} was measured"), fontsize=10)
     return figure
 
 
@@ -266,20 +266,13 @@ def _between(low: float, high: float, count: int = 60) -> list[float]:
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten between two bounds, with 2 and 5 times each where they are few."""
-    steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [t for d in decades for m in steps if low <= (t := m * 10.0**d) <= high]
-
-
 def _sizes(axes: Any, sizes: list[float]) -> None:
     """A logarithmic axis of sizes, with ticks at powers of two as sizes are named."""
     low, high = math.log2(min(sizes)), math.log2(max(sizes))
     every = max(1, math.ceil((high - low) / 6))
-    ticks = [2.0**e for e in range(math.ceil(low), math.floor(high) + 1, every)]
+    at = [2.0**e for e in range(math.ceil(low), math.floor(high) + 1, every)]
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [show_binary(t) for t in ticks], fontsize=8.5)
+    axes.set_xticks(at, [show_binary(t) for t in at], fontsize=8.5)
     axes.minorticks_off()
     axes.set_xlabel("message")
 
@@ -287,7 +280,3 @@ def _sizes(axes: Any, sizes: list[float]) -> None:
 def _scaled(seconds: float) -> tuple[float, str]:
     """The factor and the unit in which times up to so many seconds are drawn."""
     return (1.0, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
-
-
-def _title(record: Record, what: str) -> str:
-    return f"{record.environment.device}, {record.created[:10]}:\n{what}"

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import pyplot
+from efflab.plots import pyplot, title
 from efflab.reconcile import profiling as reconcile
 from efflab.records import Record
 from efflab.units import SECOND, show
@@ -57,7 +57,7 @@ def profiling(record: Record) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(low - (0.18 * (high - low) if low < 0 else 0.0), high + 0.18 * (high - low))
     axes.set_xlabel("taken off the step with all faults (%)")
-    axes.set_title(_title(record, "one mend at a time"), fontsize=10)
+    axes.set_title(title(record, "one mend at a time"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
@@ -102,7 +102,7 @@ def waterfall(record: Record) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(0, max(118.0, 118 * max(level.measured for level in levels)))
     axes.set_xlabel("time of a step (% of the one with all faults)")
-    axes.set_title(_title(record, "one mend after another"), fontsize=10)
+    axes.set_title(title(record, "one mend after another"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", fontsize=9)
@@ -155,10 +155,6 @@ def monitor(record: Record) -> Any:
         axes.set_ylabel(name if name == "utilization" else f"{name} ({unit})", fontsize=9)
         axes.grid(True, alpha=0.3)
     panels[-1, 0].set_xlabel("time since the window began (s)")
-    panels[0, 0].set_title(_title(record, "the device's counters"), fontsize=10)
+    panels[0, 0].set_title(title(record, "the device's counters"), fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     return figure
-
-
-def _title(record: Record, what: str) -> str:
-    return f"{record.environment.device}, {record.created[:10]}:\n{what}"

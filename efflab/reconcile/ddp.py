@@ -42,7 +42,7 @@ from efflab.reconcile import (
     signed,
     unsigned,
 )
-from efflab.reconcile import banner as alone_banner
+from efflab.reconcile import banner as shared_banner
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, BYTE_PER_SECOND, SECOND, UNITS, Unit, show, show_binary
 
@@ -401,7 +401,7 @@ def overlap(record: Record, point: Mapping[str, Any]) -> float:
 def banner(record: Record) -> str:
     """Where and when it was recorded, between how many ranks, and that it was not measured here."""
     e = record.environment
-    said = alone_banner(record)
+    said = shared_banner(record)
     ranks = _ranks(e.ranks) if e.ranks else ""
     nodes = record.spec.get("nodes")
     where = f" on {nodes} nodes" if isinstance(nodes, int) and nodes > 1 else ""
