@@ -162,8 +162,8 @@ def _run(
 
     with _lock(partial), _workspace(partial) as place:
         resumed = _resume(partial, experiment.topic, restart)
-        if resumed is None:
-            place.clear()  # of a run that was set aside, or finished with a failure to look into
+        if restart:
+            place.clear()
         plan = experiment.plan(scale, chosen, environment, resumed)
         record = resumed or Record(
             id=identifier(experiment.topic, slug(environment.device)[:60], scale),
@@ -185,7 +185,7 @@ def _run(
             _measure(record, plan, partial, chosen, say)
         except KeyboardInterrupt:
             stopped = f"{experiment.topic}: stopped after {_done(record, plan)} of {len(plan.cases)} cases."
-            if not record.samples:
+            if not record.samples and not place.path.exists():
                 raise Interrupted(f"{stopped} Nothing was measured yet.") from None
             try:
                 write(partial, dumps(record), replace=True)
@@ -203,7 +203,9 @@ def _run(
         path = _finish(record, folder)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if not place.kept:
+        if place.kept:
+            say.warn(f"warning: what failed processes left behind is in {place.rename(record.id)}")
+        else:
             place.clear()
         return record, path
 
@@ -215,7 +217,14 @@ class _Workspace:
         self.path, self.kept = path, False
 
     def clear(self) -> None:
+        """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def rename(self, name: str) -> Path:
+        """Give it the finished record's name, so that no later run takes it for its own."""
+        with contextlib.suppress(OSError):
+            self.path = self.path.rename(self.path.with_name(f"{name}.workspace"))
+        return self.path
 
 
 _present: _Workspace | None = None
