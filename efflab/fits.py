@@ -528,6 +528,8 @@ def _uncertainty(runs: _Runs, theta: Array, samples: Array) -> dict[str, tuple[f
 
 # Latency and bandwidth
 
+SHORTEST = 1e-12  # s; what is called a time below it, or above its inverse, is damage
+
 
 @dataclass(frozen=True)
 class MessageFit:
@@ -564,12 +566,16 @@ def fit_latency_bandwidth(message_bytes: Sequence[float] | Array, times: Sequenc
 
     Raises:
         EfflabError: lists of different lengths, a value that is not a positive finite number, messages of fewer than
-            three sizes, or times that do not grow with the size.
+            three sizes, times that nothing can take, or that do not grow with the size.
     """
     sizes, seconds = _same_length(message_bytes=message_bytes, times=times)
     if len(set(sizes)) < 3:
         raise EfflabError(
             f"message_bytes: {len(set(sizes))} different sizes cannot show whether a line fits. Measure three or more."
+        )
+    for index in np.flatnonzero((seconds < SHORTEST) | (seconds > 1 / SHORTEST)):
+        raise EfflabError(
+            f"times: message {index} has {seconds[index]:g} s, which is no time of a message. Measure it again."
         )
     latency, slope = _relative_line(sizes, seconds)
     if not slope > 0:

@@ -333,6 +333,18 @@ def test_neither_part_is_negative():
     assert math.isinf(fits.fit_latency_bandwidth([1e3, 1e4, 1e9], [1e-3, 1e-3, 2.0]).bandwidth_range[1])
 
 
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.floats(1, 1e15), st.floats(0, 1e20)), min_size=3, max_size=6))
+def test_any_messages_are_fitted_or_refused_in_words(messages):
+    try:
+        fit = fits.fit_latency_bandwidth([s for s, _ in messages], [t for _, t in messages])
+    except EfflabError:
+        return
+    assert fit.latency >= 0
+    assert 0 < fit.bandwidth < math.inf
+    assert all(math.isfinite(r) for r in fit.residuals)
+
+
 @pytest.mark.parametrize(
     ("sizes", "times", "says"),
     [
@@ -342,6 +354,8 @@ def test_neither_part_is_negative():
         ([1e3, 1e4, 1e5], [1e-3, math.nan, 2e-3], "times: message 1 has nan"),
         ([1e3, 1e4, "much"], [1e-3] * 3, "message_bytes: must be a list of numbers, one per message"),
         ([1e3, 1e4, 1e5], [3e-3, 2e-3, 1e-3], "do not grow"),
+        ([1e3, 1e4, 1e5], [1.0, 2.2e-311, 1.0], "message 1 has 2.2e-311 s, which is no time"),
+        ([1e3, 1e4, 1e5], [1.0, 1.0, 1e300], "message 2 has 1e\\+300 s"),
     ],
 )  # fmt: skip
 def test_bad_messages_are_named(sizes, times, says):
