@@ -12,6 +12,7 @@ import pickle
 import random
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from torch.nn import functional as F
 
 from efflab import notebooks
 from efflab.exercises import check
-from efflab.exercises.checks.ddp import SAMPLER_MISTAKES, STEP_MISTAKES, _indices, _pipeline, _step, _torchs_indices
+from efflab.exercises.checks.ddp import (
+    SAMPLER_MISTAKES,
+    STEP_MISTAKES,
+    _Group,
+    _indices,
+    _pipeline,
+    _step,
+    _torchs_indices,
+)
 from efflab.formulas import parallelism as formulas
 from tests.exercises import judging
 
@@ -508,6 +517,58 @@ def test_ddp_with_weighted_losses_in_place_of_gradients():
         return losses
 
     assert verdict(5, other)
+
+
+class Gloo:
+    """What a rank sees of torch.distributed, over a real gloo group of its thread."""
+
+    def __init__(self, store, rank, ranks):
+        self.rank, self.ranks = rank, ranks
+        self.group = torch.distributed.ProcessGroupGloo(store, rank, ranks, timedelta(seconds=60))
+
+    def get_rank(self):
+        return self.rank
+
+    def get_world_size(self):
+        return self.ranks
+
+    def broadcast(self, tensor, src):
+        self.group.broadcast(tensor, src).wait()
+
+    def all_reduce(self, tensor):
+        self.group.allreduce([tensor]).wait()
+
+
+def test_the_checks_ranks_do_what_gloo_does():
+    """The notebook's solution on the check's own ranks and over gloo: the same losses and the same weights."""
+    ranks, train = 3, solution(5)
+
+    def run(launch):
+        torch.manual_seed(3)
+        models = [torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)) for _ in range(3)]
+        batches = [[(torch.randn(5, 4), torch.randn(5, 1)) for _ in range(3)] for _ in range(ranks)]
+        losses: list[Any] = [None] * ranks
+
+        def work(rank, dist):
+            optimizer = torch.optim.Adam(models[rank].parameters(), lr=0.05)
+            losses[rank] = train(models[rank], optimizer, F.mse_loss, batches[rank], dist)
+
+        launch(work)
+        return losses, [torch.nn.utils.parameters_to_vector(m.parameters()).detach() for m in models]
+
+    def over_gloo(work):
+        store = torch.distributed.HashStore()
+        threads = [threading.Thread(target=lambda r=r: work(r, Gloo(store, r, ranks))) for r in range(ranks)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    ours, theirs = run(_Group(ranks, "train").run), run(over_gloo)
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        assert len(a) == 3 and a == pytest.approx(b, rel=1e-5)
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6) and torch.equal(a, ours[1][0])
 
 
 def only_rank_0(model, optimizer, loss_fn, batches, dist):

@@ -928,20 +928,20 @@ def one_f_one_b(answer: Any) -> None:
             if _held(order) > most:
                 raise NotYet(
                     f"one_f_one_b({stages}, {microbatches}, {stage}) holds the activations of {_held(order)} "
-                    f"microbatches; {most} are enough: {order_shown(order)}",
+                    f"microbatches; {most} are enough: {_shown(order)}",
                     "holds too many",
                 )
         least = (microbatches + stages - 1) * (FORWARD_TIME + BACKWARD_TIME)
         if took > least:
             raise NotYet(
                 f"{call} takes {took} units of time, with {FORWARD_TIME} for a forward and {BACKWARD_TIME} for a "
-                f"backward pass; {least} are enough. Stage 0 is {order_shown(orders[0])}: with too few forward passes "
+                f"backward pass; {least} are enough. Stage 0 is {_shown(orders[0])}: with too few forward passes "
                 "at the start a stage waits for each gradient.",
                 "larger bubble",
             )
 
 
-def order_shown(order: Order) -> str:
+def _shown(order: Order) -> str:
     """An order as "F0 F1 B0 ..."."""
     return " ".join(f"{k}{i}" for k, i in order[:12]) + (" …" if len(order) > 12 else "")
 
@@ -957,7 +957,7 @@ def _complete(said: str, order: Order, microbatches: int) -> None:
                 if missing
                 else f"there are {len(numbers)} {name} passes for {microbatches} microbatches"
             )
-            raise NotYet(f"{said}: {what}: {order_shown(order)}", "incomplete")
+            raise NotYet(f"{said}: {what}: {_shown(order)}", "incomplete")
         if numbers != sorted(numbers):
             raise NotYet(
                 f"{said}: the {name} passes come as {short(numbers)}. Microbatches come in order, forward and "
