@@ -50,7 +50,7 @@ def recorded_runs() -> list[Run]:
             ]
             if points:
                 label = f"{device}, {record.created[:10]}, {scaling} scaling"
-                runs.append(Run(label=label, option=("scaling", scaling), points=points))
+                runs.append(Run(label=label, option=None, points=points))  # of its own step and its own network
     return runs
 
 
@@ -133,7 +133,7 @@ scaling = Calculator(
                 "bucket_bytes",
                 2**10,
                 2**40,
-                default=parallelism.BUCKET_BYTES,
+                default=float(parallelism.BUCKET_BYTES),
                 scale="log2",
                 label="Bucket",
                 help="25 MiB by default in DDP",
@@ -279,8 +279,8 @@ def _schedule(default: str) -> Choice:
     return Choice(
         "schedule",
         [
-            Option("GPipe", "GPipe: all forward, then backward", sets={"chunks": 1}),
-            Option("1F1B", "1F1B: backward as early as possible", sets={"chunks": 1}),
+            Option("GPipe", "GPipe", sets={"chunks": 1}),
+            Option("1F1B", "1F1B", sets={"chunks": 1}),
             Option("interleaved", "Interleaved 1F1B", takes={"chunks": "own_chunks"}),
         ],
         default=default,
@@ -667,7 +667,7 @@ critical_batch = Calculator(
             [
                 Option(
                     "law",
-                    "From the loss, by the law of Kaplan",
+                    "From the loss (Kaplan)",
                     sets={"one": 1} | _LAW,
                     formulas={"critical": parallelism.critical_batch_size},
                 ),
@@ -678,7 +678,7 @@ critical_batch = Calculator(
         ),
         Slider("loss", 1, 12, default=2.6, steps=110, label="Loss", help="nats per token, on WebText2"),
         Slider("own_critical", 1e2, 1e10, default=1e6, scale="log", label="Critical batch", unit=TOKEN),
-        Slider("batch", 1e2, 1e10, default=2**22, scale="log", label="Batch", help="tokens of a step", unit=TOKEN),
+        Slider("batch", 1e2, 1e10, default=4e6, scale="log", label="Batch", help="tokens of a step", unit=TOKEN),
     ],
     outputs=[
         Ratio("steps", "steps_here", "one", label="Steps, as a multiple of the fewest"),
@@ -753,7 +753,7 @@ checkpoints = Calculator(
             "device_interval",
             3600,
             1e10,
-            default=round(54 * 86400 / 419 * 16384),
+            default=float(round(54 * 86400 / 419 * 16384)),
             scale="log",
             label="Between failures of one device",
             help="its share of host, network and software included",
@@ -767,8 +767,8 @@ checkpoints = Calculator(
             label="Writing a checkpoint",
             help="while training waits",
         ),
-        Slider("restart_time", 1, 86400, default=600, scale="log", zero=True, label="Restart after a failure"),
-        Slider("interval", 1, 1e7, default=3600, scale="log", label="Between checkpoints", help="as planned"),
+        Slider("restart_time", 1, 86400, default=600.0, scale="log", zero=True, label="Restart after a failure"),
+        Slider("interval", 1, 1e7, default=3600.0, scale="log", label="Between checkpoints", help="as planned"),
     ],
     outputs=[
         Output(parallelism.checkpoint_interval, "best", "Best interval"),

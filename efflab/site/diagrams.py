@@ -180,10 +180,10 @@ def timeline(rows: Iterable[Row], alt: str, *, caption: str = "", scale: float =
 
 def ring(ranks: int, alt: str, *, caption: str = "") -> str:
     """The steps of an all-reduce on a ring of ranks, as the HTML of a figure: each chunk with how much it holds."""
-    cell, apart, top, left = 22, 26, 22, 52
+    cell, apart, top, left = 18, 14, 22, 48
     parts = []
     for rank in range(ranks):
-        parts.append(_text(0, top + rank * cell + 16, f"rank {rank}"))
+        parts.append(_text(0, top + rank * cell + 14, f"rank {rank}"))
     for number, state in enumerate(contributions(ranks)):
         x = left + number * (ranks * cell + apart)
         parts.append(_text(x + ranks * cell / 2, 14, "start" if not number else f"step {number}", "efflab-d-middle"))
@@ -192,7 +192,7 @@ def ring(ranks: int, alt: str, *, caption: str = "") -> str:
                 look = "efflab-d-full" if held == ranks else "efflab-d-some" if held > 1 else "efflab-d-one"
                 corner = f'x="{x + chunk * cell}" y="{top + rank * cell}"'
                 parts.append(f'<rect class="{look}" {corner} width="{cell}" height="{cell}"/>')
-                parts.append(_text(x + (chunk + 0.5) * cell, top + rank * cell + 16, str(held), "efflab-d-middle"))
+                parts.append(_text(x + (chunk + 0.5) * cell, top + rank * cell + 14, str(held), "efflab-d-middle"))
     width = left + (2 * ranks - 1) * (ranks * cell + apart) - apart + 2
     return _figure(parts, width, top + ranks * cell + 4, alt, caption)
 
