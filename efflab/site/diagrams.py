@@ -22,7 +22,7 @@ class Box:
     end: float
     text: str
     kind: Literal["forward", "backward", "network", "other"]
-    second: bool = False  # of an odd chunk, drawn darker
+    second: bool = False  # of an odd chunk, in a stronger colour
 
 
 # What is drawn
