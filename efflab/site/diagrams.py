@@ -215,5 +215,6 @@ def _figure(parts: Sequence[str], width: float, height: float, alt: str, caption
     said = html.escape(alt, quote=True)
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     drawing = f'<svg role="img" aria-label="{said}" {size}>{"".join(parts)}</svg>'
-    box = f'<div class="efflab-drawing" tabindex="0" role="region" aria-label="Picture">{drawing}</div>'
+    name = html.escape(caption or alt, quote=True)  # regions of a page are told apart by their names
+    box = f'<div class="efflab-drawing" tabindex="0" role="region" aria-label="{name}">{drawing}</div>'
     return f'<figure class="efflab-figure efflab-diagram">{box}{under}</figure>'
