@@ -204,18 +204,18 @@ labbook: "{tmp_path}/book of the site"
 
 def test_a_preempted_job_goes_on_where_it_stopped(slurm, book, capsys):
     """As when another job needs the node: Slurm signals the script, which queues the job again."""
-    preempt(slurm, book, capsys, "amp", "[3/")
+    preempt(slurm, book, capsys, "amp", lambda folder: "[3/" in (folder / "job.log").read_text())
     record = records.load_record(only(book / "records"))
     assert any(w.startswith("resumed at") for w in record.warnings)
     log = (only(book / "submitted") / "job.log").read_text()
     assert "asked to leave" in log and "is queued again" in log and "kept from the earlier run" in log
 
 
-def preempt(slurm, book: Path, capsys, topic: str, seen: str, *options: str) -> None:
-    """Submit, signal the job when its log says `seen`, let it start again at once, and collect."""
+def preempt(slurm, book: Path, capsys, topic: str, ready, *options: str) -> None:
+    """Submit, signal the job when `ready` says so of its folder, let it start again at once, and collect."""
     waiting = Waiting(topic, "--scale", "smoke", *options)
     log = until(lambda: list(book.glob("submitted/*/job.log")), "the job runs")[0]
-    until(lambda: seen in log.read_text(), f"{seen!r} in the log")
+    until(lambda: ready(log.parent), "far enough")
     job = json.loads((log.parent / "job.json").read_text())["jobs"][0]
     assert slurm.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
     waiting.until(f"job {job}: queued again (1), PENDING", capsys)
@@ -281,6 +281,21 @@ def test_two_nodes(slurm, book, capsys):
 @needs_ddp
 def test_a_preempted_training_goes_on_at_its_checkpoint(slurm, book, tmp_path, capsys):
     cores = site(tmp_path, "cpus_per_gpu: 2\n")
-    preempt(slurm, book, capsys, "ddp", "[2/", "--gpus", "2", "--cluster", cores)
+    preempt(
+        slurm,
+        book,
+        capsys,
+        "ddp",
+        lambda folder: list(folder.rglob("checkpoint.pt")),
+        "--gpus",
+        "2",
+        "--cluster",
+        cores,
+    )
     record = records.load_record(only(book / "records"))
-    assert record.finished
+    assert any(w.startswith("resumed at") for w in record.warnings)
+    (losses,) = record.find("loss", case="curve")
+    (resumed,) = record.find("resumed_at", case="curve")
+    assert 0 < resumed.values[0] < len(losses.values)
+    (killed,) = record.find("difference", role="resume")  # from the same training, stopped elsewhere
+    assert killed.values[0] < 1e-6

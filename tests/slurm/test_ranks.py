@@ -1,0 +1,88 @@
+"""Ranks on two nodes, started by srun from within a job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TARGETS = """
+import os, signal, time
+import torch
+from efflab.measure.distributed import Stopping
+
+def works(world):
+    held = torch.ones(2) * (world.rank + 1)
+    torch.distributed.all_reduce(held, group=world.group())
+    said = world.objects([world.rank, world.node, world.local_rank, os.environ["SLURM_NODEID"]])
+    world.emit({"sum": held.tolist(), "ranks": said})
+
+def dies(world):
+    world.barrier()
+    if world.rank == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.barrier()
+
+def goes_on(world):
+    while not world.stopping():
+        world.emit({"step": 1})
+        time.sleep(0.05)
+    world.emit({"checkpoint": 1})
+    raise Stopping
+"""
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from efflab.measure import distributed
+
+out = Path(sys.argv[1])
+layout = distributed.Layout(2, distributed.job_nodes())
+found = {"nodes": layout.nodes}
+
+def launch(target):
+    return distributed.Launch(f"targets:{target}", {}, layout=layout, folder=out / target, timeout=60, waiting=60)
+
+with launch("works") as ranks:
+    found["works"] = list(ranks)
+with launch("dies") as ranks:
+    try:
+        list(ranks)
+    except distributed.RankFailed as error:
+        found["dies"] = [error.rank, error.node, error.signal, str(error)]
+ranks = launch("goes_on")
+next(iter(ranks))
+ranks.close()
+found["goes_on"] = [ranks.process.returncode, (out / "goes_on" / distributed.STREAM).read_text().splitlines()[-2:]]
+(out / "found.json").write_text(json.dumps(found))
+"""
+
+
+def test_ranks_of_two_nodes(slurm, tmp_path):
+    """They work together; one that is killed on the second node is named; asked to stop, all write a checkpoint."""
+    (tmp_path / "targets.py").write_text(TARGETS)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    script = tmp_path / "job.sh"
+    script.write_text(
+        f"#!/bin/bash\nexport PYTHONPATH={ROOT}:{tmp_path}\nexec {sys.executable} {tmp_path}/program.py {tmp_path}\n"
+    )
+    log = tmp_path / "job.log"
+    job = slurm.submit(
+        "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", f"--output={log}", str(script), cwd=ROOT
+    )  # fmt: skip
+    assert slurm.wait(job) == "COMPLETED", log.read_text()[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["nodes"] == ["n1", "n2"]
+    (said,) = found["works"]
+    assert said["sum"] == [10, 10]
+    assert [rank for rank, *_ in said["ranks"]] == [0, 1, 2, 3]
+    # torchrun numbers the nodes in an order of its own, two ranks on each.
+    assert [[node, local] for _, node, local, _ in said["ranks"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert {slurm_node for *_, slurm_node in said["ranks"]} == {"0", "1"}
+    rank, node, number, message = found["dies"]
+    assert (rank, node, number) == (3, 1, 9), message
+    assert message.startswith("rank 3 (node 1) was ended by SIGKILL")
+    status, last = found["goes_on"]
+    assert status == 0
+    assert [json.loads(line) for line in last] == [{"checkpoint": 1}, {"stopped": True}]
+    assert not slurm.run("squeue", "-h", "--steps").stdout.strip(), "no step is left"
