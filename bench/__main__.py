@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import ddp
 from efflab import chapters, experiments, reconcile, records
 from efflab.experiments import runner
 from efflab.measure import device, timer
@@ -148,6 +149,8 @@ def harness(tmp: Path, scale: str = "cpu") -> None:
     """
     torch = device.import_torch()
     for topic in experiments.topics():
+        if topic == "ddp":  # measures in processes of its own; see bench.ddp
+            continue
         watched, clock = _Watched(experiments.get(topic)), _Stopwatch()
         module = importlib.import_module(f"efflab.experiments.{topic}")
         threads = torch.get_num_threads()
@@ -186,6 +189,13 @@ def harness(tmp: Path, scale: str = "cpu") -> None:
         line(f"{topic}: runner's bookkeeping to measured time", f"{share:.1%}", "2%", share < 0.02)
 
 
+def ranks(tmp: Path) -> None:
+    """A step of data-parallel training as the lab times it, against a bare loop in the same processes."""
+    low, middle, high = ddp.ratio(tmp)
+    print(f"ddp: middle half of the ratios: {low:.3f} to {high:.3f}")
+    line("ddp: step in the harness to a bare loop's", f"{middle:.3f}", "1.02", middle < 1.02)
+
+
 def predictions() -> None:
     """Prediction error of every recorded run."""
     for topic in experiments.topics():
@@ -206,6 +216,7 @@ def main() -> int:
         print(f"site: skipped, no built book in {folder}. Run 'make book'.")
     with tempfile.TemporaryDirectory() as tmp:
         harness(Path(tmp))
+        ranks(Path(tmp))
     predictions()
     print(json.dumps({"benched": time.strftime("%Y-%m-%d")}))
     return 0
