@@ -862,7 +862,7 @@ class _Display:
         if report is None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=1, bar_format="{desc}", dynamic_ncols=True, leave=True)
+            self._bar = tqdm(total=1, bar_format="{desc}", unit="case", dynamic_ncols=True, leave=True)
 
     def state(self, state: State | None) -> None:
         """Show what Slurm says; None for no answer."""
@@ -885,7 +885,10 @@ class _Display:
         for done, total, name, result in found[self._cases :]:
             text = f"{name}{result if self._results else ''}"
             if self._bar is not None:
-                self._bar.bar_format, self._bar.total, self._bar.n = None, int(total), int(done)
+                if self._bar.bar_format:  # the time in the queue is none of the cases'
+                    self._bar.bar_format = None
+                    self._bar.reset(int(total))
+                self._bar.n = int(done)
                 self._bar.set_postfix_str(text[:60], refresh=True)
             else:
                 self._say(f"[{done}/{total}] {text}")
