@@ -52,6 +52,7 @@ from efflab.records import Timing, median
 
 TIMEOUT = 120.0  # s; for a collective that is measured; then a rank is taken to hang
 WAITING = 900.0  # s; for those who wait while others measure
+STARTING = 300.0  # s; until the first rank runs: torch may come over a slow network drive
 STOP_WAIT = 45.0  # s; what the ranks get to finish a step and write a checkpoint
 GRACE = 5.0  # s; between SIGTERM and SIGKILL
 POLL = 0.1  # s; how often the parent looks: a hundredth of that is its share of a core
@@ -220,6 +221,7 @@ class Launch:
         folder: of this launch alone, made here, seen by every node.
         timeout: of a collective that is measured, s.
         waiting: how long ranks wait for each other where nothing is measured, s.
+        starting: until the first rank runs, s.
 
     Iterating gives what rank 0 says, and raises `RankFailed` where a rank fails. Use it as a context, or call `close`.
     """
@@ -233,8 +235,9 @@ class Launch:
         folder: str | os.PathLike[str],
         timeout: float = TIMEOUT,
         waiting: float = WAITING,
+        starting: float = STARTING,
     ) -> None:
-        for name, value in (("timeout", timeout), ("waiting", waiting)):
+        for name, value in (("timeout", timeout), ("waiting", waiting), ("starting", starting)):
             if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
                 raise EfflabError(f"launch: {name} must be greater than zero, got {value!r}.")
         if not re.fullmatch(r"[\w.]+:\w+", target):
@@ -242,7 +245,7 @@ class Launch:
         self.layout, self.folder = layout, Path(folder).absolute()
         self._read = 0
         self._rest = b""
-        self._interrupted = False
+        self._deadline = time.monotonic() + starting
         try:
             self.folder.mkdir(parents=True)
             settings = {
@@ -276,10 +279,18 @@ class Launch:
             yield from self._said()
             if ended:
                 break
+            if self._deadline < time.monotonic() and not self._begun():
+                self.kill()
             time.sleep(POLL)
         self._gone()
         if self.process.returncode != 0:
             raise self.failure()
+
+    def _begun(self) -> bool:
+        """Whether a rank runs; not looked for again once one did."""
+        if any(self.folder.glob("begun-*.json")):
+            self._deadline = math.inf
+        return self._deadline == math.inf
 
     def _said(self) -> list[dict[str, Any]]:
         """The whole lines that came since the last look. The file is opened anew, which makes network drives look."""

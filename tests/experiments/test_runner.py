@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -360,7 +359,8 @@ def test_killed_in_the_middle_of_a_real_run(tmp_path: Path, root: Path) -> None:
     assert not list(tmp_path.glob("*.partial.json"))
 
 
-def test_sigterm_says_how_to_continue(tmp_path: Path, root: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signals_say_how_to_continue(number: int, tmp_path: Path, root: Path) -> None:
     command = [sys.executable, "-m", "efflab.cli", "run", "roofline", "--scale", "smoke", "--device", "cpu", "--out"]
     process = subprocess.Popen(
         [*command, str(tmp_path)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -370,14 +370,73 @@ def test_sigterm_says_how_to_continue(tmp_path: Path, root: Path) -> None:
     for line in process.stderr:
         if line.startswith("[4/"):
             break
-    time.sleep(0)
-    process.terminate()
+    for _ in range(3):  # what comes after the first is ignored
+        process.send_signal(number)
     rest = process.stderr.read()
     process.wait()
     process.stderr.close()
     assert process.returncode == 130
     assert "Run the same command again to continue" in rest
     assert "Traceback" not in rest
+
+
+def test_a_workspace_stays_until_the_record_is_finished(tmp_path: Path) -> None:
+    """A case's own files: checkpoints, what its processes say."""
+    with pytest.raises(EfflabError, match="no experiment runs"):
+        runner.workspace()
+    seen: list[str] = []
+
+    def half() -> float:
+        (runner.workspace() / "checkpoint").write_text("step 7")
+        raise KeyboardInterrupt
+
+    def rest() -> float:
+        seen.append((runner.workspace() / "checkpoint").read_text())
+        return 1.0
+
+    with pytest.raises(runner.Interrupted, match=r"stopped after 0 of 1 cases\. They are kept"):
+        run(Fake(a=half), tmp_path)
+    run(Fake(a=rest), tmp_path)
+    assert seen == ["step 7"]
+    assert not list(tmp_path.glob("*.workspace"))
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=half), tmp_path)
+    record, _ = run(Fake(a=lambda: 1.0 + (runner.workspace() / "checkpoint").exists()), tmp_path, restart=True)
+    assert record.samples[0].values == [1.0], "of the run that was set aside nothing is taken up"
+
+
+def test_what_a_message_names_is_kept_and_no_later_run_takes_it_for_its_own(tmp_path: Path) -> None:
+    def fails() -> float:
+        (runner.workspace(keep=True) / "traceback").write_text("line 7")
+        return 1.0
+
+    lines: list[str] = []
+    record, _ = runner.run(Fake(a=fails), scale="smoke", device="cpu", out=tmp_path, report=lines.append)
+    (kept,) = tmp_path.glob("*.workspace")
+    assert kept.name == f"{record.id}.workspace" and (kept / "traceback").read_text() == "line 7"
+    assert any(str(kept) in line for line in lines)
+    run(Fake(a=lambda: float(len(list(runner.workspace().iterdir())))), tmp_path)
+    assert (kept / "traceback").exists()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), ZeroDivisionError()])
+def test_a_plan_is_closed_however_a_run_ends(error: BaseException | None, tmp_path: Path) -> None:
+    closed: list[int] = []
+
+    class Closing(Fake):
+        def plan(self, *arguments: Any) -> runner.Plan:
+            plan = super().plan(*arguments)
+            plan.environment, plan.close = {"ranks": 4, "backend": "gloo"}, lambda: closed.append(1)
+            return plan
+
+    experiment = Closing(a=raises(error) if error else lambda: 1.0)
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(runner.Interrupted):
+            run(experiment, tmp_path)
+    else:
+        record, _ = run(experiment, tmp_path)
+        assert (record.environment.ranks, record.environment.backend) == (4, "gloo")
+    assert closed == [1]
 
 
 def test_a_run_says_what_would_disturb_it_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -212,7 +213,8 @@ def test_ranks_are_asked_to_stop_and_finish_their_step(tmp_path: Path) -> None:
 
 def test_closing_asks_first_and_a_torn_line_is_not_read(tmp_path: Path) -> None:
     launch = start(tmp_path, "goes_on")
-    assert next(iter(launch)) == {"step": 1}
+    with start(tmp_path / "another", "goes_on", ranks=1) as other:  # two runs at once do not meet
+        assert next(iter(other)) == next(iter(launch)) == {"step": 1}
     launch.close()
     assert launch.process.returncode == 0, "they ended by themselves"
     lines = (launch.folder / distributed.STREAM).read_text().splitlines()
@@ -272,6 +274,26 @@ def test_a_launch_that_cannot_start_shows_its_log(tmp_path: Path, monkeypatch: p
     with launch, pytest.raises(RankFailed, match=r"did not start(.|\n)*no such rendezvous") as caught:
         list(launch)
     assert caught.value.rank is None
+
+
+def test_a_port_that_is_taken_ends_in_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between finding a free one and using it, another program took it, and says nothing there."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(srun.parent), prepend=":")
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setattr(distributed, "free_port", lambda: taken.getsockname()[1])
+        folder = tmp_path / "launch"
+        layout = Layout(1, ("localhost",))
+        launch = Launch("targets:works", {}, layout=layout, folder=folder, starting=8.0)
+        with launch, pytest.raises(RankFailed, match="did not start") as caught:
+            list(launch)
+    assert caught.value.rank is None
+    assert nothing_left(folder)
 
 
 def test_a_target_that_does_not_exist(tmp_path: Path) -> None:
