@@ -40,8 +40,9 @@ out = Path(sys.argv[1])
 layout = distributed.Layout(2, distributed.job_nodes())
 found = {"nodes": layout.nodes}
 
-def launch(target):
-    return distributed.Launch(f"targets:{target}", {}, layout=layout, folder=out / target, timeout=60, waiting=60)
+def launch(target, folder=None):
+    folder = out / (folder or target)
+    return distributed.Launch(f"targets:{target}", {}, layout=layout, folder=folder, timeout=60, waiting=60)
 
 with launch("works") as ranks:
     found["works"] = list(ranks)
@@ -54,6 +55,16 @@ ranks = launch("goes_on")
 next(iter(ranks))
 ranks.close()
 found["goes_on"] = [ranks.process.returncode, (out / "goes_on" / distributed.STREAM).read_text().splitlines()[-2:]]
+ranks = launch("goes_on", "killed")
+next(iter(ranks))
+ranks.kill()
+found["left"] = []
+for path in Path("/proc").glob("[0-9]*/cmdline"):  # both nodes are on this machine
+    try:
+        if str(out / "killed").encode() in path.read_bytes().split(b"\\0"):
+            found["left"].append(path.read_text())
+    except OSError:
+        pass
 (out / "found.json").write_text(json.dumps(found))
 """
 
@@ -85,4 +96,5 @@ def test_ranks_of_two_nodes(slurm, tmp_path):
     status, last = found["goes_on"]
     assert status == 0
     assert [json.loads(line) for line in last] == [{"checkpoint": 1}, {"stopped": True}]
+    assert found["left"] == []
     assert not slurm.run("squeue", "-h", "--steps").stdout.strip(), "no step is left"
