@@ -262,7 +262,7 @@ class Bench:
             prepare=lambda: held.copy_(start),
             most_loops=int(MOST_DOUBLINGS // math.log2(ranks)),  # each sum is at most so many times larger
         )
-        (turns,) = in_turns(world, ranks, [call], **self.options | {"time_limit": self.of["all_reduce_limit"]})
+        (turns,) = in_turns(world, ranks, [call], **self.of["message_timer"])
         self.say(name, [self.timed(turns)], turns.warnings)
 
     # Steps
