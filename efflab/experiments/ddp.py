@@ -59,8 +59,8 @@ class Scale:
         bucket_bytes: of DDP; None means torch's own.
         fit_sizes, held_out_sizes: of messages, B.
         timer: of the steps of one number of ranks; the limit is for all of them together.
-        message_timer: of each all-reduce. On a CPU its ranks wake each other, which takes one time or ten: a value is the
-            mean of many.
+        message_timer: of the all-reduces of one number of ranks. On a CPU they wake each other, which takes one time or
+            ten: a value is the mean of many.
         delay: of the straggler, s.
         trained: the model of the curve, without its vocabulary.
         curve, resume, noise, sampler: see `spec`.
@@ -98,7 +98,7 @@ SMOKE = Scale(
     fit_sizes=(KI, 16 * KI, 256 * KI, 4 * MI),
     held_out_sizes=(64 * KI, MI),
     timer={"time_limit": 0.5, "shortest": 1e-3, "most": 6},
-    message_timer={"time_limit": 0.05, "shortest": 1e-3, "most": 6},
+    message_timer={"time_limit": 0.3, "shortest": 1e-3, "most": 6},
     delay=0.02,
     trained=_gpt(2, 64, 2, 32) | {"microbatch": 4},
     curve={"text": "topics", "steps": 200, "checkpoint_steps": 10, "learning_rate": 2e-3, "dropout": 0.1},
@@ -113,7 +113,7 @@ CPU = Scale(
     fit_sizes=tuple(4**i * KI for i in range(9)),
     held_out_sizes=(32 * KI, 512 * KI, 8 * MI, 32 * MI),
     timer={"time_limit": 30.0, "shortest": 10e-3, "fewest": 6, "most": 30},
-    message_timer={"time_limit": 1.2, "shortest": 50e-3, "fewest": 6, "most": 30},
+    message_timer={"time_limit": 16.0, "shortest": 50e-3, "fewest": 6, "most": 30},
     delay=0.1,
     trained=_gpt(2, 128, 4, 64) | {"microbatch": 8},
     curve={"text": "topics", "steps": 150, "checkpoint_steps": 20, "learning_rate": 2e-3, "dropout": 0.1},
@@ -128,7 +128,7 @@ GPU = Scale(
     fit_sizes=tuple(4**i * KI for i in range(11)),
     held_out_sizes=(32 * KI, 512 * KI, 8 * MI, 128 * MI, 512 * MI),
     timer={"time_limit": 30.0, "shortest": 20e-3, "fewest": 6, "most": 40},
-    message_timer={"time_limit": 1.0, "shortest": 20e-3, "fewest": 6, "most": 40},
+    message_timer={"time_limit": 15.0, "shortest": 20e-3, "fewest": 6, "most": 40},
     delay=0.1,
     trained=_gpt(4, 256, 8, 256) | {"microbatch": 16},
     curve={"text": "library", "steps": 400, "checkpoint_steps": 50, "learning_rate": 1e-3, "dropout": 0.1},
@@ -396,13 +396,15 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
             session.groups.append({"kind": kind, **given})
 
     several = [n for n in counts if n > 1]
+    sizes = (*(of.fit_sizes if ranks > 1 else ()), *of.held_out_sizes)
+    for n in several:
+        group("messages", ranks=n, names={f"all-reduce-{size_name(nbytes)}-{n}": nbytes for nbytes in sizes})
     for role, sizes in (("fit", of.fit_sizes if ranks > 1 else ()), ("all-reduce", of.held_out_sizes)):
         for n, nbytes in itertools.product(several, sizes):
             point: dict[str, Any] = {
                 "case": f"all-reduce-{size_name(nbytes)}-{n}", "role": role, "ranks": n, "message_bytes": nbytes,
                 "series": role,
             }  # fmt: skip
-            group("all_reduce", ranks=n, name=point["case"], nbytes=nbytes)
             yield case(point)
     for n in counts:
         names = {}

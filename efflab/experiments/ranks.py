@@ -251,19 +251,45 @@ class Bench:
 
     # Collectives
 
-    def all_reduce(self, ranks: int, name: str, nbytes: int) -> None:
-        """The time of one all-reduce of FP32."""
+    def messages(self, ranks: int, names: dict[str, int]) -> None:
+        """The time of one all-reduce of FP32 for each size, in turns: a disturbance then meets all sizes alike."""
+        if not self.wanted([*names]):
+            return
+        world = self.world
+        start, held = self.pair(max(names.values()), ranks)
+        fitting = {name: nbytes for name, nbytes in names.items() if nbytes <= 4 * len(start)}
+        for name in names.keys() - fitting.keys():
+            self.unavailable(name, f"the memory of a device does not hold two messages of {names[name]} bytes")
+
+        def call(count: int) -> Call:
+            message, first = held[:count], start[:count]
+            return Call(
+                lambda: dist.all_reduce(message, group=world.group(ranks)),
+                prepare=lambda: message.copy_(first),
+                most_loops=int(MOST_DOUBLINGS // math.log2(ranks)),  # each sum is at most so many times larger
+            )
+
+        found = in_turns(world, ranks, [call(n // 4) for n in fitting.values()], **self.of["message_timer"])
+        for name, turns in zip(fitting, found, strict=True):
+            self.say(name, [self.timed(turns)], turns.warnings)
+
+    def pair(self, nbytes: int, ranks: int) -> tuple[Any, Any]:
+        """Random numbers and room for as many: so many bytes, or what fits on each of the ranks."""
         world = self.world
         generator = torch.Generator(device=world.device).manual_seed(SEED + world.rank)
-        start = torch.randn(nbytes // 4, device=world.device, generator=generator) * SMALL
-        held = torch.empty_like(start)
-        call = Call(
-            lambda: dist.all_reduce(held, group=world.group(ranks)),
-            prepare=lambda: held.copy_(start),
-            most_loops=int(MOST_DOUBLINGS // math.log2(ranks)),  # each sum is at most so many times larger
-        )
-        (turns,) = in_turns(world, ranks, [call], **self.of["message_timer"])
-        self.say(name, [self.timed(turns)], turns.warnings)
+        while True:
+            start = held = None
+            try:
+                start = torch.randn(nbytes // 4, device=world.device, generator=generator).mul_(SMALL)
+                held = torch.empty_like(start)
+                fits = 1.0
+            except Exception as error:
+                if not memory.out_of_memory(error):
+                    raise
+                fits = 0.0
+            if min(row[0] for row in world.gather([fits], ranks)):
+                return start, held
+            nbytes //= 2
 
     # Steps
 
