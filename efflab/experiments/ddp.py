@@ -319,6 +319,8 @@ def _sample(point: dict[str, Any], metric: str, unit: str, values: list[float]) 
 
 def _names(group: dict[str, Any]) -> list[str]:
     """The cases of a group."""
+    if "sizes" in group:
+        return [*group["sizes"]]
     return [*group["names"].values()] if "names" in group else [group["name"]]
 
 
@@ -344,7 +346,7 @@ class DDP:
             "model": of.model | shape | {"tied_embeddings": True},
             "microbatch": of.microbatch, "microbatches": MICROBATCHES, "sequence_length": of.model["sequence_length"],
             "rank_counts": counts, "nodes": max(1, len(layout.nodes)), "ranks_per_node": layout.per_node,
-            "threads_per_rank": layout.threads,
+            "threads_per_rank": layout.threads, "cores_per_rank": layout.bound,
             "spare_cores": max(0, devices.cores() - layout.per_node * layout.threads),
             "bucket_bytes": cap, "first_bucket_bytes": of.bucket_bytes or default[0],
             "fit_sizes": [*of.fit_sizes], "held_out_sizes": [*of.held_out_sizes], "delay": of.delay,
@@ -398,7 +400,7 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
     several = [n for n in counts if n > 1]
     sizes = (*(of.fit_sizes if ranks > 1 else ()), *of.held_out_sizes)
     for n in several:
-        group("messages", ranks=n, names={f"all-reduce-{size_name(nbytes)}-{n}": nbytes for nbytes in sizes})
+        group("messages", ranks=n, sizes={f"all-reduce-{size_name(nbytes)}-{n}": nbytes for nbytes in sizes})
     for role, sizes in (("fit", of.fit_sizes if ranks > 1 else ()), ("all-reduce", of.held_out_sizes)):
         for n, nbytes in itertools.product(several, sizes):
             point: dict[str, Any] = {

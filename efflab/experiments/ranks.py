@@ -251,15 +251,15 @@ class Bench:
 
     # Collectives
 
-    def messages(self, ranks: int, names: dict[str, int]) -> None:
+    def messages(self, ranks: int, sizes: dict[str, int]) -> None:
         """The time of one all-reduce of FP32 for each size, in turns: a disturbance then meets all sizes alike."""
-        if not self.wanted([*names]):
+        if not self.wanted([*sizes]):
             return
         world = self.world
-        start, held = self.pair(max(names.values()), ranks)
-        fitting = {name: nbytes for name, nbytes in names.items() if nbytes <= 4 * len(start)}
-        for name in names.keys() - fitting.keys():
-            self.unavailable(name, f"the memory of a device does not hold two messages of {names[name]} bytes")
+        start, held = self.pair(max(sizes.values()), ranks)
+        fitting = {name: nbytes for name, nbytes in sizes.items() if nbytes <= 4 * len(start)}
+        for name in sizes.keys() - fitting.keys():
+            self.unavailable(name, f"the memory of a device does not hold two messages of {sizes[name]} bytes")
 
         def call(count: int) -> Call:
             message, first = held[:count], start[:count]
@@ -267,6 +267,7 @@ class Bench:
                 lambda: dist.all_reduce(message, group=world.group(ranks)),
                 prepare=lambda: message.copy_(first),
                 most_loops=int(MOST_DOUBLINGS // math.log2(ranks)),  # each sum is at most so many times larger
+                collective=True,
             )
 
         found = in_turns(world, ranks, [call(n // 4) for n in fitting.values()], **self.of["message_timer"])

@@ -379,6 +379,11 @@ def spare_cores(record: Record, ranks: int) -> float:
                 "again."
             )
         placed[name] = value
+    bound = record.spec.get("cores_per_rank")
+    if (
+        isinstance(bound, int) and placed["threads_per_rank"] <= bound <= _LARGEST
+    ):  # other ranks' cores are out of reach
+        return (bound - placed["threads_per_rank"]) * min(ranks, placed["ranks_per_node"])
     idle = max(0.0, placed["ranks_per_node"] - ranks) * placed["threads_per_rank"]
     return min(placed["spare_cores"] + idle, float(record.environment.cores or _LARGEST))
 
