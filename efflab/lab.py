@@ -470,17 +470,18 @@ def disturbed(record: Record) -> str:
 
     What counts, and how many may be, is the rule by which the check of one's own record counts.
     """
+    left_out = ("ceiling", *topic_module(record.topic).SCATTER)
     timed = [
         s
         for s in record.samples
-        if s.metric == "time" and s.status == "ok" and s.point.get("role") != "ceiling" and median(s.values) > 0
+        if s.metric == "time" and s.status == "ok" and s.point.get("role") not in left_out and median(s.values) > 0
     ]
     named = sorted({str(s.point.get("case")) for s in timed if not _steady(record, [s])})
     if not named:
         return ""
     cases = {str(s.point.get("case")) for s in timed}
     some = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
-    every = {str(s.point.get("case")) for s in record.samples if s.point.get("role") != "ceiling"}
+    every = {str(s.point.get("case")) for s in record.samples if s.point.get("role") not in left_out}
     kind = "cases" if cases == every else "timed cases"
     said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
     base = topic_module(record.topic).BASE

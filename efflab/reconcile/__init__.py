@@ -84,6 +84,9 @@ class Topic(Protocol):
     BASE: tuple[str, ...]
     """Calibration cases on which every prediction rests: where one was disturbed, the run says little. May be ()."""
 
+    SCATTER: tuple[str, ...]
+    """Roles whose times scatter on a quiet machine too: their spread does not speak against a run. May be ()."""
+
     PICTURES: tuple[str, ...]
     """Functions of efflab.plots.<topic>, or of efflab.plots, that draw its records; the first has the topic's name."""
 

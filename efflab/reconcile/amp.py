@@ -64,6 +64,7 @@ LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {"matmul-share": ("share", NUMBER)}
 CALIBRATION |= {f"speedup-{p}": ("speedup", NUMBER) for p in ("bf16", "fp16", "tf32")}
 BASE: tuple[str, ...] = ("step-fp32", "share-fp32")  # what every prediction rests on
+SCATTER: tuple[str, ...] = ()
 PICTURES = ("amp", "curves", "scale", "memory", "errors")
 DRAWN = (*TIMES, "memory")
 
@@ -1671,9 +1672,44 @@ def _plain(record: Record, precision: str) -> float | None:
 
 __all__ = [
     "BASE",
-    "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Curve", "Row", "answers", "asked", "banner", "behind", "calibration",
-    "calibration_text", "cases", "checked_steps", "compare", "curves", "datasheet", "datasheet_speedup", "describe",
-    "evidence", "expected_bytes", "expected_difference", "expected_scales", "expected_step", "expected_time",
-    "largest_scales", "matmul_share", "missing", "parameter_count", "points", "power", "products", "reference",
-    "speedups", "summary", "sweep", "table", "text", "verdict",
+    "CALIBRATION",
+    "DRAWN",
+    "LIMITS",
+    "PICTURES",
+    "SCATTER",
+    "Curve",
+    "Row",
+    "answers",
+    "asked",
+    "banner",
+    "behind",
+    "calibration",
+    "calibration_text",
+    "cases",
+    "checked_steps",
+    "compare",
+    "curves",
+    "datasheet",
+    "datasheet_speedup",
+    "describe",
+    "evidence",
+    "expected_bytes",
+    "expected_difference",
+    "expected_scales",
+    "expected_step",
+    "expected_time",
+    "largest_scales",
+    "matmul_share",
+    "missing",
+    "parameter_count",
+    "points",
+    "power",
+    "products",
+    "reference",
+    "speedups",
+    "summary",
+    "sweep",
+    "table",
+    "text",
+    "verdict",
 ]  # fmt: skip

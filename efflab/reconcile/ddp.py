@@ -62,6 +62,7 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {
     "latency": ("latency", SECOND), "bandwidth": ("bandwidth", BYTE_PER_SECOND), "step": ("time", SECOND),
 }  # fmt: skip
 BASE: tuple[str, ...] = tuple(f"{case}-{ranks}" for case in ("alone", "together") for ranks in range(1, 1025))
+SCATTER: tuple[str, ...] = ("fit", "all-reduce")  # gloo's threads poll and take turns
 PICTURES = ("ddp", "messages", "bandwidth", "efficiency", "restart", "errors")
 DRAWN = (*TIMES, "efficiency")
 
@@ -380,9 +381,7 @@ def spare_cores(record: Record, ranks: int) -> float:
             )
         placed[name] = value
     bound = record.spec.get("cores_per_rank")
-    if (
-        isinstance(bound, int) and placed["threads_per_rank"] <= bound <= _LARGEST
-    ):  # other ranks' cores are out of reach
+    if isinstance(bound, int) and placed["threads_per_rank"] <= bound <= _LARGEST:  # other ranks' cores are not for it
         return (bound - placed["threads_per_rank"]) * min(ranks, placed["ranks_per_node"])
     idle = max(0.0, placed["ranks_per_node"] - ranks) * placed["threads_per_rank"]
     return min(placed["spare_cores"] + idle, float(record.environment.cores or _LARGEST))

@@ -55,6 +55,7 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {f"peak-{d}": ("performance", FLOP_PE
 CALIBRATION |= {f"speedup-{d}": ("speedup", NUMBER) for d in DTYPES if d != "fp32"}
 CALIBRATION |= {"block": ("terms", NUMBER)}
 BASE: tuple[str, ...] = ()  # what every prediction rests on
+SCATTER: tuple[str, ...] = ()
 PICTURES = ("precision", "memory", "errors")
 DRAWN = ("product", "error")
 
@@ -972,8 +973,37 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 __all__ = [
     "BASE",
-    "CALIBRATION", "DRAWN", "LIMITS", "PICTURES", "Row", "answers", "asked", "banner", "block_size", "calibration",
-    "calibration_text", "cases", "compare", "datasheet", "describe", "dtype_errors", "evidence", "expected_bytes",
-    "expected_error", "expected_time", "largest", "missing", "normal_largest", "overheads", "parameter_count", "peaks",
-    "points", "summary", "sweep", "table", "text", "truncated_inputs_error",
+    "CALIBRATION",
+    "DRAWN",
+    "LIMITS",
+    "PICTURES",
+    "SCATTER",
+    "Row",
+    "answers",
+    "asked",
+    "banner",
+    "block_size",
+    "calibration",
+    "calibration_text",
+    "cases",
+    "compare",
+    "datasheet",
+    "describe",
+    "dtype_errors",
+    "evidence",
+    "expected_bytes",
+    "expected_error",
+    "expected_time",
+    "largest",
+    "missing",
+    "normal_largest",
+    "overheads",
+    "parameter_count",
+    "peaks",
+    "points",
+    "summary",
+    "sweep",
+    "table",
+    "text",
+    "truncated_inputs_error",
 ]  # fmt: skip

@@ -48,6 +48,7 @@ COUNTERS = {"utilization": NUMBER, "memory": BYTE, "power": WATT}
 LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {f"share-{name}": ("share", NUMBER) for name in FAULTS}
 BASE: tuple[str, ...] = (ALL, PROFILE)  # what every prediction rests on
+SCATTER: tuple[str, ...] = ()
 PICTURES = ("profiling", "waterfall", "monitor", "errors")
 DRAWN = ROLES
 GONE = 1e12  # speedup of a part that a mend leaves nothing of: the most that the formulas take
@@ -1394,9 +1395,50 @@ def _derived(row: Row, metric: str, unit: Unit, measured: float) -> Row:
 
 __all__ = [
     "BASE",
-    "CALIBRATION", "DRAWN", "FAULTS", "LIMITS", "MONITORED", "PARTS", "PICTURES", "SERIES", "Curve", "Level", "Row",
-    "answers", "asked", "banner", "by_both", "calibration", "calibration_text", "cases", "compare", "curves",
-    "describe", "event_time", "evidence", "expected_step", "expected_time", "held_shares", "levels", "missing",
-    "monitor_text", "monitored", "peak", "points", "ranges", "remaining", "saved", "saved_between", "seeds_text",
-    "shares", "speedups", "summary", "sweep", "table", "text", "utilizations", "whole",
+    "CALIBRATION",
+    "DRAWN",
+    "FAULTS",
+    "LIMITS",
+    "MONITORED",
+    "PARTS",
+    "PICTURES",
+    "SCATTER",
+    "SERIES",
+    "Curve",
+    "Level",
+    "Row",
+    "answers",
+    "asked",
+    "banner",
+    "by_both",
+    "calibration",
+    "calibration_text",
+    "cases",
+    "compare",
+    "curves",
+    "describe",
+    "event_time",
+    "evidence",
+    "expected_step",
+    "expected_time",
+    "held_shares",
+    "levels",
+    "missing",
+    "monitor_text",
+    "monitored",
+    "peak",
+    "points",
+    "ranges",
+    "remaining",
+    "saved",
+    "saved_between",
+    "seeds_text",
+    "shares",
+    "speedups",
+    "summary",
+    "sweep",
+    "table",
+    "text",
+    "utilizations",
+    "whole",
 ]  # fmt: skip

@@ -36,6 +36,7 @@ CALIBRATION = {
     "overhead": ("time", SECOND),
 }
 BASE: tuple[str, ...] = ()  # what every prediction rests on
+SCATTER: tuple[str, ...] = ()
 PICTURES = ("roofline", "errors")
 DRAWN = ("kernel", "lesson")
 ROLES = ("kernel", "series", "lesson")
@@ -953,6 +954,7 @@ __all__ = [
     "CALIBRATION",
     "LIMITS",
     "PICTURES",
+    "SCATTER",
     "Ceilings",
     "Row",
     "answers",

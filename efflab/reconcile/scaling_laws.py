@@ -36,6 +36,7 @@ CALIBRATION = {
     "floor": ("loss", NAT),
 }
 BASE: tuple[str, ...] = ()  # what every prediction rests on
+SCATTER: tuple[str, ...] = ()
 PICTURES = ("scaling_laws", "errors")
 ROLES = ("fit", "repeat", "held-out")
 DRAWN = ("repeat", "held-out")  # what the law has not seen
@@ -670,8 +671,38 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
 
 __all__ = [
     "BASE",
-    "CALIBRATION", "CHECKPOINT", "DRAWN", "LIMITS", "PICTURES", "Row", "Run", "StepTime", "alternatives", "answers",
-    "asked", "banner", "calibration", "calibration_text", "cases", "compare", "describe", "evidence", "grid", "law",
-    "law_of_checkpoints", "missing", "optimum", "points", "runs", "scatter", "schedules", "step_time", "summary",
-    "sweep", "table", "text", "without_embedding",
+    "CALIBRATION",
+    "CHECKPOINT",
+    "DRAWN",
+    "LIMITS",
+    "PICTURES",
+    "SCATTER",
+    "Row",
+    "Run",
+    "StepTime",
+    "alternatives",
+    "answers",
+    "asked",
+    "banner",
+    "calibration",
+    "calibration_text",
+    "cases",
+    "compare",
+    "describe",
+    "evidence",
+    "grid",
+    "law",
+    "law_of_checkpoints",
+    "missing",
+    "optimum",
+    "points",
+    "runs",
+    "scatter",
+    "schedules",
+    "step_time",
+    "summary",
+    "sweep",
+    "table",
+    "text",
+    "without_embedding",
 ]  # fmt: skip
