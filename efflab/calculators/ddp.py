@@ -27,10 +27,9 @@ from efflab.calculators.picks import custom_accelerator, custom_model, pick, pic
 from efflab.catalog import accelerators
 from efflab.formulas import memory, parallelism, transformer
 from efflab.records import median, recorded
-from efflab.units import COUNT, FLOP, FLOP_PER_SECOND, PARAMETER, SECOND, TOKEN
+from efflab.units import BYTE, COUNT, FLOP, FLOP_PER_SECOND, PARAMETER, SECOND, TOKEN
 
 GBIT = 1e9 / 8  # B/s
-_EVERYWHERE = 10**7  # ranks that a network joins: all of them
 _NODE = {"GB200 NVL72 (per GPU)": 72, "GB300 NVL72 (per GPU)": 72}  # devices that a link joins, where it is not 8
 
 
@@ -55,26 +54,34 @@ def recorded_runs() -> list[Run]:
 
 
 def _links() -> Choice:
-    """A choice of what joins the ranks, a link of accelerators or a network: it sets the bandwidth of one direction."""
+    """A choice of what joins the ranks of a node: it sets the bandwidth of one direction and how many a node has."""
     seen: dict[str, Option] = {}
     for a in accelerators().values():
-        if a.link and a.link.name not in seen:
-            seen[a.link.name] = Option(
-                a.link.name,
-                f"{a.link.name}: {a.name}",
-                sets={"bandwidth": a.link_bandwidth, "reach": _NODE.get(a.name, 8)},
-                group="Within a node",
-            )
-    for rate in (800, 400, 200, 100, 25, 10):
-        seen[f"{rate} Gbit/s"] = Option(
-            f"{rate} Gbit/s", sets={"bandwidth": rate * GBIT, "reach": _EVERYWHERE}, group="Between nodes, per device"
-        )
+        if a.link:
+            joined = _NODE.get(a.name, 8)
+            name = a.link.name if joined == 8 else f"{a.link.name}, {joined} devices"
+            sets = {"link_bandwidth": a.link_bandwidth, "ranks_per_node": joined}
+            seen.setdefault(name, Option(name, f"{name}: {a.name}", sets=sets))
+    # Nothing inside a node limits one rank: its own network does.
+    alone = Option("none", "None: one rank in each node", sets={"link_bandwidth": 1e15, "ranks_per_node": 1})
     return pick(
         "link",
-        seen.values(),
+        [*seen.values(), alone],
+        default="NVLink 4",
+        own={"link_bandwidth": "own_link", "ranks_per_node": "own_ranks_per_node"},
+        label="Within a node",
+        shared=False,
+    )
+
+
+def _networks() -> Choice:
+    """A choice of what joins the nodes: it sets the bandwidth of one direction of each rank's adapter."""
+    return pick(
+        "network",
+        [Option(f"{rate} Gbit/s", sets={"network_bandwidth": rate * GBIT}) for rate in (800, 400, 200, 100, 25, 10)],
         default="400 Gbit/s",
-        own={"bandwidth": "own_bandwidth", "reach": "own_reach"},
-        label="Joined by",
+        own={"network_bandwidth": "own_network"},
+        label="Between nodes, for each rank",
         shared=False,
     )
 
@@ -122,10 +129,12 @@ scaling = Calculator(
         *grouped(
             "Network",
             _links(),
+            Slider("own_link", 1e6, 1e13, default=1e11, scale="log", label="Link", help="one direction, per rank"),
+            whole("own_ranks_per_node", 576, 8, "Ranks in a node"),
+            _networks(),
             Slider(
-                "own_bandwidth", 1e6, 1e13, default=1e9, scale="log", label="Bandwidth", help="one direction, per rank"
+                "own_network", 1e6, 1e13, default=1e9, scale="log", label="Adapter", help="one direction, for each rank"
             ),
-            replace(whole("own_reach", _EVERYWHERE, _EVERYWHERE, "Ranks that it joins"), unit=COUNT),
             Slider(
                 "latency", 1e-7, 1, default=4e-6, scale="log", zero=True, label="Latency", help="of one step of a ring"
             ),
@@ -133,10 +142,10 @@ scaling = Calculator(
                 "bucket_bytes",
                 2**10,
                 2**40,
-                default=float(parallelism.BUCKET_BYTES),
+                default=99.2e6,
                 scale="log2",
-                label="Bucket",
-                help="25 MiB by default in DDP",
+                label="Bucket, on average",
+                help="in DDP whole tensors of 25 MiB or more; 99.2 MB for this model",
             ),
             Slider(
                 "overlap",
@@ -161,8 +170,13 @@ scaling = Calculator(
         ),
         Output(parallelism.gradient_buckets, "buckets", "Messages in a step"),
         Output(memory.gradient_bytes, "gradient_bytes", "Gradients"),
-        Value("bandwidth", "Bandwidth in one direction", shown=False),
-        Value("reach", shown=False),
+        Output(
+            parallelism.group_bandwidth,
+            "bandwidth",
+            "Bandwidth of the rings",
+            given={"group": "ranks", "stride": 1, "bandwidth": "link_bandwidth"},
+        ),
+        Value("ranks_per_node", shown=False),
         Output(parallelism.scaled_efficiency, "efficiency", shown=False),
         Output(parallelism.all_reduce_traffic, "traffic", given={"message_bytes": "gradient_bytes"}, shown=False),
         Ratio("transfer_time", "traffic", "bandwidth", unit=SECOND, shown=False),
@@ -212,22 +226,24 @@ scaling = Calculator(
     ],
     cautions=[
         Case(
-            "Not so as set: {link} joins {reach} devices. Beyond them the network between nodes decides.",
-            [("ranks", ">", "reach")],
+            "Counted too fast: the last node has fewer ranks than the {ranks_per_node} of a full one, and so fewer "
+            "adapters for the rings.",
+            [("ranks", ">", "ranks_per_node"), ("ranks", "no multiple of", "ranks_per_node")],
         ),
         Case(
             "The transfer is {transfer_share} of the communication, the rest is latency: try larger buckets.",
             [("transfer_share", ">=", 0.5), ("transfer_share", "<", 0.8), ("exposed_share", ">", 0.05)],
         ),
     ],
-    note="Modelled: one ring, every rank equally fast, buckets of equal size, computation in proportion to the batch. "
-    "Links reach 70 to 90% of these bandwidths. The lab measures bandwidth, latency and both efficiencies.",
+    note="Modelled: rings through the adapters of all ranks of a node, every rank equally fast, buckets of equal size, "
+    "computation in proportion to the batch. Links and adapters reach 70 to 90% of these bandwidths with large "
+    "messages. The lab measures bandwidth, latency and both efficiencies.",
 )
 
 
 # Layouts
 
-_FIXED = {"as_flash": "flash", "as_none": "none", "split": True, "one": 1, "three_halves": 1.5}
+_FIXED = {"as_flash": "flash", "as_none": "none", "split": True, "one": 1, "three_halves": 1.5, "two": 2}
 
 
 def _placed() -> Choice:
@@ -248,17 +264,21 @@ def _placed() -> Choice:
 _ZERO = Choice(
     "zero",
     [
-        Option("0", "0: nothing split", sets=_FIXED | {"zero_stage": 0}),
-        Option("1", "1: optimizer split", sets=_FIXED | {"zero_stage": 1}),
-        Option("2", "2: and gradients", sets=_FIXED | {"zero_stage": 2}),
-        Option("3", "3: and weights (FSDP)", sets=_FIXED | {"zero_stage": 3}),
+        # From stage 1 on the updated weights are gathered as well, and there is a forward pass to hide that.
+        Option("0", "0: nothing split", sets=_FIXED | {"zero_stage": 0}, takes={"exposed_time": "exposed_all"}),
+        Option("1", "1: optimizer split", sets=_FIXED | {"zero_stage": 1}, takes={"exposed_time": "exposed_both"}),
+        Option("2", "2: and gradients", sets=_FIXED | {"zero_stage": 2}, takes={"exposed_time": "exposed_both"}),
+        Option("3", "3: and weights (FSDP)", sets=_FIXED | {"zero_stage": 3}, takes={"exposed_time": "exposed_both"}),
     ],
     default="2",
     label="ZeRO stage",
 )
 _CONVENTION = Choice(
     "convention",
-    [Option("16 bytes", "16 B: mixed precision"), Option("18 bytes", "18 B: FP32 gradients too")],
+    [
+        Option("16 bytes", "16 B: mixed precision", sets={"bytes_per_gradient": 2}),
+        Option("18 bytes", "18 B: FP32 gradients too", sets={"bytes_per_gradient": 4}),
+    ],
     default="18 bytes",
     label="Bytes per parameter, Adam",
 )
@@ -324,7 +344,7 @@ layout = Calculator(
                 default=50e9,
                 scale="log",
                 label="Network",
-                help="one direction, per device; 400 Gbit/s are 50 GB/s",
+                help="one direction, adapter of each device; 400 Gbit/s are 50 GB/s",
             ),
             Slider(
                 "utilization",
@@ -353,7 +373,7 @@ layout = Calculator(
             _schedule("interleaved"),
             _CHUNKS,
             _RECOMPUTATION,
-            Slider("overlap", 0, 1, default=1, label="Overlap", help="of gradients with the last backward pass"),
+            Slider("overlap", 0, 1, default=1, label="Overlap", help="of gradients and weights with passes"),
         ),
     ],
     outputs=[
@@ -376,7 +396,7 @@ layout = Calculator(
         Ratio("tokens", "batch", "one_of_length", label="Tokens in a step", unit=TOKEN),
         Ratio("bubble_share", "bubble_time", "step_time", label="Pipeline bubble, of the step", percent=True),
         Ratio("tensor_share", "tensor_time", "step_time", label="Tensor-parallel all-reduces", percent=True),
-        Ratio("network_share", "exposed_time", "step_time", label="Gradients, not hidden", percent=True),
+        Ratio("network_share", "exposed_time", "step_time", label="Gradients and weights, not hidden", percent=True),
         Value("capacity", "Memory of the device", shown=False),
         Value("link_bandwidth", "Link", shown=False),
         # memory
@@ -440,35 +460,48 @@ layout = Calculator(
         Output(
             parallelism.group_bandwidth,
             "tensor_bandwidth",
-            given={"group": "tensor_parallel", "bandwidth": "link_bandwidth"},
+            given={"group": "tensor_parallel", "stride": 1, "bandwidth": "link_bandwidth"},
             shown=False,
         ),
         Ratio("tensor_time", "tensor_bytes", "tensor_bandwidth", unit=SECOND, shown=False),
         Sum("busy", ["compute_time", "tensor_time"], shown=False),
         Output(parallelism.pipeline_bubble_time, "bubble_time", given={"busy_time": "busy"}, shown=False),
-        Output(
-            parallelism.zero_traffic,
-            "data_bytes",
-            given=_HERE | {"bytes_per_parameter": 2},
-            shown=False,
-        ),
-        Output(
-            parallelism.group_bandwidth,
-            "data_bandwidth",
-            given={"group": "devices", "bandwidth": "link_bandwidth"},
-            shown=False,
-        ),
-        Ratio(
-            "data_time", "data_bytes", "data_bandwidth", label="Gradients and weights take", unit=SECOND, shown=False
-        ),
-        Ratio("backward_all", "compute_time", "three_halves", unit=SECOND, shown=False),
-        Ratio("backward_last", "backward_all", "microbatches", unit=SECOND, shown=False),
+        Output(parallelism.zero_traffic, "data_bytes", given=_HERE | {"bytes_per_parameter": 2}, shown=False),
         Output(
             memory.weight_bytes,
             "sent_here",
             given={"parameters": "parameters_here", "bytes_per_parameter": 2},
             shown=False,
         ),
+        Output(
+            parallelism.all_reduce_traffic,
+            "gathered_twice",
+            given={"message_bytes": "sent_here", "ranks": "data_parallel"},
+            shown=False,
+        ),
+        Ratio("weights_gathered", "gathered_twice", "two", unit=BYTE, shown=False),
+        Sum("gradients_reduced", ["data_bytes"], minus=["weights_gathered"], shown=False),
+        Output(
+            parallelism.layout_devices,
+            "stride",
+            given={"context_parallel": "one", "data_parallel": "one"},
+            shown=False,
+        ),
+        Output(
+            parallelism.group_bandwidth,
+            "data_bandwidth",
+            given={"group": "data_parallel", "bandwidth": "link_bandwidth"},
+            shown=False,
+        ),
+        Ratio(
+            "data_time", "data_bytes", "data_bandwidth", label="Gradients and weights take", unit=SECOND, shown=False
+        ),
+        Ratio("gather_time", "weights_gathered", "data_bandwidth", unit=SECOND, shown=False),
+        Ratio("reduce_time", "gradients_reduced", "data_bandwidth", unit=SECOND, shown=False),
+        Ratio("backward_all", "compute_time", "three_halves", unit=SECOND, shown=False),
+        Ratio("backward_last", "backward_all", "microbatches", unit=SECOND, shown=False),
+        Sum("forward_all", ["compute_time"], minus=["backward_all"], shown=False),
+        Ratio("forward_first", "forward_all", "microbatches", unit=SECOND, shown=False),
         Output(
             parallelism.gradient_buckets,
             "buckets",
@@ -477,10 +510,25 @@ layout = Calculator(
         ),
         Output(
             parallelism.exposed_communication_time,
-            "exposed_time",
+            "exposed_gradients",
+            given={"communication_time": "reduce_time", "backward_time": "backward_last"},
+            shown=False,
+        ),
+        # The first layers' weights must be there before the next step's first forward pass begins.
+        Output(
+            parallelism.exposed_communication_time,
+            "exposed_weights",
+            given={"communication_time": "gather_time", "backward_time": "forward_first"},
+            shown=False,
+        ),
+        Sum("exposed_both", ["exposed_gradients", "exposed_weights"], shown=False),
+        Output(
+            parallelism.exposed_communication_time,
+            "exposed_all",
             given={"communication_time": "data_time", "backward_time": "backward_last"},
             shown=False,
         ),
+        Value("exposed_time", shown=False),
     ],
     stack=Stack(
         parts=_HELD,
@@ -516,8 +564,8 @@ layout = Calculator(
         ),
         Case(
             "Fits, and tensor parallelism leaves the node: with {tensor_parallel} devices of nodes of {ranks_per_node} "
-            "its all-reduces cross the network and take {tensor_share} of the step. Keep it within a node and add "
-            "pipeline stages.",
+            "its all-reduces run over the adapters, at {tensor_bandwidth} at best, and take {tensor_share} of the "
+            "step. Keep it within a node and add pipeline stages.",
             [("tensor_parallel", ">", "ranks_per_node"), *_most("tensor")],
         ),
         Case(
@@ -526,13 +574,13 @@ layout = Calculator(
             _most("bubble"),
         ),
         Case(
-            "Fits. Tensor parallelism costs most, {tensor_share} of {step_time}: its all-reduces wait for nobody to "
-            "hide them. Split each layer over fewer devices, if the memory allows.",
+            "Fits. Tensor parallelism costs most, {tensor_share} of {step_time}: little can hide its all-reduces, and "
+            "nothing is counted as hidden. Split each layer over fewer devices, if the memory allows.",
             _most("tensor"),
         ),
         Case(
-            "Fits. The gradients cost most, {network_share} of {step_time}: {data_time} on the network, once a step. "
-            "More microbatches between two updates, or a faster network.",
+            "Fits. Data parallelism costs most, {network_share} of {step_time}: gradients and weights take {data_time} "
+            "on the network, once a step. More microbatches between two updates, or a faster network.",
             _most("network"),
         ),
         Case(
@@ -554,13 +602,19 @@ layout = Calculator(
             [("query_heads", "no multiple of", "tensor_parallel")],
         ),
         Case(
+            "Counted too fast: {tensor_parallel} devices do not fill nodes of {ranks_per_node}, so that a group has "
+            "fewer adapters in one of them.",
+            [("tensor_parallel", ">", "ranks_per_node"), ("tensor_parallel", "no multiple of", "ranks_per_node")],
+        ),
+        Case(
             "The interleaved schedule needs microbatches in multiples of the {pipeline_parallel} stages.",
             [("chunks", ">", 1), ("microbatches", "no multiple of", "pipeline_parallel")],
         ),
     ],
     note="Modelled: sequence parallelism, FlashAttention, activations as Korthikanti et al. count them, equal stages. "
-    "Embedding, logits, context parallelism and the messages of the pipeline are left out. At stage 3 weights are "
-    "gathered once per pass, not per microbatch. Parts of a step follow one another; the share of the peak is yours.",
+    "Embedding, logits, context parallelism and the messages of the pipeline are left out. Each device has an adapter; "
+    "a group that spans nodes uses those of all its devices, at their full rate. Weights are BF16, gradients as set. "
+    "At stage 3 weights are gathered once per pass, not per microbatch. The share of the peak is yours.",
 )
 
 

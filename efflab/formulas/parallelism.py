@@ -101,32 +101,41 @@ def hierarchical_all_reduce_time(
     nodes: Ranks,
     bandwidth: BytePerSecond,
     network_bandwidth: BytePerSecond,
+    overlap: Share,
 ) -> Second:
     r"""Time of an all-reduce over several nodes: reduce-scatter in each node, all-reduce between, all-gather in each.
 
-    Equation: t = 2 \, \frac{g - 1}{g} \, \frac{S}{B} + 2 \, \frac{k - 1}{k} \, \frac{S}{g B_n}
-    Where: S = message_bytes; g = ranks_per_node; k = nodes; B = bandwidth; B_n = network_bandwidth
-    Source: Definition: rings one after another; Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, for each
-    Assumes: one direction's bandwidth per rank, within a node and between nodes, where every rank has its own share of
-        the network; the three parts do not overlap; no latency.
+    Equation: t = t_i + t_n - o \min(t_i, t_n), \quad t_i = 2 \, \frac{g - 1}{g} \, \frac{S}{B}, \quad
+        t_n = 2 \, \frac{k - 1}{k} \, \frac{S}{g B_n}
+    Where: S = message_bytes; g = ranks_per_node; k = nodes; B = bandwidth; B_n = network_bandwidth; o = overlap
+    Source: Definition: rings, Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, for each of the three parts
+    Assumes: one direction's bandwidth per rank, within a node and between nodes, where every rank has an adapter of its
+        own; no latency. o is 0 where the parts follow one another, 1 where the message goes through them in many small
+        chunks, as in NCCL's trees. A tree over two nodes sends as much between them, the message once.
     """
     inside = 2 * (ranks_per_node - 1) / ranks_per_node * message_bytes / bandwidth
-    return inside + 2 * (nodes - 1) / nodes * message_bytes / (ranks_per_node * network_bandwidth)
+    between = 2 * (nodes - 1) / nodes * message_bytes / (ranks_per_node * network_bandwidth)
+    return inside + between - overlap * minimum(inside, between)
 
 
 @formula
 def group_bandwidth(
-    *, group: Ranks, ranks_per_node: Ranks, bandwidth: BytePerSecond, network_bandwidth: BytePerSecond
+    *, group: Ranks, stride: Ranks, ranks_per_node: Ranks, bandwidth: BytePerSecond, network_bandwidth: BytePerSecond
 ) -> BytePerSecond:
-    r"""Bandwidth at which a ring of a group of ranks runs: that of its slowest link.
+    r"""Bandwidth of rings over a group of ranks: the link's in a node, beyond it that of the group's adapters in one.
 
-    Equation: B_g = B \text{ for } g \le k, \quad \min(B, B_n) \text{ for } g > k
-    Where: g = group; k = ranks_per_node; B = bandwidth; B_n = network_bandwidth
-    Source: Narayanan et al. 2021, arXiv:2104.04473, section 3.2: tensor parallelism up to the size of a node
-    Assumes: one direction's bandwidth per rank. A ring sends as much over every link, so one that leaves the node waits
-        for the network all the way round.
+    Equation: B_g = B \text{ for } g \le j, \quad \min(B,\ j B_n) \text{ for } g > j, \quad
+        j = \max\left( 1, \left\lfloor \frac{k}{s} \right\rfloor \right)
+    Where: g = group; s = stride; k = ranks_per_node; B = bandwidth; B_n = network_bandwidth
+    Source: Definition: rings over shared links; Austin et al. 2025, How to Scale Your Model, How to Think About GPUs,
+        Cross-node collectives
+    Assumes: one direction's bandwidth per rank; the group takes every sth rank, so that j of it are in a node, all its
+        nodes alike. Each rank has an adapter of its own, and the message is split over j rings, each of which leaves a
+        node through another adapter. One ring alone would run at the speed of one adapter, and a group with one rank
+        in each node does.
     """
-    return where(group, "<=", ranks_per_node, bandwidth, minimum(bandwidth, network_bandwidth))
+    in_node = maximum(1, floor(ranks_per_node / stride))
+    return where(group, "<=", in_node, bandwidth, minimum(bandwidth, in_node * network_bandwidth))
 
 
 @formula
@@ -151,7 +160,8 @@ def bus_bandwidth(*, message_bytes: Byte, time: Time, ranks: Ranks, collective: 
     Where: S = message_bytes; t = time; n = ranks; \text{collective} = collective
     Source: NVIDIA, nccl-tests, doc/PERFORMANCE.md
     Assumes: of an all-gather or a reduce-scatter the whole message counts. The same number for every n where the links
-        are the limit; latency lowers it, and reduction in the switch raises it above the link.
+        are the limit; latency lowers it. Reduction in the switch, or a tree over two nodes, sends less than a ring and
+        raises it above the link.
     """
     factor = {"all-reduce": 2 * (ranks - 1) / ranks, "broadcast": 1}.get(collective, (ranks - 1) / ranks)
     return factor * message_bytes / time
@@ -178,8 +188,9 @@ def gradient_buckets(*, gradient_bytes: Byte, bucket_bytes: Byte) -> Number:
 
     Equation: k = \left\lceil \frac{G}{b} \right\rceil
     Where: G = gradient_bytes; b = bucket_bytes
-    Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 3.2.3
-    Assumes: buckets that are filled to the last byte. PyTorch's hold whole tensors, 25 MiB by default, the first 1 MiB.
+    Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, section 3.2.2
+    Assumes: b is a bucket's size on average. PyTorch's hold whole tensors and close at 25 MiB or more (the first at
+        1 MiB): with tensors of that size or larger they hold more, and are fewer; at most one per tensor.
     """
     return ceil(gradient_bytes / bucket_bytes)
 
@@ -193,8 +204,9 @@ def bucketed_all_reduce_time(
     Equation: t_c = 2 (n - 1) k \alpha + 2 \, \frac{n - 1}{n} \, \frac{G}{B}, \quad
         k = \left\lceil \frac{G}{b} \right\rceil
     Where: G = gradient_bytes; b = bucket_bytes; n = ranks; B = bandwidth; \alpha = latency
-    Source: Li et al. 2020, arXiv:2006.15704, section 3.2.3, with the ring of `ring_all_reduce_time`
-    Assumes: one bucket after the other. The sum of the transfers does not depend on the buckets, the latency does.
+    Source: Li et al. 2020, arXiv:2006.15704, section 3.2.2, with the ring of `ring_all_reduce_time`
+    Assumes: one bucket after the other; b is a bucket's size on average, as in `gradient_buckets`. The sum
+        of the transfers does not depend on the buckets, the latency does.
     """
     buckets = gradient_buckets(gradient_bytes=gradient_bytes, bucket_bytes=bucket_bytes)
     return 2 * (ranks - 1) * buckets * latency + 2 * (ranks - 1) / ranks * gradient_bytes / bandwidth
@@ -368,16 +380,27 @@ def samples_per_rank(*, samples: Annotated[Count, Range(1, 1e15)], ranks: Ranks)
 
 
 @formula
-def zero_traffic(*, parameters: Parameters, bytes_per_parameter: Byte, ranks: Ranks, zero_stage: ZeroStage) -> Byte:
+def zero_traffic(
+    *,
+    parameters: Parameters,
+    bytes_per_parameter: Byte,
+    bytes_per_gradient: Byte,
+    ranks: Ranks,
+    zero_stage: ZeroStage,
+) -> Byte:
     r"""What each rank sends in a step of training with ZeRO, or with FSDP at stage 3.
 
-    Equation: c \, \frac{n - 1}{n} \, P b, \quad c = 2 \text{ (stages 0 to 2)},\ 3 \text{ (stage 3)}
-    Where: P = parameters; b = bytes_per_parameter; n = ranks; \text{stage} = zero_stage
-    Source: Rajbhandari et al. 2020, arXiv:1910.02054, section 7
-    Assumes: gradients are reduced once a step in the weights' format. Stage 3 gathers the weights twice, for the
-        forward and the backward pass, and scatters the gradients; the others gather the updated weights once.
+    Equation: \frac{n - 1}{n} \, P c, \quad
+        c = 2 b_g \text{ (stage 0)},\ b_w + b_g \text{ (stages 1 and 2)},\ 2 b_w + b_g \text{ (stage 3)}
+    Where: P = parameters; b_w = bytes_per_parameter; b_g = bytes_per_gradient; n = ranks; \text{stage} = zero_stage
+    Source: Rajbhandari et al. 2020, arXiv:1910.02054, section 7, with a format for each
+    Assumes: gradients are reduced once a step. Stage 0 all-reduces them; stages 1 and 2 scatter them and gather the
+        updated weights once; stage 3 gathers the weights twice, for the forward and the backward pass.
     """
-    return (3 if zero_stage == 3 else 2) * (ranks - 1) / ranks * parameters * bytes_per_parameter
+    each = {0: 2 * bytes_per_gradient, 3: 2 * bytes_per_parameter + bytes_per_gradient}.get(
+        zero_stage, bytes_per_parameter + bytes_per_gradient
+    )
+    return (ranks - 1) / ranks * parameters * each
 
 
 # Tensor and pipeline parallelism
@@ -591,8 +614,9 @@ def layout_step_time(
     Where: W = model_flops; n = devices; \pi = peak_performance; u = utilization; f = bubble_fraction;
         t_t = tensor_parallel_time; t_e = exposed_time
     Source: Definition: parts one after another; Narayanan et al. 2021, arXiv:2104.04473, sections 2.2 and 3
-    Assumes: u is what one device alone reaches of its peak; recomputation counts into it. Tensor-parallel all-reduces
-        wait for nobody else and hide nothing; t_e is what the backward pass does not hide of the gradients' reduction.
+    Assumes: u is what one device alone reaches of its peak; recomputation counts into it. Nothing of
+        the tensor-parallel all-reduces counts as hidden, though the backward ones can run beside the weights'
+        gradients; t_e is what data parallelism does not hide of gradients and updated weights.
     """
     computation = model_flops / (devices * peak_performance * utilization)
     return (computation + tensor_parallel_time) * (1 + bubble_fraction) + exposed_time

@@ -6,10 +6,12 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from efflab import calculators, catalog
 from efflab.calculators import ddp
 from efflab.calculators.picks import CUSTOM
+from efflab.formulas import parallelism
 from efflab.records import recorded
 
 SCALING, LAYOUT, PIPELINE = "ddp-scaling", "parallel-layout", "pipeline-bubble"
@@ -19,28 +21,58 @@ BATCH, SAVING = "critical-batch", "checkpoint-interval"
 # Scaling
 
 
+def buckets_of(name: str, cap: int) -> list[int]:
+    """Bytes of the buckets in which torch's own rule packs a Llama model's BF16 gradients, the last layer's first."""
+    shape = catalog.model(name).architecture()
+    h, kv = shape["hidden_size"], shape["kv_heads"] * shape["head_dim"]
+    mlp, words = shape["intermediate_size"], shape["vocabulary"]
+    block = [(h, h), (kv, h), (kv, h), (h, h), (mlp, h), (mlp, h), (h, mlp), (h,), (h,)]  # q, k, v, o, the MLP, norms
+    shapes = [(words, h), *block * int(shape["layers"]), (h,), (words, h)]
+    tensors = [torch.empty(tuple(map(int, s)), dtype=torch.bfloat16, device="meta") for s in reversed(shapes)]
+    assert sum(t.numel() for t in tensors) == catalog.model(name).parameters
+    packed, _ = torch.distributed._compute_bucket_assignment_by_size(tensors, [2**20, cap])
+    return [sum(tensors[i].nbytes for i in bucket) for bucket in packed]
+
+
+def test_the_opening_counts_the_buckets_of_its_model():
+    """613 buckets would be full ones of 25 MiB; most tensors of this model are larger and never cut."""
+    buckets = buckets_of("Llama 3.1 8B", parallelism.BUCKET_BYTES)
+    here = calculators.get(SCALING).evaluate()
+    assert here["gradient_bytes"] == sum(buckets) == 2 * 8030261248
+    assert here["buckets"] == len(buckets) == 162
+
+
 def test_eight_billion_parameters_on_64_ranks_by_hand():
-    """16.06 GB of BF16 gradients, 613 buckets of 25 MiB, a ring of 64 at 50 GB/s with 4 µs a step."""
+    """16.06 GB of BF16 gradients in 162 buckets, rings of 64 through eight adapters of 50 GB/s, 4 µs a step."""
     here = calculators.get(SCALING).evaluate()
     gradient = 2 * 8030261248
-    assert here["gradient_bytes"] == gradient and here["buckets"] == math.ceil(gradient / (25 * 2**20)) == 613
-    reduced = 2 * 63 / 64 * gradient / 50e9 + 613 * 126 * 4e-6
+    assert here["bandwidth"] == 8 * 50e9
+    reduced = 2 * 63 / 64 * gradient / 400e9 + 162 * 126 * 4e-6
     assert here["communication_time"] == pytest.approx(reduced)
-    exposed = reduced - 612 / 613 * 0.66
-    assert here["exposed"] == pytest.approx(exposed)
-    assert here["share"] == pytest.approx(1.02 / (1.02 + exposed)) == pytest.approx(here["speedup"] / 64)
-    assert "larger buckets" in here.verdict
+    assert reduced < 161 / 162 * 0.66, "all but the last bucket is hidden"
+    assert here["exposed"] == pytest.approx(reduced / 162)
+    assert here["share"] == pytest.approx(1.02 / (1.02 + reduced / 162)) == pytest.approx(here["speedup"] / 64)
+    assert "Hidden" in here.verdict
+
+
+def test_one_rank_in_each_node_has_one_adapter():
+    """The same 64 ranks in 64 nodes: an eighth of the bandwidth."""
+    here = calculators.get(SCALING).evaluate(link="none")
+    assert here["bandwidth"] == 50e9
+    reduced = 2 * 63 / 64 * 2 * 8030261248 / 50e9 + 162 * 126 * 4e-6
+    exposed = reduced - 161 / 162 * 0.66
+    assert here["exposed"] == pytest.approx(exposed) and here["share"] == pytest.approx(1.02 / (1.02 + exposed))
 
 
 @pytest.mark.parametrize(
     ("state", "says"),
     [
         ({"ranks": 1}, "One rank alone"),
-        ({"bucket_bytes": "256 MiB"}, "Hidden"),
+        ({}, "Hidden"),
         ({"latency": "1 ms"}, "Limited by latency"),
-        ({"link": "25 Gbit/s"}, "Limited by the bandwidth"),
-        ({"link": "25 Gbit/s", "overlap": 0}, "nothing hides"),
-        ({"link": "NVLink 4"}, "joins 8 devices"),
+        ({"network": "10 Gbit/s"}, "Limited by the bandwidth"),
+        ({"network": "10 Gbit/s", "overlap": 0}, "nothing hides"),
+        ({"ranks": 60}, "fewer adapters"),
     ],
 )
 def test_the_verdict_names_what_limits(state, says):
@@ -48,14 +80,30 @@ def test_the_verdict_names_what_limits(state, says):
 
 
 def test_links_are_those_of_one_direction():
-    links = calculators.get(SCALING).table["link"].table
-    assert links["NVLink 4"].sets["bandwidth"] == 450e9  # not the 900 of the data sheet
+    table = calculators.get(SCALING).table
+    links, networks = table["link"].table, table["network"].table
+    assert links["NVLink 4"].sets["link_bandwidth"] == 450e9  # not the 900 of the data sheet
     for a in catalog.accelerators().values():
         if a.link:
-            assert links[a.link.name].sets["bandwidth"] == a.link_bandwidth
-    assert links["400 Gbit/s"].sets["bandwidth"] == 50e9
-    own = calculators.get(SCALING).evaluate(link=CUSTOM, own_bandwidth="50 GB/s", own_reach=10**7)
+            assert links[a.link.name].sets["link_bandwidth"] == a.link_bandwidth
+    assert links["NVLink 5, 72 devices"].sets["ranks_per_node"] == 72
+    assert networks["400 Gbit/s"].sets["network_bandwidth"] == 50e9
+    same = {"own_link": "450 GB/s", "own_ranks_per_node": 8, "own_network": "50 GB/s"}
+    own = calculators.get(SCALING).evaluate(link=CUSTOM, network=CUSTOM, **same)
     assert own["share"] == calculators.get(SCALING).evaluate()["share"]
+
+
+@pytest.mark.parametrize(
+    ("state", "bandwidth"),
+    [
+        ({"ranks": 8}, 450e9),  # the link alone
+        ({"ranks": 16}, 400e9),  # eight adapters of 50 GB/s
+        ({"ranks": 16, "network": "800 Gbit/s"}, 450e9),  # no faster than the link
+        ({"ranks": 64, "link": "NVLink 5, 72 devices"}, 900e9),
+    ],
+)
+def test_rings_leave_a_node_through_the_adapters_of_all_its_ranks(state, bandwidth):
+    assert calculators.get(SCALING).evaluate(**state)["bandwidth"] == bandwidth
 
 
 def test_weak_and_strong_scaling_agree_on_one_rank_and_part_on_many():
@@ -113,7 +161,12 @@ def test_the_step_by_hand():
     assert here["tensor_time"] == pytest.approx(tensor)
     bubble = 15 / (8 * 16)
     assert here["bubble_time"] == pytest.approx(bubble * (compute + tensor))
-    assert here["data_time"] == pytest.approx(2 * 127 / 128 * parameters / 128 * 2 / 50e9)
+    reduced, gathered = (127 / 128 * parameters / 128 * size / 50e9 for size in (4, 2))  # FP32 and BF16
+    assert here["data_time"] == pytest.approx(reduced + gathered)
+    # Gradients run beside the backward pass of the last microbatch, weights beside the next forward pass of the first.
+    k = math.ceil(parameters / 128 * 2 / (25 * 2**20))
+    shown = [max(t - (k - 1) / k * share * compute / 16, t / k) for t, share in ((reduced, 2 / 3), (gathered, 1 / 3))]
+    assert here["exposed_time"] == pytest.approx(sum(shown))
     assert here["step_time"] == pytest.approx((compute + tensor) * (1 + bubble) + here["exposed_time"])
     parts = [here[n] for n in ("compute_time", "tensor_time", "bubble_time", "exposed_time")]
     assert sum(parts) == pytest.approx(here["step_time"])
@@ -130,7 +183,7 @@ def test_the_step_by_hand():
         ({"tensor_parallel": 16, "pipeline_parallel": 8, "ranks_per_node": 8}, "leaves the node"),
         ({}, "bubble of the pipeline costs most"),
         ({"own_chunks": 32}, "Tensor parallelism costs most"),
-        ({"own_chunks": 32, "network_bandwidth": "2 GB/s"}, "gradients cost most"),
+        ({"own_chunks": 32, "network_bandwidth": "2 GB/s"}, "Data parallelism costs most"),
         (
             {"model": "GPT-3 125M", "tensor_parallel": 1, "pipeline_parallel": 1, "sequence_length": 2048,
              "microbatches": 64, "data_parallel": 8},
@@ -144,12 +197,36 @@ def test_the_layout_verdict_names_what_limits(state, says):
     assert says in calculators.get(LAYOUT).evaluate(**state).verdict
 
 
-def test_tensor_parallelism_across_nodes_runs_at_the_speed_of_the_network():
+def test_tensor_parallelism_across_nodes_runs_at_the_speed_of_its_adapters():
     layout = calculators.get(LAYOUT)
     inside = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=16)
     across = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=8)
-    assert across["tensor_time"] / inside["tensor_time"] == pytest.approx(450 / 50)
-    assert across["mfu_share"] < 0.6 * inside["mfu_share"]
+    assert across["tensor_time"] / inside["tensor_time"] == pytest.approx(450 / (8 * 50))
+    alone = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=1)
+    assert alone["tensor_time"] / inside["tensor_time"] == pytest.approx(450 / 50)
+    assert alone["mfu_share"] < 0.6 * inside["mfu_share"]
+    assert "fewer adapters" in layout.evaluate(ranks_per_node=3).verdict
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "data", "adapters"), [(8, 16, 128, 1), (4, 1, 64, 2), (1, 1, 64, 8), (2, 2, 16, 2)]
+)
+def test_replicas_share_the_adapters_of_a_node(tensor, pipeline, data, adapters):
+    here = calculators.get(LAYOUT).evaluate(tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data)
+    assert here["data_bandwidth"] == adapters * 50e9
+    one_node = calculators.get(LAYOUT).evaluate(tensor_parallel=2, pipeline_parallel=1, data_parallel=4)
+    assert one_node["data_bandwidth"] == 450e9
+
+
+@pytest.mark.parametrize("convention, gradient", [("16 bytes", 2), ("18 bytes", 4)])
+def test_what_data_parallelism_sends(convention, gradient):
+    """Gradients in their format, weights in BF16: reduced and gathered, at stage 3 gathered once more."""
+    for stage, (gathers, reduces) in {"0": (0, 2), "1": (1, 1), "2": (1, 1), "3": (2, 1)}.items():
+        here = calculators.get(LAYOUT).evaluate(zero=stage, convention=convention)
+        each = 127 / 128 * 405853388800 / 128
+        assert here["data_bytes"] == pytest.approx(each * (2 * gathers + gradient * reduces))
+        parts = ["exposed_gradients", "exposed_weights"] if gathers else ["exposed_all"]
+        assert here["exposed_time"] == pytest.approx(sum(here[n] for n in parts))
 
 
 def test_recomputation_adds_a_third_of_the_work_and_half_of_the_messages():
