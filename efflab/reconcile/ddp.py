@@ -426,8 +426,7 @@ def calibration_text(record: Record) -> str:
     lines += _step_table(record)
     if said := _model_text(record):
         lines.append(said)
-    if named := [c for c in _doubted(record) if _role(record, c) in BESIDE]:
-        lines.append(f"Disturbed while measured, as the record warns: {', '.join(named)}.")
+    lines += _warned(record, [c for c in _doubted(record) if _role(record, c) in BESIDE])
     return "\n".join(lines) or "Neither messages nor steps were measured."
 
 
@@ -548,6 +547,18 @@ def _doubted(record: Record) -> list[str]:
     """The timed cases of which the record warns."""
     named = doubted(record)
     return list(dict.fromkeys(str(s.point["case"]) for s in record.samples if s.point.get("case") in named))
+
+
+def _warned(record: Record, named: list[str]) -> list[str]:
+    """Of cases that the record warns of, which were disturbed and which scatter by nature."""
+    kinds = (
+        ("Disturbed while measured, as the record warns", [c for c in named if _role(record, c) not in SCATTER]),
+        (
+            "Times that scatter, as those of messages do where no core is spare",
+            [c for c in named if _role(record, c) in SCATTER],
+        ),
+    )
+    return [f"{said}: {', '.join(cases)}." for said, cases in kinds if cases]
 
 
 # Prediction
@@ -848,12 +859,15 @@ def _why_message(record: Record, sample: Sample, predicted: float, seconds: floa
     part = found.latency if limit == "latency" else float(point["message_bytes"]) / found.bandwidth
     texts = [agrees(seconds / predicted)]
     if not texts[0]:
-        texts += _disturbed(record, sample, ())
         texts += _neighbours(record, point, found, seconds / predicted - 1)
-        texts += _cached(record, point, seconds / predicted)
+        if found.latency < 0.75 * predicted:  # else its transfer says little
+            texts += _cached(record, point, seconds / predicted)
     share = part / found.time(float(point["message_bytes"]))
     said = f"By the fit {'latency' if limit == 'latency' else 'transfer'} is {_share(share)} of it."
-    return f"{' '.join(t for t in texts if t) or NOTHING} {said} {_unsteady(sample, seconds)}".rstrip()
+    unsteady = _unsteady(sample, seconds)
+    if unsteady and record.environment.kind == "cpu" and not spare_cores(record, ranks):
+        unsteady += " Consistent with gloo's threads, which poll, and the ranks taking turns on the cores."
+    return f"{' '.join(t for t in texts if t) or NOTHING} {said} {unsteady}".rstrip()
 
 
 def _share(value: float) -> str:
@@ -1333,8 +1347,8 @@ def text(record: Record) -> str:
         parts.append(_steps_text(record))
     if runs(record):
         parts.append(_restart_text(record))
-    if named := _doubted(record):
-        parts.append(f"Disturbed while measured, as the record warns: {', '.join(named)}.")
+    if warned := _warned(record, _doubted(record)):
+        parts.append("\n".join(warned))
     parts.append(
         "Times rest on the fitted messages and on steps of one rank alone and of all without communication; none of "
         "them is predicted."
