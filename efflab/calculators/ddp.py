@@ -142,10 +142,10 @@ scaling = Calculator(
                 "bucket_bytes",
                 2**10,
                 2**40,
-                default=99.2e6,
+                default=99.14e6,
                 scale="log2",
                 label="Bucket, on average",
-                help="in DDP whole tensors of 25 MiB or more; 99.2 MB for this model",
+                help="in DDP whole tensors of 25 MiB or more; 99.1 MB for Llama 3.1 8B",
             ),
             Slider(
                 "overlap",
