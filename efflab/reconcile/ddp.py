@@ -156,7 +156,7 @@ _LARGEST = 2**62
 _DETAILS = {
     "forward_time": ("s", False), "backward_time": ("s", False), "update_time": ("s", True), "buckets": ("", False),
     "delay": ("s", False), "repeated": ("", True), "rounding": ("", True), "difference": ("", True),
-    "peak_bytes": ("B", False), "checkpoint_time": ("s", False), "resumed_at": ("", True), "restart_time": ("s", False),
+    "peak_bytes": ("B", False), "checkpoint_time": ("s", False), "resumed_at": ("", True), "restart_time": ("s", True),
     "loss": ("nats", False),
 }  # fmt: skip
 
@@ -1779,8 +1779,25 @@ def _sends(record: Record, point: Mapping[str, Any], inputs: Mapping[str, Any]) 
     both = _ring(record, int(point["ranks"]))
     if both is None or inputs.get("gradients") != "fp32" or inputs.get("overlap") != overlap(record, point):
         return False
-    own = {"own_parameters": point["gradient_bytes"] / 4, "latency": both[0], "own_bandwidth": both[1]}
-    return all(_close(inputs.get(name), value) for name, value in own.items())
+    own = {"own_parameters": point["gradient_bytes"] / 4, "latency": both[0]}
+    return _close(_carried(inputs), both[1]) and all(_close(inputs.get(name), value) for name, value in own.items())
+
+
+def _carried(inputs: Mapping[str, Any]) -> Any:
+    """The bandwidth of a calculator's ranks together: the link's within a node, else what its adapters leave of it."""
+    ranks, each, link, network = (inputs.get(n) for n in ("ranks", "own_ranks_per_node", "own_link", "own_network"))
+    if not (positive(ranks) and positive(each) and positive(link)):
+        return None
+    if ranks <= each:
+        return link
+    if inputs.get("network") != "custom" or not positive(network):
+        return None
+    try:
+        return formulas.group_bandwidth(
+            group=ranks, stride=1, ranks_per_node=each, bandwidth=link, network_bandwidth=network
+        )
+    except FormulaError:
+        return None
 
 
 def _takes(record: Record, case: str, inputs: Mapping[str, Any]) -> bool:

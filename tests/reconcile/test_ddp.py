@@ -740,7 +740,8 @@ def test_cases_are_what_can_be_predicted_and_describe_says_what_they_are() -> No
 OWN = {
     "model": "custom", "own_parameters": PARAMETERS, "gradients": "fp32", "forward_time": 0.020,
     "backward_time": 0.041, "update_time": 0.010, "ranks": 2, "scaling": "weak", "link": "custom",
-    "own_bandwidth": 2e9, "latency": 200e-6, "bucket_bytes": 2**23, "overlap": 0,
+    "own_link": 2e9, "own_ranks_per_node": 8, "network": "custom", "own_network": 1e9, "latency": 200e-6,
+    "bucket_bytes": 2**23, "overlap": 0,
 }  # fmt: skip
 
 
@@ -762,9 +763,12 @@ def test_scaling_is_answered_where_the_inputs_are_the_runs_own() -> None:
     )
     together = {"forward_time": 0.022, "backward_time": 0.043, "update_time": 0.012}
     assert set(ddp.answers(found, predicted(**together))) == {"step_time"}
-    for other in ({"ranks": 4}, {"gradients": "bf16"}, {"own_bandwidth": 1e9}, {"latency": 1e-5}, {"overlap": 1},
-                  {"forward_time": 0.5}, {"own_parameters": 8e9}, {"own_bandwidth": "fast"}):  # fmt: skip
+    for other in ({"ranks": 4}, {"gradients": "bf16"}, {"own_link": 1e9}, {"latency": 1e-5}, {"overlap": 1},
+                  {"forward_time": 0.5}, {"own_parameters": 8e9}, {"own_link": "fast"}, {"own_ranks_per_node": 1},
+                  {"own_ranks_per_node": "all"}, {"own_ranks_per_node": 1, "network": "400 Gbit/s"}):  # fmt: skip
         assert ddp.answers(found, predicted(**other)) == {}, other
+    across = {"own_ranks_per_node": 1, "own_link": 9e9, "own_network": 2e9}  # one rank in each of two nodes
+    assert set(ddp.answers(found, predicted(**across))) == {"share", "speedup", "step_time"}
     for other in ({"model": "Llama 3.1 8B"}, {"link": "400 Gbit/s"}):
         assert ddp.asked(predicted(**other)) == {}
     assert ddp.answers(record(samples=[]), predicted()) == {}
