@@ -55,6 +55,7 @@ WAITING = 900.0  # s; for those who wait while others measure
 STARTING = 300.0  # s; until the first rank runs: torch may come over a slow network drive
 STOP_WAIT = 45.0  # s; what the ranks get to finish a step and write a checkpoint
 GRACE = 5.0  # s; between SIGTERM and SIGKILL
+NOTES = 60.0  # s; for which a network drive may hide what another node wrote
 POLL = 0.1  # s; how often the parent looks: a hundredth of that is its share of a core
 # What an outer torchrun sets: a launch inside of it would take them for its own.
 TORCHRUN = re.compile(
@@ -67,6 +68,13 @@ GONE = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|remote process exited|socket|NCCL",
     re.IGNORECASE,
 )
+# What they say where nodes do not find each other.
+NETWORK = re.compile(
+    r"connectFullMesh|rendezvous|getaddrinfo|resolve|no route to host|unable to find|connection (timed out|refused)",
+    re.IGNORECASE,
+)
+# What ends a rank; its watcher passes it on.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class RankFailed(EfflabError):
@@ -215,18 +223,57 @@ def interconnect(layout: Layout) -> str | None:
     """
     if layout.device != "cuda" or layout.per_node < 2:
         return None
-    torch = devices.import_torch()
-    with contextlib.suppress(devices.NoNVML), devices.nvml(torch.device("cuda", 0)) as (pynvml, first):
+    torch, at = devices.import_torch(), layout.first_device
+    with contextlib.suppress(devices.NoNVML), devices.nvml(torch.device("cuda", at)) as (pynvml, first):
         links = 0
         with contextlib.suppress(Exception):
             for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
                 links += pynvml.nvmlDeviceGetNvLinkState(first, link) == pynvml.NVML_FEATURE_ENABLED
         if links:
             return f"NV{links}"
-        with contextlib.suppress(Exception), devices.nvml(torch.device("cuda", 1)) as (_, second):
+        with contextlib.suppress(Exception), devices.nvml(torch.device("cuda", at + 1)) as (_, second):
             level = pynvml.nvmlDeviceGetTopologyCommonAncestor(first, second)
             return {0: "same board", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}.get(level)
     return None
+
+
+def check_shared(layout: Layout) -> None:
+    """Refuse GPUs of this node that take one process at a time, since the parent holds one of them too.
+
+    Raises:
+        EfflabError: says which.
+    """
+    torch = devices.import_torch()
+    for number in range(layout.first_device, layout.first_device + layout.per_node if layout.device == "cuda" else 0):
+        mode = None
+        with contextlib.suppress(Exception), devices.nvml(torch.device("cuda", number)) as (pynvml, handle):
+            mode = pynvml.nvmlDeviceGetComputeMode(handle)
+            mode = mode if mode == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS else None
+        if mode is not None:
+            raise EfflabError(
+                f"GPU {number} is in compute mode EXCLUSIVE_PROCESS: it takes one process at a time, and this "
+                "experiment needs two on it, the run and a rank. An administrator changes it: 'nvidia-smi -c DEFAULT'."
+            )
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask the ranks of a launch to stop.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    (folder / STOP).write_bytes(b"1")
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Whether somebody did.
+
+    The file is there from the start and is opened each time: a network drive looks anew when a file is opened, and
+    remembers for a minute that there is none.
+    """
+    with contextlib.suppress(OSError):
+        return bool((folder / STOP).read_bytes())
+    return False
 
 
 class Launch:
@@ -272,6 +319,7 @@ class Launch:
             }  # fmt: skip
             (self.folder / "settings.json").write_text(json.dumps(settings, allow_nan=False))
             (self.folder / STREAM).touch()
+            (self.folder / STOP).touch()
             log = open(self.folder / "log.txt", "wb")  # noqa: SIM115  # the subprocess inherits it
         except FileExistsError:
             raise EfflabError(f"launch: {self.folder} exists. Give each launch a folder of its own.") from None
@@ -300,9 +348,10 @@ class Launch:
             if self._deadline < time.monotonic() and not self._begun():
                 self.kill()
             time.sleep(POLL)
-        self._gone()
         if self.process.returncode != 0:
+            self._gone(NOTES if self.layout.nodes else 2 * GRACE)
             raise self.failure()
+        self._gone()
 
     def _begun(self) -> bool:
         """Whether a rank runs; not looked for again once one did."""
@@ -324,7 +373,7 @@ class Launch:
         try:
             if self.process.poll() is None:
                 with contextlib.suppress(OSError):
-                    (self.folder / STOP).touch()
+                    ask_to_stop(self.folder)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(patience)
         finally:
@@ -342,10 +391,14 @@ class Launch:
                 self.process.wait()
         self._gone()
 
-    def _gone(self) -> None:
+    def _gone(self, patience: float = 2 * GRACE) -> None:
         """Wait until every rank that began has ended; each one's watcher ends it when torchrun is gone."""
-        deadline = time.monotonic() + 2 * GRACE
+        deadline = time.monotonic() + patience
+        probe = self.folder / "look"
         while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # a change of the folder makes a network drive list it anew
+                probe.touch()
+                probe.unlink()
             begun, ended = (
                 {p.stem.partition("-")[2] for p in self.folder.glob(f"{kind}-*.json")} for kind in ("begun", "ended")
             )
@@ -355,7 +408,13 @@ class Launch:
 
     def failure(self) -> RankFailed:
         """Which rank ended this launch, and how, from the notes that the ranks and their watchers left."""
-        return diagnose(self.folder)
+        found = diagnose(self.folder)
+        if self.layout.nodes and NETWORK.search(str(found)):
+            found.args = (
+                f"{found}\nIf the nodes do not reach each other: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the "
+                "interface of their common network, as 'ip address' names it on each of them.",
+            )
+        return found
 
 
 def command_line(target: str, folder: Path, layout: Layout) -> list[str]:
@@ -385,12 +444,16 @@ def clean_environment(layout: Layout) -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join(path)
     if not layout.nodes and sys.platform == "linux":
         found.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host whose own name does not resolve can still measure
+    # NCCL takes prefixes, lists and exclusions; gloo takes names.
+    interface = found.get("NCCL_SOCKET_IFNAME", "").removeprefix("=")
+    if layout.nodes and interface in {name for _, name in socket.if_nameindex()}:
+        found.setdefault("GLOO_SOCKET_IFNAME", interface)
     return found
 
 
 def diagnose(folder: Path) -> RankFailed:
     """The rank that failed first in a launch's folder, its error and the end of its traceback."""
-    notes: dict[str, dict[int, dict[str, Any]]] = {"error": {}, "ended": {}}
+    notes: dict[str, dict[int, dict[str, Any]]] = {"begun": {}, "error": {}, "ended": {}}
     for kind, found in notes.items():
         for path in folder.glob(f"{kind}-*.json"):
             with contextlib.suppress(OSError, ValueError):
@@ -417,13 +480,20 @@ def diagnose(folder: Path) -> RankFailed:
         return _failed(folder, min(first)[1], errors, ended)
     if late and len(silent) == 1:
         return _failed(folder, silent[0], errors, ended, hung=True)
+    log = folder / "log.txt"
+    if lost := sorted({*notes["begun"]} - {*errors, *ended}):
+        node = notes["begun"][lost[0]]["node"]
+        return RankFailed(
+            f"rank {lost[0]} (node {node}) is gone and left no word, as when its node fails. The log of all ranks is "
+            f"{log}", lost[0], node,
+        )  # fmt: skip
     if silent and not late:
         return RankFailed("the ranks were ended from outside", outside=True)
     if later:
         return _failed(folder, min(later)[1], errors, ended)
-    log = folder / "log.txt"
     end = "\n".join(_text(log).splitlines()[-6:])
-    return RankFailed(f"the ranks did not start. The end of their log:\n{end}\nThe whole log is {log}")
+    what = "torchrun ended with an error, and no rank did" if ended else "the ranks did not start"
+    return RankFailed(f"{what}. The end of the log:\n{end}\nThe whole log is {log}")
 
 
 def _failed(
@@ -481,13 +551,13 @@ def main(arguments: Sequence[str]) -> int:
     return _watched(target, Path(folder))
 
 
-def _end_with_parent(parent: int) -> None:
-    """Let the kernel send this process SIGTERM when its parent ends, whatever ended that. Only Linux can."""
+def _end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal when its parent ends, whatever ended that. Only Linux can."""
     if sys.platform == "linux":
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; it outlives exec
+            ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG; it outlives exec
     if os.getppid() != parent:
         sys.exit(1)
 
@@ -507,11 +577,15 @@ def _watched(target: str, folder: Path) -> int:
 
     torch is not imported here, so that forking is safe and the watcher is small.
     """
-    parent = os.getppid()
+    parent, watcher = os.getppid(), os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until each of the two knows what to do with them
     child = os.fork()
     if child == 0:
+        _end_with_parent(watcher, signal.SIGKILL)
+        if sys.platform == "linux":
+            os.setpgid(0, 0)  # torchrun ends its worker's group: a second SIGTERM would cut the traceback short
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return _rank(target, folder)
-    _note(folder, "begun", pid=child)
     asked: list[float] = []
 
     def end(*_: Any) -> None:
@@ -527,8 +601,10 @@ def _watched(target: str, folder: Path) -> int:
             if os.getppid() != parent or (asked and time.monotonic() - asked[0] > GRACE):
                 end()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _note(folder, "begun", pid=child)
     threading.Thread(target=look, daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finished = status == 0 and (folder / f"finished-{os.environ['RANK']}.json").exists()
@@ -592,7 +668,7 @@ class World:
         arguments: as they were given to `Launch`.
         folder: of the launch.
 
-    Groups are the first so many ranks; smaller ones are made when they are first asked for, by all ranks.
+    Groups are the first so many ranks; all ranks make the smaller ones together, with `make_groups`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -605,15 +681,15 @@ class World:
         self.local_rank, self.node = int(os.environ["LOCAL_RANK"]), int(os.environ["GROUP_RANK"])
         torch.set_num_threads(settings["threads"])
         self._timeouts = [datetime.timedelta(seconds=settings[name]) for name in ("timeout", "waiting")]
-        named: dict[str, Any] = {}
         if settings["device"] == "cuda":
             self.device = torch.device("cuda", settings["first_device"] + self.local_rank)
             torch.cuda.set_device(self.device)
-            named["device_id"] = self.device
             self.backend = "nccl"
         else:
             self.device, self.backend = torch.device("cpu"), "gloo"
-        dist.init_process_group(self.backend, timeout=self._timeouts[0], **named)
+        # Without device_id. With it, ranks outside a new group take part in splitting NCCL's communicator, also where
+        # the new group is one of gloo, whose members do not: with three GPUs or more they wait for each other.
+        dist.init_process_group(self.backend, timeout=self._timeouts[0])
         self.clock = timer.clock_for(self.device)
         self._groups: dict[int, tuple[Any, Any]] = {}
         self._groups[self.ranks] = (dist.group.WORLD, self._new_group(self.ranks, "gloo", self._timeouts[1]))
@@ -628,14 +704,15 @@ class World:
     def _pair(self, ranks: int | None) -> tuple[Any, Any]:
         ranks = self.ranks if ranks is None else ranks
         if ranks not in self._groups:
-            short, long = self._timeouts
-            self._groups[ranks] = (self._new_group(ranks, self.backend, short), self._new_group(ranks, "gloo", long))
+            raise EfflabError(f"no group of {ranks} ranks was made. All ranks call make_groups([{ranks}]) first.")
         return self._groups[ranks]
 
     def make_groups(self, counts: Sequence[int]) -> None:
         """Make the groups of the first so many ranks. Every rank calls it with the same counts."""
-        for ranks in counts:
-            self._pair(ranks)
+        short, long = self._timeouts
+        for n in counts:
+            if n not in self._groups:
+                self._groups[n] = (self._new_group(n, self.backend, short), self._new_group(n, "gloo", long))
 
     def group(self, ranks: int | None = None) -> Any:
         """The group for collectives that are measured, of the first so many ranks."""
@@ -686,7 +763,7 @@ class World:
 
     def stopping(self, ranks: int | None = None) -> bool:
         """Whether the run was asked to stop, as rank 0 sees it. All of the first so many ranks call it together."""
-        seen = self.rank == 0 and (self.folder / STOP).exists()
+        seen = self.rank == 0 and asked_to_stop(self.folder)
         return bool(self.share([float(seen)], ranks)[0])
 
     def close(self) -> None:
@@ -825,16 +902,18 @@ def _in_turns(
             timer.half_width(t.values, timer.CHECKS[n]) <= stable * median(t.values) for t in found
         )
         late = n >= fewest and clock.now() - begin >= time_limit
-        asked = world.rank == 0 and (world.folder / STOP).exists()
+        asked = world.rank == 0 and asked_to_stop(world.folder)
         known, late, asked = map(bool, world.share([known, late, asked], ranks))
         if asked:
             raise Stopping
         if known or late or n >= most:
             stop = "stable" if known else "repeat limit" if n >= most else "time limit"
             break
-    for turns, count, made in zip(found, loops, warmup, strict=True):
+    for turns, call, count, made in zip(found, calls, loops, warmup, strict=True):
+        # Where more calls are not allowed, 1,000 times the clock's resolution has to do.
+        wanted = min(shortest, timer.SHORTEST / 5) if count == call.most_loops else shortest
         timing = Timing(clock=clock.name, mode="back-to-back", loops=count, warmup=made, stop=stop)  # type: ignore[arg-type]
-        timed = timer.together([timer.Timed(turns.values, timing, [])])
+        timed = timer.together([timer.Timed(turns.values, timing, timer.short(turns.values, count, wanted))])
         turns.timing, turns.warnings = timed.timing, timed.warnings
     return found
 

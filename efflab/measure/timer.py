@@ -244,13 +244,27 @@ def _repeat(
         raise EfflabError("timer: the clock did not advance while the call ran. Use a longer call.")
     name = clock.name if mode == "back-to-back" or clock.name == "perf_counter" else "perf_counter+synchronize"
     timing = Timing(clock=name, mode=mode, loops=loops, warmup=warmup, inputs=len(calls), cold=cold, stop=stop)  # type: ignore[arg-type]
-    warnings = []
-    if median(values) * loops < shortest / 2:
-        warnings.append(
-            f"short: {loops} calls last {show(median(values) * loops, SECOND)} where {show(shortest, SECOND)} was "
-            "wanted, so the clock's resolution may show; the first calls were much slower"
-        )
-    return Timed(values, timing, warnings + _wide(values), per_call)
+    return Timed(
+        values, timing, short(values, loops, shortest, "the first calls were much slower") + _wide(values), per_call
+    )
+
+
+def short(values: Sequence[float], loops: int, shortest: float, why: str = "") -> list[str]:
+    """The warning that values are shorter than half of what was wanted, where they are.
+
+    Args:
+        values: seconds per call.
+        loops: calls in one value.
+        shortest: what was wanted, s.
+        why: in words.
+    """
+    lasted = median(values) * loops
+    if lasted >= shortest / 2:
+        return []
+    return [
+        f"short: {loops} calls last {show(lasted, SECOND)} where {show(shortest, SECOND)} was wanted, so the clock's "
+        f"resolution may show{'; ' * bool(why)}{why}"
+    ]
 
 
 def _wide(values: Sequence[float]) -> list[str]:

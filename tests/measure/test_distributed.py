@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -204,7 +205,7 @@ def test_ranks_are_asked_to_stop_and_finish_their_step(tmp_path: Path) -> None:
     for one in launch:
         said.append(one)
         if one.get("step") == 3:
-            (launch.folder / distributed.STOP).touch()
+            distributed.ask_to_stop(launch.folder)
     assert said[-1] == {"stopped": True}
     assert said[-2]["checkpoint"] == said[-3]["step"]
     launch.close()
@@ -246,6 +247,21 @@ def test_ranks_end_with_their_parent(tmp_path: Path) -> None:
     parent.wait()
     parent.stdout.close()
     assert nothing_left(folder)
+
+
+def test_a_rank_ends_with_its_watcher(tmp_path: Path) -> None:
+    """The watcher alone is killed, as when memory runs out: neither it nor its rank writes down how that came."""
+    launch = start(tmp_path, "goes_on")
+    stream = iter(launch)
+    assert next(stream) == {"step": 1}
+    rank = json.loads((launch.folder / "begun-1.json").read_text())["pid"]
+    watcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(watcher, signal.SIGKILL)
+    with launch, pytest.raises(RankFailed, match=r"rank 1 .*left no word") as caught:
+        for _ in stream:
+            pass
+    assert (caught.value.rank, caught.value.node, caught.value.outside) == (1, 0, False)
+    assert nothing_left(launch.folder)
 
 
 def test_ctrl_c_lets_the_ranks_finish_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,8 +380,16 @@ def test_the_environment_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "3"
     assert (found["SLURM_JOB_ID"], found["NCCL_SOCKET_IFNAME"]) == ("17", "ib0")
     assert "GLOO_SOCKET_IFNAME" not in distributed.clean_environment(Layout(2, ("n1", "n2")))
+    for value in ("lo", "=lo"):  # an interface that there is
+        monkeypatch.setenv("NCCL_SOCKET_IFNAME", value)
+        assert distributed.clean_environment(Layout(2, ("n1", "n2")))["GLOO_SOCKET_IFNAME"] == "lo"
+    for value in ("^lo", "l", "lo,ib0", ""):  # of NCCL alone: an exclusion, a prefix, a list
+        monkeypatch.setenv("NCCL_SOCKET_IFNAME", value)
+        assert "GLOO_SOCKET_IFNAME" not in distributed.clean_environment(Layout(2, ("n1", "n2")))
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     assert distributed.clean_environment(Layout(2))["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert distributed.clean_environment(Layout(2, ("n1", "n2")))["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
 def test_nodes_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +425,9 @@ def test_slurm_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def noted(folder: Path, kind: str, rank: int, when: float, **entries: Any) -> None:
     base: dict[str, Any] = {"rank": rank, "node": rank // 2, "time": when}
-    if kind == "ended":
+    if kind == "begun":
+        base |= {"pid": 1000 + rank}
+    elif kind == "ended":
         base |= {"status": 0, "signal": None, "asked": False, "finished": False}
     else:
         base |= {"type": "RuntimeError", "message": "m", "where": "", "because": "", "out_of_memory": False}
@@ -451,6 +477,41 @@ def test_ranks_that_somebody_ended_did_not_fail(tmp_path: Path) -> None:
     noted(folder, "ended", 1, 5.0, signal=15)
     found = distributed.diagnose(folder)
     assert found.outside and found.rank is None
+
+
+def test_a_rank_that_left_no_note_is_gone(tmp_path: Path) -> None:
+    """As when its node fails; the others find out, or are ended."""
+    folder = tmp_path / "notes"
+    noted(folder, "error", 0, 5.0, because="gone", message="Connection closed by peer")
+    noted(folder, "ended", 0, 5.1, status=1)
+    noted(folder, "ended", 1, 5.2, signal=15, asked=True)
+    for rank in (0, 1, 2):
+        noted(folder, "begun", rank, 1.0)
+    found = distributed.diagnose(folder)
+    assert (found.rank, found.node, found.outside) == (2, 1, False)
+
+
+def test_torchrun_that_fails_after_its_ranks(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    for rank in (0, 1):
+        noted(folder, "begun", rank, 1.0)
+        noted(folder, "ended", rank, 5.0, finished=True)
+    (folder / "log.txt").write_text("the store is closed\n")
+    said = str(distributed.diagnose(folder))
+    assert "torchrun ended with an error, and no rank did" in said and "the store is closed" in said
+
+
+@pytest.mark.parametrize(("nodes", "named"), [((), False), (("n1", "n2"), True)])
+def test_nodes_that_do_not_find_each_other(nodes: tuple[str, ...], named: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    noted(folder, "error", 0, 5.0, message="Gloo connectFullMesh failed with timed out")
+    noted(folder, "ended", 0, 5.1, status=1)
+    launch = SimpleNamespace(folder=folder, layout=Layout(1, nodes))
+    found = Launch.failure(launch)  # type: ignore[arg-type]
+    assert found.rank == 0 and str(found).startswith("rank 0 (node 0) failed")
+    assert ("GLOO_SOCKET_IFNAME" in str(found)) == named
+    noted(folder, "error", 0, 5.0, message="the batch is empty")
+    assert "GLOO_SOCKET_IFNAME" not in str(Launch.failure(launch))  # type: ignore[arg-type]
 
 
 # Timing, with ranks that are made up
@@ -533,11 +594,111 @@ def test_turns_end_by_a_limit_and_when_the_run_is_to_stop(tmp_path: Path) -> Non
         assert [len(t.values) for t in found] == [count, count]
         assert {t.timing.stop for t in found if t.timing} == {stop}
     (tmp_path / distributed.STOP).touch()
+    assert len(in_turns(world, 2, calls, time_limit=1e9, most=2, shortest=1e-3)) == 2  # type: ignore[arg-type]
+    distributed.ask_to_stop(tmp_path)
     with pytest.raises(Stopping):
         in_turns(world, 2, calls, time_limit=1e9, shortest=1e-3)  # type: ignore[arg-type]
 
 
+@given(loops_allowed=st.integers(1, 20), seconds=st.floats(1e-5, 1e-2))
+def test_values_that_are_too_short_are_named(
+    loops_allowed: int, seconds: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Calls that may not be repeated at will have to last 1,000 times the clock's resolution of 0.5 µs."""
+    world = Pretended(tmp_path_factory.mktemp("world"), itertools.repeat(0.0))
+    calls = [Call(world.spend(seconds), most_loops=loops_allowed), Call(world.spend(seconds))]
+    capped, free = in_turns(world, 2, calls, time_limit=1e9, shortest=20e-3)  # type: ignore[arg-type]
+    assert capped.timing is not None
+    count = capped.timing.loops
+    assert count == loops_allowed or count * seconds >= 20e-3
+    assert bool(capped.warnings) == (count * seconds < (0.5e-3 if count == loops_allowed else 10e-3))
+    assert all(w.startswith("short: ") for w in capped.warnings) and free.warnings == []
+
+
+def test_ranks_begin_a_collective_together(tmp_path: Path) -> None:
+    """One call more before each value, of which nothing is timed: here the first call after a barrier takes long."""
+    world = Pretended(tmp_path, itertools.repeat(0.0))
+    made: list[float] = []
+
+    def run() -> None:
+        made.append(5.0 if len(made) == 0 or world.waited > waited[-1] else 1.0)
+        waited.append(world.waited)
+        world.seconds += made[-1]
+
+    for collective, value in ((True, 1.0), (False, 5.0)):
+        made, waited = [], [0]
+        call = Call(run, most_loops=1, collective=collective)
+        (turns,) = in_turns(world, 2, [call], time_limit=1e9, most=3, shortest=1e-3)  # type: ignore[arg-type]
+        assert turns.values == [value] * 3
+        assert turns.timing is not None and turns.timing.loops == 1
+
+
+# Cores
+
+
+@given(
+    cores=st.sets(st.integers(0, 300), min_size=1, max_size=64), per_node=st.integers(1, 12), threads=st.integers(1, 4)
+)
+def test_each_rank_of_a_cpu_has_cores_of_its_own(cores: set[int], per_node: int, threads: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
+        layout = Layout(per_node, threads=threads)
+        found = [distributed.cores_of(rank, layout) for rank in range(per_node)]
+        assert {distributed.cores_of(r, Layout(per_node, threads=threads, device="cuda")) for r in range(per_node)} == {
+            None
+        }
+        if per_node == 1 or per_node * threads > len(cores):  # alone, or some core would serve two
+            assert found == [None] * per_node and layout.bound is None
+            return
+        held = [core for one in found for core in one or []]
+        assert len(held) == len({*held}) and {*held} <= cores
+        assert {len(one or []) for one in found} == {layout.bound} and (layout.bound or 0) >= threads
+        assert len(cores) - len(held) < per_node, "a rank could have one core more"
+
+
 # GPUs, pretended
+
+
+def test_ranks_of_gpus_bind_no_device_to_their_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a device bound, torch splits NCCL's communicator on ranks outside a new group, and not on its members."""
+    import torch.distributed as dist
+
+    called: list[tuple[str, Any, dict[str, Any]]] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *a, **k: called.append(("init", a, k)))
+    monkeypatch.setattr(dist, "new_group", lambda *a, **k: called.append(("group", [*a[0]], k)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: called.append(("device", device, {})))
+    monkeypatch.setattr(distributed.timer, "clock_for", lambda device: None)
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    settings = {"arguments": {}, "device": "cuda", "first_device": 0, "threads": 1, "timeout": 5.0, "waiting": 60.0}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    threads = torch.get_num_threads()
+    try:
+        world = distributed.World(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert called[0] == ("device", torch.device("cuda", 1), {})
+    assert called[1][:2] == ("init", ("nccl",)) and "device_id" not in called[1][2]
+    with pytest.raises(EfflabError, match="no group of 2 ranks"):
+        world.group(2)
+    world.make_groups([2, 4])
+    made = [(held, k["backend"], k["timeout"].total_seconds()) for what, held, k in called if what == "group"]
+    assert made == [([0, 1, 2, 3], "gloo", 60.0), ([0, 1], "nccl", 5.0), ([0, 1], "gloo", 60.0)]
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0, False), (2, False), (3, True)])
+def test_gpus_that_take_one_process_are_refused(mode: int, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    nvml = SimpleNamespace(
+        NVML_COMPUTEMODE_EXCLUSIVE_PROCESS=3,
+        nvmlDeviceGetComputeMode=lambda index: asked.append(index) or (mode if index == 2 else 0),
+    )
+    monkeypatch.setattr(devices, "nvml", lambda device: contextlib.nullcontext((nvml, device.index)))
+    with pytest.raises(EfflabError, match=r"GPU 2 .*EXCLUSIVE_PROCESS") if refused else contextlib.nullcontext():
+        distributed.check_shared(Layout(2, device="cuda", first_device=1))
+    assert asked == [1, 2]
+    distributed.check_shared(Layout(2))
+    assert asked == [1, 2]
 
 
 def test_events_measure_parts_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
