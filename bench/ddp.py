@@ -7,6 +7,7 @@ consists of: no marks, and two looks at the clock around so many steps.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import tempfile
 import time
@@ -53,6 +54,7 @@ def both(world: distributed.World) -> None:
         (turns,) = distributed.in_turns(world, world.ranks, [call], **options)
         return turns.values[0]
 
+    gc.disable()  # for both: in_turns does it for the harness
     for timed in (bare, harness):  # warm up
         timed()
     for turn in range(TURNS):
