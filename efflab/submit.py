@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,11 +29,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from efflab import experiments, records, yamlfile
 from efflab.errors import EfflabError, unknown
 from efflab.experiments.runner import Interrupted
+from efflab.measure.distributed import TORCHRUN
 from efflab.records import LabBook, Record
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "labs" / "slurm"
-LOG, STATUS, SCRIPT, NOTE = "job.log", "status", "job.sbatch", "job.json"
+LOG, STATUS, SCRIPT, NOTE, SUBMITTING = "job.log", "status", "job.sbatch", "job.json", "submitting"
 CPUS = 4  # cores for each GPU, where cluster.yml says nothing
 SHORTEST = 3  # min; a job is asked to leave 60 s before its time is up, and Slurm may be a minute early
 POLL = (2.0, 15.0)  # s between two questions to the controller, at first and at most
@@ -65,7 +66,8 @@ OPTIONS = {
 }
 # What a script or this module sets itself.
 TAKEN = (
-    *OPTIONS.values(), "nodes", "ntasks", "ntasks-per-node", "gpus", "gpus-per-node", "gres", "cpus-per-task", "output",
+    *OPTIONS.values(), "nodes", "ntasks", "ntasks-per-node", "gpus", "gpus-per-node", "gres", "cpus-per-task",
+    "cpus-per-gpu", "gpus-per-task", "ntasks-per-gpu", "mem-per-cpu", "mem-per-gpu", "output",
     "error", "open-mode", "signal", "requeue", "no-requeue", "job-name", "chdir", "wrap", "array", "wait", "parsable",
     "test-only", "export", "export-file",
 )  # fmt: skip
@@ -186,7 +188,7 @@ class Cluster(_Model):
     @classmethod
     def _variables(cls, values: dict[str, str | int]) -> dict[str, str | int]:
         for name, value in values.items():
-            if name.startswith(("SLURM_", "SBATCH_")) or name in TORCHRUN:
+            if name.startswith(("SLURM_", "SBATCH_")) or TORCHRUN.fullmatch(name):
                 raise ValueError(f"{name} is set by Slurm or torchrun. Leave it out")
             expand(str(value))
         return values
@@ -381,6 +383,12 @@ def request(
         if scale not in (None, "smoke", "multi"):
             raise EfflabError(f"submit: scale {scale!r} uses one device. Use --scale multi, or leave it out.")
         scale = scale or "multi"
+    if scale == "multi" and nodes == 1 and gpus < 2:
+        one = "1 GPU was" if gpus else "no GPU was"
+        raise EfflabError(
+            f"submit: scale 'multi' needs several GPUs or nodes, and {one} asked for on one node. Ask for more: "
+            "--gpus 4, or --nodes 2."
+        )
     if scale == "gpu" and not gpus:
         raise EfflabError("submit: scale 'gpu' needs a GPU. Leave out --gpus 0, or use --scale cpu.")
     if scale == "cpu" and gpus:
@@ -490,10 +498,6 @@ def _block(wanted: Request, folder: Path) -> list[str]:
 
 # Slurm
 
-TORCHRUN = (
-    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
-    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-)  # fmt: skip
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 
 
@@ -504,9 +508,9 @@ def clean(variables: dict[str, str] | None = None) -> dict[str, str]:
     """
     variables = dict(os.environ) if variables is None else variables
     inside = "SLURM_JOB_ID" in variables
-    drop = ("SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_", "SRUN_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_")
+    drop = ("SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_", "SRUN_", "PMI_", "PMIX_", "OMPI_")
     kept = {k: v for k, v in variables.items() if k == "SLURM_CONF" or not k.startswith(drop)}
-    gone = {*TORCHRUN, *VISIBLE}
+    gone = {*VISIBLE, *filter(TORCHRUN.fullmatch, kept)}
     if inside:
         gone.add("TMPDIR")  # often a folder of that job's node
     if any(k.startswith("TORCHELASTIC_") for k in variables):
@@ -924,13 +928,18 @@ def submit(wanted: Request, labbook: LabBook, *, restart: bool = False) -> Job:
     name = records.identifier(wanted.topic, wanted.scale or "")
     folder = earlier.folder if earlier else (labbook.path / "submitted" / name).absolute()
     records.write(folder / SCRIPT, render(wanted, folder), replace=True)
-    if earlier:
-        with contextlib.suppress(OSError):
-            (folder / STATUS).unlink(missing_ok=True)
-            (folder / LOG).rename(folder / f"job-{earlier.id}.log")
+    with _alone(earlier) if earlier else contextlib.nullcontext():
+        return _sent(wanted, labbook, folder, earlier)
+
+
+def _sent(wanted: Request, labbook: LabBook, folder: Path, earlier: Job | None) -> Job:
+    """Submit the script in a folder, and note the job there."""
+    aside = {LOG: f"job-{earlier.id}.log", STATUS: f"status-{earlier.id}"} if earlier else {}
+    _renamed(folder, aside)
     done = _slurm("sbatch", "--parsable", SCRIPT, cwd=folder)
     found = re.match(r"(\d+)", done.stdout.strip())
     if done.returncode != 0 or not found:
+        _renamed(folder, {new: old for old, new in aside.items()})
         if not earlier:
             shutil.rmtree(folder, ignore_errors=True)
         raise refusal(done.stderr or done.stdout)
@@ -946,6 +955,38 @@ def submit(wanted: Request, labbook: LabBook, *, restart: bool = False) -> Job:
     return Job(folder, note, labbook)
 
 
+def _renamed(folder: Path, names: dict[str, str]) -> None:
+    for old, new in names.items():
+        with contextlib.suppress(OSError):
+            (folder / old).rename(folder / new)
+
+
+@contextlib.contextmanager
+def _alone(earlier: Job) -> Iterator[None]:
+    """Keep others from going on in the same folder.
+
+    Raises:
+        EfflabError: somebody else does so now, or has just done so.
+    """
+    path = earlier.folder / SUBMITTING
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > SILENCE:
+            path.unlink()  # of a process that was killed
+    same = f"submit: the same is being submitted in {earlier.folder}."
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise EfflabError(f"{same} If no process does so, remove {path}.") from None
+    except OSError as error:
+        raise EfflabError(f"{path}: cannot be written: {error.strerror}. Set EFFLAB_LABBOOK.") from None
+    try:
+        if Note.model_validate_json((earlier.folder / NOTE).read_bytes()) != earlier.note:
+            raise EfflabError(f"{same} Another process was first: 'efflab submit --collect' waits for its job.")
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def jobs(labbook: LabBook) -> list[Job]:
     """The submissions of a lab book, oldest first; damaged notes are left out."""
     found = []
@@ -956,14 +997,14 @@ def jobs(labbook: LabBook) -> list[Job]:
 
 
 def find(number: str, labbook: LabBook) -> Job:
-    """The newest submission with this number of Slurm's.
+    """The newest submission with this number of Slurm's, or one that goes on with a job of that number.
 
     Raises:
         EfflabError: the lab book has none.
     """
     every = jobs(labbook)
     for job in reversed(every):
-        if job.id == number:
+        if number in job.note.jobs:
             return job
     known = [j.id for j in every[-5:]]
     raise EfflabError(
@@ -973,7 +1014,11 @@ def find(number: str, labbook: LabBook) -> Job:
 
 
 def _early(wanted: Request, labbook: LabBook) -> Job | None:
-    """The newest submission of the same, if it ended early and left something to go on with."""
+    """The newest submission of the same, if it ended early and left something to go on with.
+
+    Raises:
+        EfflabError: Slurm does not say whether it ended.
+    """
     same = (wanted.topic, wanted.scale, wanted.nodes, wanted.gpus)
     alike = [j for j in jobs(labbook) if (j.note.topic, j.note.scale, j.note.nodes, j.note.gpus) == same]
     if not alike:
@@ -983,4 +1028,9 @@ def _early(wanted: Request, labbook: LabBook) -> Job | None:
     if not measured or any(not name.endswith(".partial.json") for name in measured):
         return None
     state = job.state()
-    return job if state is not None and state.ended else None
+    if state is None:
+        raise EfflabError(
+            f"submit: Slurm's controller does not answer, so that nobody knows whether job {job.id} of the same still "
+            "runs. Submit again in a minute; --restart begins anew."
+        )
+    return job if state.ended else None

@@ -321,7 +321,59 @@ def test_the_same_goes_on_where_a_job_has_ended_early(slurm, tmp_path, capsys):
     assert json.loads((job.folder / "job.json").read_text())["jobs"] == ["12", "15"]
     assert (job.folder / "job-12.log").read_text() == "earlier\n"
     assert "efflab submit --collect 15" in capsys.readouterr().out
-    assert submit.find("15", LabBook(tmp_path / "book")).folder == job.folder
+    for number in ("12", "15"):
+        found = submit.find(number, LabBook(tmp_path / "book"))
+        assert (found.folder, found.id) == (job.folder, "15"), "the earlier number leads to the job that goes on"
+    assert not list(job.folder.glob("status*")) and not (job.folder / submit.SUBMITTING).exists()
+
+
+def early(tmp_path: Path) -> Job:
+    """A submission that ended early, with what it left."""
+    job = submitted(tmp_path)
+    measured(job, finished=None).rename(job.folder / "records/roofline-smoke-0.partial.json")
+    (job.folder / "job.log").write_text("earlier\n")
+    (job.folder / "status").write_text("130\n")
+    return job
+
+
+def again(job: Job) -> Job:
+    return submit.submit(submit.request("roofline", gpus=1, scale="smoke"), job.labbook)
+
+
+def test_nothing_begins_anew_while_the_controller_is_silent(slurm, tmp_path):
+    job = early(tmp_path)
+    slurm.states = [SILENT]
+    with pytest.raises(EfflabError, match=r"does not answer.*whether job 12 .*Submit again in a minute"):
+        again(job)
+    assert [c[0] for c in slurm.asked] == ["scontrol"]
+    assert [p.name for p in (tmp_path / "book/submitted").iterdir()] == ["one"]
+
+
+def test_a_refusal_leaves_the_earlier_jobs_files(slurm, tmp_path):
+    job = early(tmp_path)
+    slurm.sbatch = subprocess.CompletedProcess([], 1, "", "sbatch: error: Invalid qos specification\n")
+    with pytest.raises(EfflabError, match="Change --qos"):
+        again(job)
+    assert (job.folder / "job.log").read_text() == "earlier\n"
+    assert (job.folder / "status").read_text() == "130\n"
+    assert not list(job.folder.glob("*-12*")) and not (job.folder / submit.SUBMITTING).exists()
+    slurm.sbatch = subprocess.CompletedProcess([], 0, "15\n", "")
+    assert again(job).note.jobs == ["12", "15"], "and it can be submitted then"
+    assert not (job.folder / "status").exists()
+
+
+def test_of_two_that_submit_the_same_one_goes_on(slurm, tmp_path, monkeypatch):
+    """The second one looks before the first one's job is noted, and submits while it is, or after."""
+    job = early(tmp_path)
+    (job.folder / submit.SUBMITTING).touch()
+    with pytest.raises(EfflabError, match=r"being submitted in .*If no process does so, remove"):
+        again(job)
+    os.utime(job.folder / submit.SUBMITTING, (0, 0))  # of a process that was killed long ago
+    assert again(job).note.jobs == ["12", "12"]
+    monkeypatch.setattr(submit, "_early", lambda *_: job)
+    with pytest.raises(EfflabError, match="Another process was first"):
+        again(job)
+    assert [c[0] for c in slurm.asked].count("sbatch") == 1
 
 
 def test_a_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -346,6 +398,8 @@ def test_a_dry_run_needs_no_slurm_and_leaves_nothing(tmp_path, monkeypatch, caps
         (["roofline", "--collect", "12"], "Leave out 'roofline'"),
         (["--collect", "12"], "No job was. Set EFFLAB_LABBOOK"),
         (["roofline", "--gpus", "2"], "uses one GPU"),
+        (["ddp", "--scale", "multi"], "1 GPU was asked for on one node. Ask for more: --gpus 4, or --nodes 2"),
+        (["ddp", "--scale", "multi", "--gpus", "0"], "no GPU was asked for on one node"),
         (["roofline", "--time", "soon"], "no time that Slurm takes"),
         (["roofline", "--cluster", "missing.yml"], "no such file"),
     ],
