@@ -33,7 +33,7 @@ from typing import Any
 
 from efflab.errors import EfflabError
 from efflab.experiments import runner
-from efflab.experiments.runner import Case, Plan, Unavailable
+from efflab.experiments.runner import Case, Plan, RunFailed, Unavailable
 from efflab.experiments.text import corpus
 from efflab.measure import device as devices
 from efflab.measure import distributed
@@ -148,20 +148,26 @@ def layout_of(name: str, device: Any) -> distributed.Layout:
     """Where the ranks of a scale run.
 
     Raises:
-        EfflabError: "multi" where there is one GPU only, and what `distributed.job_nodes` raises.
+        EfflabError: "multi" where there is one GPU only, a device's number where it cannot be the first one, and what
+            `distributed.job_nodes` raises.
     """
     torch = devices.import_torch()
     nodes = distributed.job_nodes() if name in ("smoke", "multi") else ()
     cores = devices.cores()
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        first = 0
+        first = device.index or 0
         if name == "gpu":
-            per_node, first = 1, device.index or 0
+            per_node = 1
         elif name == "smoke":
-            per_node = 1 if nodes else min(2, count)
+            per_node = 1 if nodes else min(2, count - first)
         else:
             per_node = count
+            if first:
+                raise EfflabError(
+                    f"scale 'multi' uses every GPU, and {device} was asked for. Use --scale gpu, or leave out --device "
+                    "and set CUDA_VISIBLE_DEVICES to those that it may use."
+                )
             if per_node * max(1, len(nodes)) < 2:
                 raise EfflabError(
                     "scale 'multi' needs several GPUs and torch sees one. Use --scale gpu, or ask for more: "
@@ -252,9 +258,7 @@ class Session:
         except Exception as error:
             self.close()
             if isinstance(error, distributed.RankFailed):
-                if error.outside:
-                    raise KeyboardInterrupt from None
-                runner.workspace(keep=True)  # the traceback that the message names stays
+                self._failing(error)
             group = next(g for g in self.groups if name in _names(g))
             self._failed[name] = error
             for other in _names(group):
@@ -268,6 +272,26 @@ class Session:
         elif "stopped" in said:
             raise KeyboardInterrupt
 
+    def _failing(self, error: distributed.RankFailed) -> None:
+        """What a failure means beyond its own cases.
+
+        Raises:
+            KeyboardInterrupt: somebody ended the ranks.
+            RunFailed: ranks do not even add up a number now: a GPU is lost, or the network does not work.
+        """
+        if error.outside:
+            raise KeyboardInterrupt from None
+        runner.workspace(keep=True)  # the traceback that the message names stays
+        try:
+            with self.launch("answer", {}) as launch:
+                answers = [*launch]
+        except distributed.RankFailed as second:
+            if second.outside:
+                raise KeyboardInterrupt from None
+            raise RunFailed(f"{error}\nNor do the ranks answer when they are started once more: {second}") from None
+        if {"stopped": True} in answers:
+            raise KeyboardInterrupt
+
     # The run that is killed
 
     def killed(self, point: dict[str, Any]) -> Iterator[Sample]:
@@ -279,9 +303,12 @@ class Session:
         before, failed, folder = self._train(of["killed_at"])
         note = folder / KILLED
         if failed is None or failed.rank != last or failed.signal != signal.SIGKILL or not note.exists():
+            if failed is not None:
+                self._failing(failed)
             raise failed or EfflabError(f"rank {last} was to be killed after step {of['killed_at']} and was not")
         after, failed, _ = self._train(None)
         if failed is not None:
+            self._failing(failed)
             raise failed
         went_on = next(int(s["resumed_at"]) for s in after if "resumed_at" in s)
         losses = next(s["losses"] for s in after if "losses" in s)
@@ -307,8 +334,6 @@ class Session:
         except distributed.RankFailed as error:
             if error.outside:
                 raise KeyboardInterrupt from None
-            if kill_at is None:
-                runner.workspace(keep=True)
             return said, error, launch.folder
         return said, None, launch.folder
 
@@ -335,6 +360,7 @@ class DDP:
         from efflab.experiments import ranks  # imports torch
 
         of, layout = scale_of(scale, device), layout_of(scale, device)
+        distributed.check_shared(layout)
         text = corpus(of.curve["text"], 10, 6000)
         trained = of.trained | {"vocabulary": text.vocabulary}
         counts = counts_of(layout.ranks)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import math
@@ -450,6 +451,11 @@ class Bench:
     def memory(self, ranks: int, name: str, stage: int) -> None:
         """Bytes of weights, gradients and optimizer state on rank 0 after a step."""
         world, cuda = self.world, self.world.device.type == "cuda"
+        before = 0
+        if cuda:  # what earlier cases left is none of this one's
+            gc.collect()
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_allocated(world.device)
         batch = random_batch(self.size, self.of["microbatch"], world.device, SEED + world.rank)
         model = made(self.size, world.device)
         if stage == 3:
@@ -477,7 +483,7 @@ class Bench:
         kept = [t.to_local() if hasattr(t, "to_local") else t for t in kept]
         samples = [self.sample("state_bytes", "B", [memory.tensor_bytes(kept)])]
         if cuda:
-            samples.append(self.sample("peak_bytes", "B", [torch.cuda.max_memory_allocated(world.device)]))
+            samples.append(self.sample("peak_bytes", "B", [torch.cuda.max_memory_allocated(world.device) - before]))
         self.say(name, samples)
 
     def sharded(self, model: GPT, ranks: int) -> tuple[Any, Any]:
@@ -500,15 +506,32 @@ def measure(world: World) -> None:
         if world.stopping():
             raise Stopping
         kind, ranks = group["kind"], group.get("ranks", world.ranks)
-        if world.rank < ranks:
-            given = {k: v for k, v in group.items() if k not in ("kind", "ranks")}
-            if kind == "curve":
-                curve(world, bench)
-            elif kind == "noise":
-                bench.noise({int(k): v for k, v in given["names"].items()})
-            else:
-                getattr(bench, kind)(ranks, **given)
+        # Those who measure may be asked to stop while the others wait; then all stop after the barrier.
+        with contextlib.suppress(Stopping):
+            if world.rank < ranks:
+                given = {k: v for k, v in group.items() if k not in ("kind", "ranks")}
+                if kind == "curve":
+                    curve(world, bench)
+                elif kind == "noise":
+                    bench.noise({int(k): v for k, v in given["names"].items()})
+                else:
+                    getattr(bench, kind)(ranks, **given)
         world.barrier()
+    if world.stopping():
+        raise Stopping
+
+
+def answer(world: World) -> None:
+    """Say that every number of ranks that is measured can add something up: whether a launch can work at all."""
+    counts: list[int] = world.arguments["counts"]
+    world.make_groups(counts)
+    for ranks in counts:
+        if world.rank < ranks:
+            held = torch.ones(1, device=world.device)
+            dist.all_reduce(held, group=world.group(ranks))
+            held.item()
+        world.barrier()
+    world.emit({"answered": True})
 
 
 # Training with checkpoints

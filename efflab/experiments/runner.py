@@ -46,6 +46,8 @@ from efflab.records import (
 )  # fmt: skip
 from efflab.units import UNITS, show
 
+KEPT = "keep"  # a file in a workspace that is not removed
+
 
 @dataclass(frozen=True)
 class Case:
@@ -96,6 +98,10 @@ class Interrupted(EfflabError):
     """The run was stopped by hand or by the scheduler; what was measured is kept."""
 
 
+class RunFailed(EfflabError):
+    """No further case can be measured now. It ends the run; what was measured is kept, and the rest stays open."""
+
+
 class Unavailable(EfflabError):
     """A case cannot be measured on this device; the message says why. It becomes a failed sample."""
 
@@ -135,7 +141,8 @@ def run(
     Raises:
         Interrupted: stopped with Ctrl-C or SIGINT; the partial file continues when run again.
         NotSaved: the record could not be written where it was wanted; says where it is kept.
-        EfflabError: a scale or device that does not fit, another run of the same, or a lost GPU.
+        EfflabError: a scale or device that does not fit, another run of the same, a lost GPU, or processes that do not
+            answer.
     """
     chosen = devices.choose(device)
     scale = scale or default_scale(chosen)
@@ -162,8 +169,8 @@ def _run(
 
     with _lock(partial), _workspace(partial) as place:
         resumed = _resume(partial, experiment.topic, restart)
-        if restart:
-            place.clear()
+        if resumed is None:
+            place.clear()  # of a run that is finished, or whose partial file somebody removed
         plan = experiment.plan(scale, chosen, environment, resumed)
         record = resumed or Record(
             id=identifier(experiment.topic, slug(environment.device)[:60], scale),
@@ -176,6 +183,8 @@ def _run(
         )
         if resumed:
             record.warnings.append(f"resumed at {now()} after {_done(resumed, plan)} of {len(plan.cases)} cases")
+        # With the workspace comes a partial file, so that the next run knows whose it is.
+        place.begin = lambda: _keep(record, partial)
         record.predictions = [*dict.fromkeys([*record.predictions, *predictions])]
         say = _Progress(len(plan.cases), experiment.topic, report)
         say.warn(f"{experiment.topic}: {scale} scale on {environment.device} ({chosen}), cases: {len(plan.cases)}")
@@ -214,7 +223,13 @@ class _Workspace:
     """The folder of the present run. See `workspace`."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.kept = path, False
+        self.path = path
+        self.begin: Callable[[], Any] = lambda: None  # called before the folder is made
+
+    @property
+    def kept(self) -> bool:
+        """It stays when the run is finished; also where that was said before the run was interrupted."""
+        return (self.path / KEPT).exists()
 
     def clear(self) -> None:
         """Remove it."""
@@ -255,11 +270,14 @@ def workspace(*, keep: bool = False) -> Path:
     """
     if _present is None:
         raise EfflabError("workspace: no experiment runs. Only a case may ask for it.")
+    if not _present.path.exists():
+        _present.begin()
     try:
         _present.path.mkdir(parents=True, exist_ok=True)
+        if keep:
+            (_present.path / KEPT).touch()
     except OSError as error:
         raise EfflabError(f"{_present.path}: cannot be made: {error.strerror}. Choose another --out.") from None
-    _present.kept = _present.kept or keep
     return _present.path
 
 
@@ -389,7 +407,14 @@ def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progr
         if case.name in done:
             say.line(case.name, "kept from the earlier run")
             continue
-        samples, warnings = _attempt(case, device)
+        try:
+            samples, warnings = _attempt(case, device)
+        except RunFailed as error:
+            kept = f"What was measured before is kept in {partial}. " if record.samples else ""
+            raise EfflabError(
+                f"{record.topic}: no case can be measured any more, from {case.name} on: {error}\n{kept}When that is "
+                "mended, run the same command again."
+            ) from None
         if any(s.status == "failed" for s in samples) and not _answers(device):
             # The case is left out, so that running again measures it.
             lost = next(s.message for s in samples if s.status == "failed")
@@ -404,16 +429,23 @@ def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progr
             say.line(case.name, show(median(result.values), UNITS[result.unit]))
         else:
             say.line(case.name, f"{result.status}: {result.message}")
-        try:
-            write(partial, dumps(record), replace=True)
-        except NotSaved as error:
-            if error.kept:  # the record is still in memory; a copy per case would fill another disk
-                with contextlib.suppress(OSError):
-                    error.kept.unlink()
-                    error.kept.parent.rmdir()
-            if not unwritten:
-                unwritten = str(error).partition(" The content")[0].partition(" The temporary")[0]
-                say.warn(f"{unwritten} The run goes on; its results are held in memory.")
+        why = _keep(record, partial)
+        if why and not unwritten:
+            unwritten = why
+            say.warn(f"{unwritten} The run goes on; its results are held in memory.")
+
+
+def _keep(record: Record, partial: Path) -> str:
+    """Write the partial file. What prevents that, in words; else ""."""
+    try:
+        write(partial, dumps(record), replace=True)
+    except NotSaved as error:
+        if error.kept:  # the record is still in memory; a copy per case would fill another disk
+            with contextlib.suppress(OSError):
+                error.kept.unlink()
+                error.kept.parent.rmdir()
+        return str(error).partition(" The content")[0].partition(" The temporary")[0]
+    return ""
 
 
 def _attempt(case: Case, device: Any) -> tuple[list[Sample], list[str]]:
@@ -423,6 +455,8 @@ def _attempt(case: Case, device: Any) -> tuple[list[Sample], list[str]]:
     try:
         for sample in case.samples():
             samples.append(sample)
+    except RunFailed:
+        raise
     except Exception as error:
         status = "oom" if out_of_memory(error) else "failed"
         message = plain(str(error) if isinstance(error, EfflabError) else f"{type(error).__name__}: {error}")

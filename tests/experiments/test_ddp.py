@@ -185,6 +185,12 @@ def test_where_ranks_run(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 4)
     assert ddp.layout_of("gpu", torch.device("cuda", 2)) == Layout(1, (), 32, "cuda", 2)
     assert ddp.layout_of("multi", CUDA) == Layout(4, (), 8, "cuda")
+    assert ddp.layout_of("smoke", CUDA) == Layout(2, (), 16, "cuda")
+    # A GPU that was asked for by its number is the first one, or is refused: nobody else's is measured.
+    assert ddp.layout_of("smoke", torch.device("cuda", 1)) == Layout(2, (), 16, "cuda", 1)
+    assert ddp.layout_of("smoke", torch.device("cuda", 3)) == Layout(1, (), 32, "cuda", 3)
+    with pytest.raises(EfflabError, match="'multi' uses every GPU, and cuda:2 was asked for"):
+        ddp.layout_of("multi", torch.device("cuda", 2))
     assert ddp.layout_of("smoke", CPU) == Layout(2)
     assert ddp.layout_of("cpu", CPU) == Layout(8)
     gpus(monkeypatch, 4, ("a", "b"))
@@ -279,6 +285,12 @@ class Played:
     def __init__(self, script: Script, events: list[Any], folder: Path) -> None:
         self.script, self.events, self.folder = script, events, folder
 
+    def __enter__(self) -> Played:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for one in self.events:
             if isinstance(one, BaseException):
@@ -290,6 +302,9 @@ class Played:
 
     def close(self) -> None:
         self.script.closed += 1
+
+
+ANSWERED = {"answered": True}
 
 
 def said(case: str, **more: Any) -> dict[str, Any]:
@@ -318,17 +333,39 @@ def test_one_launch_measures_all_cases(session: ddp.Session, monkeypatch: pytest
 
 
 def test_a_rank_that_fails_costs_its_group_and_no_more(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script([RankFailed("rank 1 (node 0) failed: x", rank=1)], [said("c")])
+    script = Script([RankFailed("rank 1 (node 0) failed: x", rank=1)], [ANSWERED], [said("c")])
     monkeypatch.setattr(distributed, "Launch", script)
     with pytest.raises(RankFailed, match="rank 1"):
         list(session.shared({"case": "a"}))
     with pytest.raises(runner.Unavailable, match="see a"):
         list(session.shared({"case": "b"}))
     assert [s.values for s in session.shared({"case": "c"})] == [[1.0]]
-    assert [a["cases"] for a in script.asked] == [["a", "b", "c"], ["c"]]
-    assert [g["kind"] for g in script.asked[1]["groups"]] == ["y"]
-    assert script.closed == 1
+    assert [a.get("cases") for a in script.asked] == [["a", "b", "c"], None, ["c"]]
+    assert [g["kind"] for g in script.asked[2]["groups"]] == ["y"]
+    assert script.closed == 2
     assert runner._present.kept, "the traceback that the message names stays"  # type: ignore[union-attr]
+
+
+def test_ranks_that_no_longer_work_end_the_run(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is lost, or a network that carries nothing: the other cases stay open."""
+    lost = RankFailed("rank 1 (node 0) failed: unhandled cuda error", rank=1)
+    script = Script([said("a"), lost], [lost])
+    monkeypatch.setattr(distributed, "Launch", script)
+    assert len([*session.shared({"case": "a"})]) == 1
+    with pytest.raises(runner.RunFailed, match=r"(?s)unhandled cuda error.*started once more: rank 1 \(node 0\)"):
+        list(session.shared({"case": "b"}))
+    assert len(script.asked) == script.closed == 2
+    script.launches = [[said("b"), said("c")]]
+    assert [s.values for case in "bc" for s in session.shared({"case": case})] == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("event", [{"stopped": True}, RankFailed("ended from outside", outside=True)])
+def test_asked_to_stop_while_it_looks_whether_ranks_work(
+    event: Any, session: ddp.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "Launch", Script([RankFailed("rank 1", rank=1)], [event]))
+    with pytest.raises(KeyboardInterrupt):
+        list(session.shared({"case": "a"}))
 
 
 def test_what_the_ranks_cannot_do_and_what_they_leave_out(
@@ -387,12 +424,17 @@ def test_the_killed_run_is_compared_with_the_other(session: ddp.Session, monkeyp
         ([RankFailed("rank 1 (node 0) was ended by SIGKILL", rank=1, signal=9)], "rank 1"),  # not by itself
     ],
 )
+@pytest.mark.parametrize("answers", [True, False])
 def test_a_kill_that_goes_otherwise_is_no_result(
-    script: list[Any], expected: str, session: ddp.Session, monkeypatch: pytest.MonkeyPatch
+    script: list[Any], expected: str, answers: bool, session: ddp.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "Launch", Script(script))
-    with pytest.raises(EfflabError, match=expected):
+    played = Script(script, [ANSWERED] if answers else [RankFailed("rank 0 again", rank=0)])
+    monkeypatch.setattr(distributed, "Launch", played)
+    with pytest.raises(EfflabError, match=expected) as caught:
         list(session.killed({"case": "resumed"}))
+    failed = any(isinstance(one, RankFailed) for one in script)
+    assert len(played.asked) == 1 + failed
+    assert isinstance(caught.value, runner.RunFailed) == (failed and not answers)
 
 
 # What ranks do, with one of them in this process
@@ -528,6 +570,131 @@ def test_gradients_averaged_by_hand_stay_on_one_rank(kind: Any, world: distribut
     kind(model, world.group(), 1, "kind", sent)()
     assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))
     assert sent == {"kind": 1 if kind is ranks.flattened else len(before)}
+
+
+@pytest.mark.parametrize("held", [4096, 1000])
+def test_a_message_that_does_not_fit_is_named(
+    held: int, world: distributed.World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A device without room for two messages of more than so many bytes; the smaller ones are timed."""
+    asked: list[int] = []
+    empty = torch.empty_like
+
+    def like(tensor: Any, **options: Any) -> Any:
+        asked.append(4 * tensor.numel())
+        if asked[-1] > held:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(tensor, **options)
+
+    monkeypatch.setattr(torch, "empty_like", like)
+    sizes = {"small": 256, "middle": 1024, "large": 16384}
+    monkeypatch.setattr(ranks, "MOST_DOUBLINGS", 2)
+    monkeypatch.setattr(math, "log2", lambda n: 1.0)  # of the one rank that there is
+    options = {"time_limit": 1.0, "shortest": 1e-4, "fewest": 1, "most": 2}
+    world.arguments |= {"cases": [*sizes], "model": {}, "timer": {}, "message_timer": options}
+    bench = ranks.Bench(world)
+    start, room = bench.pair(16384, 1)
+    fits = max(n for n in (16384 >> i for i in range(15)) if n <= held)  # halved until it fits
+    assert 4 * len(start) == 4 * len(room) == fits
+    assert 0 < float(start.abs().max()) * 2.0**ranks.MOST_DOUBLINGS < 3.4e38
+    bench.messages(1, sizes)
+    lines = [json.loads(line) for line in (tmp_path / distributed.STREAM).read_text().splitlines()]
+    found = {line["case"]: line for line in lines}
+    assert {*found} == {*sizes}
+    for name, nbytes in sizes.items():
+        if nbytes <= held:
+            assert len(found[name]["samples"][0]["values"]) == 2
+        else:
+            assert f"two messages of {nbytes} bytes" in found[name]["unavailable"]
+
+
+def test_another_error_than_memory_is_not_taken_for_it(
+    world: distributed.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "empty_like", broken)
+    world.arguments |= {"model": {}, "timer": {}}
+    with pytest.raises(RuntimeError, match="illegal"):
+        ranks.Bench(world).pair(1024, 1)
+
+
+def test_the_ranks_answer(world: distributed.World, tmp_path: Path) -> None:
+    world.arguments["counts"] = [1]
+    ranks.answer(world)
+    assert json.loads((tmp_path / distributed.STREAM).read_text()) == ANSWERED
+
+
+class Others:
+    """A world of four ranks seen from one of them, in which a group of two is asked to stop."""
+
+    ranks = 4
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.said, self.asked = rank, list[str](), False
+        self.arguments: dict[str, Any] = {
+            "counts": [2, 4], "model": {}, "timer": {},
+            "groups": [{"kind": "one", "ranks": 2}, {"kind": "two", "ranks": 4}],
+        }  # fmt: skip
+
+    def make_groups(self, counts: list[int]) -> None:
+        self.said.append("groups")
+
+    def barrier(self) -> None:
+        self.said.append("barrier")
+        self.asked = True
+
+    def stopping(self) -> bool:
+        self.said.append("look")
+        return self.asked
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("last", [False, True])
+def test_ranks_that_wait_stop_with_those_that_measure(rank: int, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it measured or waited, a rank takes part in the same waits and looks, and then stops."""
+
+    def one(self: ranks.Bench, count: int) -> None:
+        raise distributed.Stopping
+
+    monkeypatch.setattr(ranks.Bench, "one", one, raising=False)
+    world = Others(rank)
+    if last:
+        world.arguments["groups"].pop()
+    with pytest.raises(distributed.Stopping):
+        ranks.measure(world)  # type: ignore[arg-type]
+    assert world.said == ["groups", "look", "barrier", "look"]
+
+
+def test_the_peak_is_of_the_case_alone(
+    world: distributed.World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A GPU that is pretended: what earlier cases left there is none of this one's."""
+    calls: list[str] = []
+    world.arguments |= {
+        "model": SIZE, "timer": {}, "microbatch": 2, "bucket_bytes": None, "cases": ["memory-ddp-1"],
+    }  # fmt: skip
+    monkeypatch.setattr(world, "device", _Pretended())
+    monkeypatch.setattr(world, "clock", distributed.timer.CPUClock())
+    monkeypatch.setattr(ranks, "random_batch", lambda *_: _random_batch(SIZE, 2, CPU, 0))
+    monkeypatch.setattr(ranks, "made", lambda *_: ranks.GPT(SIZE))
+    monkeypatch.setattr(ranks, "wrapped", lambda world, model, *_: model)
+    for name, value in {
+        "empty_cache": None, "memory_allocated": 5_000, "reset_peak_memory_stats": None, "max_memory_allocated": 12_000,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, n=name, v=value: calls.append(n) or v)
+    ranks.Bench(world).memory(1, "memory-ddp-1", 0)
+    samples = json.loads((tmp_path / distributed.STREAM).read_text())["samples"]
+    assert [s["values"] for s in samples if s["metric"] == "peak_bytes"] == [[7_000]]
+    assert calls[:2] == ["empty_cache", "memory_allocated"]
+
+
+_random_batch = ranks.random_batch
+
+
+class _Pretended:
+    type, index = "cuda", 0
 
 
 # Stopping a run and going on

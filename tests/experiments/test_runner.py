@@ -419,6 +419,67 @@ def test_what_a_message_names_is_kept_and_no_later_run_takes_it_for_its_own(tmp_
     assert (kept / "traceback").exists()
 
 
+def test_what_is_to_be_kept_is_kept_after_an_interruption_too(tmp_path: Path) -> None:
+    """The record names the file, and the process that was told so is gone."""
+
+    def fails() -> float:
+        (runner.workspace(keep=True) / "traceback").write_text("line 7")
+        raise EfflabError("see traceback")
+
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=fails, b=raises(KeyboardInterrupt())), tmp_path)
+    record, _ = run(Fake(a=fails, b=lambda: 1.0), tmp_path)
+    assert [s.status for s in record.samples] == ["failed", "ok"]
+    assert (tmp_path / f"{record.id}.workspace" / "traceback").exists()
+
+
+def test_a_workspace_without_its_partial_file_is_nobodys(tmp_path: Path) -> None:
+    """Somebody removed the partial file, or the run was killed between removing that and the workspace."""
+
+    def half() -> float:
+        (runner.workspace() / "checkpoint").write_text("step 7")
+        raise KeyboardInterrupt
+
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=half), tmp_path)
+    (partial,) = tmp_path.glob("*.partial.json")
+    partial.unlink()
+    record, _ = run(Fake(a=lambda: 1.0 + (runner.workspace() / "checkpoint").exists()), tmp_path)
+    assert record.samples[0].values == [1.0]
+
+
+def test_a_workspace_has_a_partial_file_from_the_beginning(tmp_path: Path) -> None:
+    """A run that is killed in its first case goes on with what that case left."""
+
+    def first() -> float:
+        assert not list(tmp_path.glob("*.partial.json"))
+        runner.workspace()
+        (partial,) = tmp_path.glob("*.partial.json")
+        assert records.load_record(partial).samples == []
+        return 1.0
+
+    record, _ = run(Fake(a=first), tmp_path)
+    assert record.samples[0].status == "ok", record.samples[0].message
+
+
+@pytest.mark.parametrize("measured", [0, 1])
+def test_when_no_case_can_be_measured_any_more_the_rest_stays_open(measured: int, tmp_path: Path) -> None:
+    def stuck() -> float:
+        raise runner.RunFailed("rank 3 does not answer")
+
+    names = ["a", "b", "c"]
+    functions = {name: stuck if i >= measured else lambda: 1.0 for i, name in enumerate(names)}
+    experiment = Fake(**functions)
+    with pytest.raises(EfflabError, match=f"from {names[measured]} on: rank 3 does not answer") as caught:
+        run(experiment, tmp_path)
+    assert experiment.ran == names[: measured + 1]
+    assert ("What was measured before is kept in" in str(caught.value)) == bool(measured)
+    again = Fake(**{name: lambda: 2.0 for name in names})
+    record, _ = run(again, tmp_path)
+    assert again.ran == names[measured:]
+    assert [s.values for s in record.samples] == [[1.0]] * measured + [[2.0]] * (3 - measured)
+
+
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), ZeroDivisionError()])
 def test_a_plan_is_closed_however_a_run_ends(error: BaseException | None, tmp_path: Path) -> None:
     closed: list[int] = []
