@@ -383,10 +383,9 @@ def request(
         if scale not in (None, "smoke", "multi"):
             raise EfflabError(f"submit: scale {scale!r} uses one device. Use --scale multi, or leave it out.")
         scale = scale or "multi"
-    if scale == "multi" and nodes == 1 and gpus < 2:
-        one = "1 GPU was" if gpus else "no GPU was"
+    if scale == "multi" and nodes == gpus == 1:
         raise EfflabError(
-            f"submit: scale 'multi' needs several GPUs or nodes, and {one} asked for on one node. Ask for more: "
+            "submit: scale 'multi' needs several GPUs, and one was asked for. Use --scale gpu, or ask for more: "
             "--gpus 4, or --nodes 2."
         )
     if scale == "gpu" and not gpus:

@@ -61,6 +61,7 @@ def test_the_script_fits_the_nodes_and_gpus(topic, tmp_path):
         complete(script)
         assert {"--requeue", "--open-mode=append", "--signal=B:USR1@60"} <= set(directives(script))
     if topic:
+        assert request(topic, gpus=0, scale="multi").scale == "multi", "several ranks on the cores of one node"
         node = render(request(topic, gpus=4, cluster=Cluster(gpu="a100", cpus_per_gpu=3)), tmp_path)
         assert {"--nodes=1", "--gpus-per-node=a100:4", "--cpus-per-task=12"} <= set(directives(node))
         assert "--standalone" in node and "set -- " + topic in node and "--scale multi" in node
