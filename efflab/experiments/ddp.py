@@ -44,6 +44,7 @@ MICROBATCHES = 4  # of a step that accumulates gradients
 STAGES = {0: "ddp", 1: "zero1", 3: "fsdp"}
 KILLED = "killed"  # the file in which a rank notes when it killed itself
 MOST_ON_CPU = 8  # ranks on a node without GPUs
+MOST_AT_ONCE = 64  # sequences of all ranks whose gradient one process takes, which holds their activations
 PARTIAL = ("alone-part", "together-part")
 METHODS = {"ddp": "ddp", "strong": "ddp", "flat": "flat", "per-tensor": "per-tensor", "accumulate": "ddp"}
 
@@ -469,8 +470,11 @@ def _cases(session: Session, shape: dict[str, int]) -> Iterator[Case]:
         }  # fmt: skip
         yield case(point, "orders", "")
     for n in several:
-        group("gradient", ranks=n, name=f"gradient-{n}")
-        point = {"case": f"gradient-{n}", "role": "gradient", "ranks": n, **common, "series": "gradient"}
+        each = max(1, min(of.microbatch, MOST_AT_ONCE // n))
+        group("gradient", ranks=n, name=f"gradient-{n}", microbatch=each)
+        point = {
+            "case": f"gradient-{n}", "role": "gradient", "ranks": n, **common, "microbatch": each, "series": "gradient"
+        }  # fmt: skip
         yield case(point, "difference", "")
     group("noise", names={str(times): f"norm-{times}x" for times in (1, 2, 4)})
     for times in (1, 2, 4):

@@ -392,11 +392,11 @@ class Bench:
             repeated.append(len(drawn) - len({*drawn}))
         self.say(name, [self.sample("orders", "", [len(orders)]), self.sample("repeated", "", repeated)])
 
-    def gradient(self, ranks: int, name: str) -> None:
+    def gradient(self, ranks: int, name: str, microbatch: int) -> None:
         """Relative difference of DDP's gradient from that of all ranks' samples in one process."""
         from efflab.experiments.amp import difference
 
-        world, microbatch = self.world, self.of["microbatch"]
+        world = self.world
         batches = [random_batch(self.size, microbatch, world.device, SEED + r) for r in range(ranks)]
         ddp = wrapped(world, made(self.size, world.device), ranks, self.of["bucket_bytes"])
         for _ in range(2):  # the second one with the buckets in their final order

@@ -176,7 +176,7 @@ def _run(
             id=identifier(experiment.topic, slug(environment.device)[:60], scale),
             topic=experiment.topic,
             created=now(),
-            environment=environment.model_copy(update=plan.environment),
+            environment=Environment.model_validate({**environment.model_dump(), **plan.environment}),
             spec=plan.spec,
             samples=[],
             warnings=list(plan.warnings),

@@ -56,7 +56,7 @@ STARTING = 300.0  # s; until the first rank runs: torch may come over a slow net
 STOP_WAIT = 45.0  # s; what the ranks get to finish a step and write a checkpoint
 GRACE = 5.0  # s; between SIGTERM and SIGKILL
 NOTES = 60.0  # s; for which a network drive may hide what another node wrote
-POLL = 0.1  # s; how often the parent looks: a hundredth of that is its share of a core
+POLL = 0.1  # s; how often the parent looks
 # What an outer torchrun sets: a launch inside of it would take them for its own.
 TORCHRUN = re.compile(
     r"(RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|ROLE_NAME|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*)"

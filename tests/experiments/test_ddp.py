@@ -214,6 +214,8 @@ def test_several_gpus_are_planned_at_every_count(monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
     names = {c.name for c in made.cases}
     assert {f"{kind}-{n}" for kind in ("ddp", "strong", "straggler", "memory-fsdp") for n in (2, 4, 8, 16)} <= names
+    each = {c.point["ranks"]: c.point["microbatch"] for c in made.cases if c.point["role"] == "gradient"}
+    assert each == {2: 8, 4: 8, 8: 8, 16: 4}, "one process holds the activations of all"
     assert made.spec["bucket_bytes"] == 25 * 2**20 and made.spec["first_bucket_bytes"] == 2**20
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from efflab import records
 from efflab.errors import EfflabError
@@ -478,6 +479,22 @@ def test_when_no_case_can_be_measured_any_more_the_rest_stays_open(measured: int
     record, _ = run(again, tmp_path)
     assert again.ran == names[measured:]
     assert [s.values for s in record.samples] == [[1.0]] * measured + [[2.0]] * (3 - measured)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 4}, {"ranks": "4"}])
+def test_what_a_plan_says_of_the_environment_is_checked(wrong: dict[str, Any], tmp_path: Path) -> None:
+    """Before anything is measured: such a record could not be read."""
+
+    class Wrong(Fake):
+        def plan(self, *arguments: Any) -> runner.Plan:
+            plan = super().plan(*arguments)
+            plan.environment = wrong
+            return plan
+
+    experiment = Wrong(a=lambda: 1.0)
+    with pytest.raises(ValidationError, match="rank"):
+        run(experiment, tmp_path)
+    assert not experiment.ran
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), ZeroDivisionError()])
