@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from efflab.calculators.calculator import Calculator
@@ -168,7 +169,7 @@ scaling = Calculator(
             "Of them not hidden",
             given={"backward_time": "backward_here"},
         ),
-        Output(parallelism.gradient_buckets, "buckets", "Messages in a step"),
+        Output(parallelism.gradient_buckets, "buckets", "Buckets in a step"),
         Output(memory.gradient_bytes, "gradient_bytes", "Gradients"),
         Output(
             parallelism.group_bandwidth,
@@ -185,6 +186,14 @@ scaling = Calculator(
         Value("backward_here", shown=False),
         Ratio("slowdown", "one", "efficiency", shown=False),
         Ratio("exposed_share", "exposed", "step_time", percent=True, shown=False),
+        Ratio("update_share", "update_time", "step_time", percent=True, shown=False),
+        Output(
+            parallelism.exposed_communication_time,
+            "exposed_beside",
+            given={"backward_time": "backward_here", "overlap": 1},
+            shown=False,
+        ),
+        Ratio("beside_share", "exposed_beside", "step_time", shown=False),
     ],
     curve=Curve(
         x="ranks",
@@ -202,10 +211,27 @@ scaling = Calculator(
     ),
     verdict=[
         Case("One rank alone: nothing is sent.", [("ranks", "<", 2)]),
+        # Little shows, so what does not shrink with the ranks is the update.
+        Case(
+            "Hidden, and still {share}: the update takes {update_time} on every rank, however many share the batch, "
+            "and {update_share} of a step. That is Amdahl's law. Split the update over the ranks (ZeRO 1), or "
+            "give each rank a larger batch.",
+            [("exposed_share", "<=", 0.05), ("share", "<", 0.9)],
+        ),
         Case(
             "Hidden: the all-reduces take {communication_time}, and all but {exposed} runs beside the backward pass. "
             "{ranks} ranks do the work of {speedup}.",
             [("exposed_share", "<=", 0.05)],
+        ),
+        Case(
+            "Too little overlaps: {exposed} of {step_time} is waiting. Beside the backward pass of {backward_here} all "
+            "but {exposed_beside} would be hidden.",
+            [("overlap", "<", 1), ("beside_share", "<=", 0.05)],
+        ),
+        Case(
+            "All in one message: it can start only when the backward pass ends, and {exposed} of {step_time} is "
+            "waiting. Smaller buckets start earlier.",
+            [("buckets", "<", 2), ("overlap", ">", 0.5)],
         ),
         Case(
             "Limited by latency: the transfer is only {transfer_share} of {communication_time}, the rest is {buckets} "
@@ -214,9 +240,9 @@ scaling = Calculator(
             [("transfer_share", "<", 0.5)],
         ),
         Case(
-            "Limited by the bandwidth: {exposed} of {step_time} is waiting, although {communication_time} of "
-            "communication could overlap. More work between two all-reduces, a larger batch or accumulation, helps "
-            "first; then fewer bytes, and a faster network.",
+            "Limited by the bandwidth: {exposed} of {step_time} is waiting: a backward pass of {backward_here} cannot "
+            "hide {communication_time} of communication. More work between two all-reduces, a larger batch or "
+            "accumulation, helps first; then fewer bytes, and a faster network.",
             [("overlap", ">", 0.5)],
         ),
         Case(
@@ -299,9 +325,9 @@ def _schedule(default: str) -> Choice:
     return Choice(
         "schedule",
         [
-            Option("GPipe", "GPipe", sets={"chunks": 1}),
-            Option("1F1B", "1F1B", sets={"chunks": 1}),
-            Option("interleaved", "Interleaved 1F1B", takes={"chunks": "own_chunks"}),
+            Option("GPipe", "GPipe", sets={"chunks": 1, "kind": 0}),
+            Option("1F1B", "1F1B", sets={"chunks": 1, "kind": 1}),
+            Option("interleaved", "Interleaved 1F1B", sets={"kind": 2}, takes={"chunks": "own_chunks"}),
         ],
         default=default,
         label="Schedule",
@@ -317,6 +343,31 @@ _LOST = {"bubble": "bubble_time", "tensor": "tensor_time", "network": "exposed_t
 def _most(lost: str) -> list[tuple[str, str, str | float]]:
     """This takes more time than the other two, and more than a twentieth of the step."""
     return [(f"{lost}_share", ">", 0.05), *((_LOST[lost], ">=", time) for k, time in _LOST.items() if k != lost)]
+
+
+def _over() -> list[Case]:
+    """Activations that do not fit: one case for each set of mends that are still open."""
+    cases = []
+    fewer = ("take 1F1B in place of GPipe", "", "take plain 1F1B (it holds fewer microbatches)")
+    held = [("one microbatch", "", [("in_flight", "<=", 1)])]  # which no schedule makes fewer
+    held += [("{in_flight} microbatches", said, [("order", "==", i)]) for i, said in enumerate(fewer)]
+    for (what, schedule, when), full, small in itertools.product(held, (True, False), (True, False)):
+        mends = ["" if full else "recompute layers", "" if small else "take a smaller microbatch", schedule]
+        mends = [*filter(None, mends), "split each layer over more devices"]
+        said = ", ".join(mends[:-1]) + " or " * (len(mends) > 1) + mends[-1]
+        cases.append(
+            Case(
+                f"Does not fit: over by {{over}}. The first stage holds the activations of {what}, {{activations}}. "
+                f"{said[0].upper()}{said[1:]}.",
+                [
+                    ("memory_share", ">", 1),
+                    ("recomputed", ">" if full else "<=", 1),
+                    ("microbatch", "<=" if small else ">", 1),
+                    *when,
+                ],
+            )
+        )
+    return cases
 
 
 layout = Calculator(
@@ -407,6 +458,8 @@ layout = Calculator(
         Output(memory.optimizer_bytes_per_rank, "optimizer", "Optimizer", given=_HERE, shown=False),
         Sum("kept_state", ["weights", "gradients", "optimizer"], shown=False),
         Ratio("layers_here", "layers", "pipeline_parallel", shown=False),
+        Ratio("layers_of_chunk", "layers_here", "chunks", shown=False),
+        Ratio("pieces", "layers", "layers_of_chunk", shown=False),
         Output(
             memory.activation_bytes,
             "activations_of_one",
@@ -429,6 +482,10 @@ layout = Calculator(
         Ratio("memory_share", "total", "capacity", shown=False),
         Sum("over", ["total"], minus=["capacity"], shown=False),
         Sum("free", ["capacity"], minus=["total"], shown=False),
+        # what the verdict asks
+        Ratio("stage_of_zero", "zero_stage", "one", shown=False),
+        Ratio("recomputed", "work", "one", shown=False),
+        Ratio("order", "kind", "one", shown=False),
         # work
         Output(parallelism.layout_batch, "batch", "Batch", shown=False),
         Ratio("one_of_length", "one", "sequence_length", shown=False),
@@ -536,7 +593,7 @@ layout = Calculator(
         label="On one device",
         vary="zero",
         describe="Memory of one device, modelled: weights {weights}, gradients {gradients}, optimizer {optimizer}, "
-        "activations of {in_flight} microbatches {activations}; together {total} of {capacity}.",
+        "activations {activations}; together {total} of {capacity}.",
     ),
     curve=Curve(
         x="microbatches",
@@ -553,15 +610,41 @@ layout = Calculator(
     compare=Table("zero", ["total", "data_time"], label="What each stage holds and sends"),
     verdict=[
         Case(
-            "Does not fit: weights, gradients and optimizer alone take {kept_state} of {capacity}. Split them "
-            "further: a higher ZeRO stage first, then more tensor parallelism within the node, then more stages.",
-            [("kept_state", ">=", "capacity")],
+            "Impossible as set: {query_heads} heads cannot be shared by {tensor_parallel} devices evenly.",
+            [("query_heads", "no multiple of", "tensor_parallel")],
         ),
         Case(
-            "Does not fit: over by {over}. The first stage holds the activations of {in_flight} microbatches, "
-            "{activations}. Recompute layers, take a smaller microbatch, or 1F1B in place of GPipe.",
-            [("memory_share", ">", 1)],
+            "Impossible as set: the model has {layers} layers for {pipeline_parallel} stages.",
+            [("chunks", "<", 2), ("layers_here", "<", 0.95)],
         ),
+        # A few empty chunks may pass: the embedding and the logits are often given a place of their own.
+        Case(
+            "Impossible as set: {pipeline_parallel} stages of {chunks} chunks are {pieces} pieces, and the model has "
+            "{layers} layers.",
+            [("layers_of_chunk", "<", 0.95)],
+        ),
+        Case(
+            "Impossible as set: the interleaved schedule needs microbatches in multiples of the {pipeline_parallel} "
+            "stages.",
+            [("chunks", ">", 1), ("microbatches", "no multiple of", "pipeline_parallel")],
+        ),
+        Case(
+            "Does not fit: weights, gradients and optimizer alone take {kept_state} of {capacity}, and ZeRO has no "
+            "other replica to split them with. More replicas first, then more tensor parallelism within the node, then "
+            "more stages.",
+            [("kept_state", ">=", "capacity"), ("data_parallel", "<", 2)],
+        ),
+        Case(
+            "Does not fit: weights, gradients and optimizer alone take {kept_state} of {capacity}. Split them "
+            "further: a higher ZeRO stage first, then more tensor parallelism within the node, then more stages.",
+            [("kept_state", ">=", "capacity"), ("stage_of_zero", "<", 3)],
+        ),
+        Case(
+            "Does not fit: weights, gradients and optimizer alone take {kept_state} of {capacity}. Split them "
+            "further: over more replicas, then more tensor parallelism within the node, then more stages.",
+            [("kept_state", ">=", "capacity")],
+        ),
+        *_over(),
         Case(
             "Fits, and tensor parallelism leaves the node: with {tensor_parallel} devices of nodes of {ranks_per_node} "
             "its all-reduces run over the adapters, at {tensor_bandwidth} at best, and take {tensor_share} of the "
@@ -571,6 +654,11 @@ layout = Calculator(
         Case(
             "Fits. The bubble of the pipeline costs most, {bubble_share} of {step_time}: more microbatches make it "
             "smaller, and a larger batch with them; so do fewer stages, or more chunks per stage.",
+            [("order", "==", 2), *_most("bubble")],
+        ),
+        Case(
+            "Fits. The bubble of the pipeline costs most, {bubble_share} of {step_time}: more microbatches make it "
+            "smaller, and a larger batch with them; so do fewer stages, or the interleaved schedule.",
             _most("bubble"),
         ),
         Case(
@@ -598,17 +686,9 @@ layout = Calculator(
             [("layers", "no multiple of", "pipeline_parallel")],
         ),
         Case(
-            "Impossible as set: {query_heads} heads cannot be shared by {tensor_parallel} devices evenly.",
-            [("query_heads", "no multiple of", "tensor_parallel")],
-        ),
-        Case(
             "Counted too fast: {tensor_parallel} devices do not fill nodes of {ranks_per_node}, so that a group has "
             "fewer adapters in one of them.",
             [("tensor_parallel", ">", "ranks_per_node"), ("tensor_parallel", "no multiple of", "ranks_per_node")],
-        ),
-        Case(
-            "The interleaved schedule needs microbatches in multiples of the {pipeline_parallel} stages.",
-            [("chunks", ">", 1), ("microbatches", "no multiple of", "pipeline_parallel")],
         ),
     ],
     note="Modelled: sequence parallelism, FlashAttention, activations as Korthikanti et al. count them, equal stages. "
@@ -629,7 +709,10 @@ bubble = Calculator(
     inputs=[
         replace(whole("stages", 64, 8, "Stages"), low=2),
         whole("microbatches", 4096, 32, "Microbatches", "of each pipeline in a step"),
-        replace(_schedule("1F1B"), options=[replace(o, sets={**o.sets, "one": 1}) for o in _schedule("1F1B").options]),
+        replace(
+            _schedule("1F1B"),
+            options=[replace(o, sets={**o.sets, "one": 1, "two": 2}) for o in _schedule("1F1B").options],
+        ),
         replace(_CHUNKS, default=4),
         Slider(
             "microbatch_bytes",
@@ -654,6 +737,9 @@ bubble = Calculator(
         Ratio("passed_on", "chunks", "one", label="Times each microbatch visits a stage"),
         Output(parallelism.pipeline_bubble_fraction, "bubble_fraction", shown=False),
         Output(parallelism.pipeline_idle_share, "idle", shown=False),
+        Ratio("half_bubble", "bubble_fraction", "two", shown=False),
+        Output(parallelism.pipeline_idle_share, "idle_of_half", given={"bubble_fraction": "half_bubble"}, shown=False),
+        Ratio("idle_of_twice", "idle_of_half", "one", percent=True, shown=False),
         Sum("four_times", ["stages", "stages", "stages", "stages"], shown=False),
         Ratio("useful", "one", "stages", percent=True, shown=False),
     ],
@@ -662,7 +748,7 @@ bubble = Calculator(
         scale="log-linear",
         lines=[Line("idle_share", "{schedule}")],
         vary="schedule",
-        marks=[Mark("four_times", "4 per stage", y="idle_share")],
+        marks=[Mark("four_times", "4 × stages", y="idle_share")],
         at=[("microbatches", "idle_share")],
         at_label="this batch",
         x_label="Microbatches",
@@ -672,6 +758,10 @@ bubble = Calculator(
     ),
     compare=Table("schedule", ["idle_share", "in_flight", "activations", "passed_on"], label="The three schedules"),
     verdict=[
+        Case(
+            "Impossible as set: the interleaved schedule needs microbatches in multiples of the {stages} stages.",
+            [("chunks", ">", 1), ("microbatches", "no multiple of", "stages")],
+        ),
         Case(
             "Useless: one microbatch at a time keeps one stage of {stages} busy, {useful} of them.",
             [("microbatches", "<", 2), ("chunks", "<", 2)],
@@ -687,14 +777,10 @@ bubble = Calculator(
         ),
         Case(
             "{idle_share} idle, and {in_flight} microbatches held: {activations} on the first stage. Twice the "
-            "microbatches halve the bubble."
+            "microbatches: {idle_of_twice} idle."
         ),
     ],
     cautions=[
-        Case(
-            "The interleaved schedule needs microbatches in multiples of the {stages} stages.",
-            [("chunks", ">", 1), ("microbatches", "no multiple of", "stages")],
-        ),
         Case(
             "GPipe and 1F1B are equally idle. They differ in what they hold.",
             [("in_flight", ">", "stages"), ("chunks", "<", 2)],
@@ -835,11 +921,13 @@ checkpoints = Calculator(
         Ratio("from_best", "interval", "best", shown=False),
         Ratio("written", "checkpoint_time", "interval", percent=True, shown=False),
         Ratio("ratio", "checkpoint_time", "failure_interval", shown=False),
+        Ratio("restarting", "restart_time", "failure_interval", percent=True, shown=False),
+        Sum("saving", ["least_loss"], minus=["restarting"], shown=False),
     ],
     curve=Curve(
         x="interval",
         lines=[Line("lost", "lost"), Line("written", "writing alone", faint=True)],
-        y_high=10,
+        y_high=1,
         marks=[Mark("best", "best: {best}", y="least", dot=True)],
         at=[("interval", "lost")],
         at_label="this plan",
@@ -850,9 +938,23 @@ checkpoints = Calculator(
     ),
     verdict=[
         Case(
-            "Too many failures for this way of saving: a checkpoint takes {checkpoint_time}, and the job fails every "
-            "{failure_interval}. Write in the background or to local disks, and restart without the failed node.",
-            [("ratio", ">", 0.1)],
+            "Too many failures for this way of starting again: a restart takes {restart_time}, and the job fails every "
+            "{failure_interval}. No interval between checkpoints helps: keep spare nodes, and restart without the "
+            "failed one.",
+            [("least_loss", ">=", 0.5), ("restarting", ">=", "saving")],
+        ),
+        *(
+            Case(
+                "Too many failures for this way of saving: a checkpoint takes {checkpoint_time}, and the job fails "
+                "every {failure_interval}. Write in the background or to local disks, and restart without the failed "
+                "node.",
+                [many],
+            )
+            for many in (("ratio", ">", 0.1), ("least_loss", ">=", 0.5))
+        ),
+        Case(
+            "Hopeless as planned: by this formula more than all of the time is lost. Every {best} it would be {least}.",
+            [("loss", ">=", 1)],
         ),
         Case(
             "Too rarely: {lost} of the time is lost. Every {best} it would be {least}.",
