@@ -122,17 +122,17 @@ def hierarchical_all_reduce_time(
 def group_bandwidth(
     *, group: Ranks, stride: Ranks, ranks_per_node: Ranks, bandwidth: BytePerSecond, network_bandwidth: BytePerSecond
 ) -> BytePerSecond:
-    r"""Bandwidth of rings over a group of ranks: the link's in a node, beyond it that of the group's adapters in one.
+    r"""Bandwidth that a group's rings get: of the link inside a node, of the group's adapters between nodes.
 
-    Equation: B_g = B \text{ for } g \le j, \quad \min(B,\ j B_n) \text{ for } g > j, \quad
+    Equation: B_g = \begin{cases} B & g \le j \\ \min(B,\ j B_n) & g > j \end{cases} \qquad
         j = \max\left( 1, \left\lfloor \frac{k}{s} \right\rfloor \right)
     Where: g = group; s = stride; k = ranks_per_node; B = bandwidth; B_n = network_bandwidth
     Source: Definition: rings over shared links; Austin et al. 2025, How to Scale Your Model, How to Think About GPUs,
         Cross-node collectives
     Assumes: one direction's bandwidth per rank; the group takes every sth rank, so that j of it are in a node, all its
         nodes alike. Each rank has an adapter of its own, and the message is split over j rings, each of which leaves a
-        node through another adapter. One ring alone would run at the speed of one adapter, and a group with one rank
-        in each node does.
+        node through another adapter. One ring alone would run at the speed of one adapter; so does a group
+        that has only one rank in each node.
     """
     in_node = maximum(1, floor(ranks_per_node / stride))
     return where(group, "<=", in_node, bandwidth, minimum(bandwidth, in_node * network_bandwidth))
@@ -154,9 +154,8 @@ def algorithm_bandwidth(*, message_bytes: Byte, time: Time) -> BytePerSecond:
 def bus_bandwidth(*, message_bytes: Byte, time: Time, ranks: Ranks, collective: Collective) -> BytePerSecond:
     r"""Bytes per second that a collective moves over each rank's link: to be held against the hardware's peak.
 
-    Equation: \frac{S}{t} \cdot 2 \, \frac{n - 1}{n} \text{ (all-reduce)}, \quad
-        \frac{S}{t} \cdot \frac{n - 1}{n} \text{ (all-gather, reduce-scatter, all-to-all)}, \quad
-        \frac{S}{t} \text{ (broadcast)}
+    Equation: \frac{S}{t} \cdot \begin{cases} 2 \, \frac{n - 1}{n} & \text{all-reduce} \\
+        \frac{n - 1}{n} & \text{all-gather, reduce-scatter, all-to-all} \\ 1 & \text{broadcast} \end{cases}
     Where: S = message_bytes; t = time; n = ranks; \text{collective} = collective
     Source: NVIDIA, nccl-tests, doc/PERFORMANCE.md
     Assumes: of an all-gather or a reduce-scatter the whole message counts. The same number for every n where the links
@@ -222,8 +221,8 @@ def exposed_communication_time(
     Where: t_c = communication_time; t_b = backward_time; k = buckets; o = overlap
     Source: Definition: k equal buckets, ready one after another in the backward pass, reduced one after another; Li et
         al. 2020, arXiv:2006.15704, section 3.2.3
-    Assumes: o is 1 where communication runs beside computation and slows it not, 0 where it takes the same cores: then
-        nothing is hidden. The last bucket is ready at the end of the backward pass and always shows.
+    Assumes: o is 1 where communication runs beside computation and does not slow it, 0 where it takes the same cores:
+        then nothing is hidden. The last bucket is ready at the end of the backward pass and always shows.
     """
     hidden = maximum(communication_time - (buckets - 1) / buckets * backward_time, communication_time / buckets)
     return (1 - overlap) * communication_time + overlap * hidden
@@ -390,8 +389,8 @@ def zero_traffic(
 ) -> Byte:
     r"""What each rank sends in a step of training with ZeRO, or with FSDP at stage 3.
 
-    Equation: \frac{n - 1}{n} \, P c, \quad
-        c = 2 b_g \text{ (stage 0)},\ b_w + b_g \text{ (stages 1 and 2)},\ 2 b_w + b_g \text{ (stage 3)}
+    Equation: \frac{n - 1}{n} \, P \cdot \begin{cases} 2 b_g & \text{stage 0} \\ b_w + b_g & \text{stages 1 and 2} \\
+        2 b_w + b_g & \text{stage 3} \end{cases}
     Where: P = parameters; b_w = bytes_per_parameter; b_g = bytes_per_gradient; n = ranks; \text{stage} = zero_stage
     Source: Rajbhandari et al. 2020, arXiv:1910.02054, section 7, with a format for each
     Assumes: gradients are reduced once a step. Stage 0 all-reduces them; stages 1 and 2 scatter them and gather the
@@ -469,8 +468,8 @@ def pipeline_idle_share(*, bubble_fraction: Number) -> Number:
 def pipeline_microbatches_in_flight(*, stages: Ranks, microbatches: Ranks, chunks: Ranks, schedule: Schedule) -> Number:
     r"""Microbatches whose activations the first stage of a pipeline holds at the peak.
 
-    Equation: m \text{ (GPipe)}, \quad \min(p, m) \text{ (1F1B)}, \quad
-        \min\left(p + \frac{p - 1}{v},\ m\right) \text{ (interleaved)}
+    Equation: \begin{cases} m & \text{GPipe} \\ \min(p, m) & \text{1F1B} \\
+        \min\left(p + \frac{p - 1}{v},\ m\right) & \text{interleaved} \end{cases}
     Where: p = stages; m = microbatches; v = chunks; \text{schedule} = schedule
     Source: Narayanan et al. 2021, arXiv:2104.04473, section 2.2; Korthikanti et al. 2022, arXiv:2205.05198, section
         4.2.3 (interleaved)
