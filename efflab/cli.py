@@ -271,6 +271,8 @@ def _submit(given: argparse.Namespace) -> int:
         _topic(given.topic), nodes=given.nodes, gpus=given.gpus, scale=given.scale, cluster=cluster,
         **{key: getattr(given, key) for key in submit.OPTIONS},
     )  # fmt: skip
+    if said := wanted.alone:
+        print(f"efflab: {said}", file=sys.stderr)
     if given.dry_run:
         print(submit.render(wanted, (book.path / "submitted" / "NAME").absolute()), end="")
         return 0

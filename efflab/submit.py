@@ -76,6 +76,9 @@ WHY = {
     "string_type": "a text is expected: put it in quotes",
     "string_pattern_mismatch": "a name without blanks, quotes and other signs of the shell is expected",
     "int_type": "a whole number is expected",
+    "list_type": "a list is expected, as in [gcc, cuda/12.8]",
+    "dict_type": "names with values are expected, each on a line of its own",
+    "model_type": "the keys 'image' and 'command' are expected below it",
 }
 
 
@@ -154,6 +157,14 @@ class Cluster(_Model):
                 f"{text!r} is under {SHORTEST} minutes, and a job is asked to save its state up to two minutes before "
                 "its time is up. Give it more"
             )
+        return text
+
+    @field_validator("gpu")
+    @classmethod
+    def _type(cls, text: str | None) -> str | None:
+        if text is not None and ":" in text:
+            kind = next((w for w in text.split(":") if w != "gpu" and not w.isdigit()), "h100")
+            raise ValueError(f"{text!r} holds more than the type of GPU. Write '{kind}'; --gpus says how many")
         return text
 
     @field_validator("memory")
@@ -306,6 +317,12 @@ def _valid(data: dict[Any, Any], name: str) -> Cluster:
             raise unknown(f"{name}: key", key, Cluster.model_fields)
     if isinstance(data.get("time"), int):
         raise EfflabError(f'{name}: time: put it in quotes, as in "01:30:00". YAML reads 1:30:00 as the number 5400.')
+    for key in data["environment"] if isinstance(data.get("environment"), dict) else ():
+        if not isinstance(key, str):
+            raise EfflabError(
+                f"{name}: environment: a variable's name is {key!r}, since YAML reads words such as on, yes and no, "
+                "and numbers, as values. Put the name in quotes."
+            )
     try:
         return Cluster.model_validate(data)
     except ValidationError as error:
@@ -336,6 +353,18 @@ class Request:
     scale: str | None = None
     cluster: Cluster = field(default_factory=Cluster)
     predictions: tuple[str, ...] = ()
+
+    @property
+    def cores(self) -> int:
+        """Of each node."""
+        return (self.cluster.cpus_per_gpu or CPUS) * max(1, self.gpus)
+
+    @property
+    def alone(self) -> str:
+        """What one GPU cannot measure of a topic that is about several; empty where nothing."""
+        if self.nodes > 1 or self.gpus != 1 or "multi" not in experiments.get(self.topic).scales:
+            return ""
+        return f"one GPU has none to talk to: --gpus 2 or more, or --nodes 2, measures what {self.topic} is about."
 
     @property
     def said(self) -> str:
@@ -432,7 +461,7 @@ def render(wanted: Request, folder: Path) -> str:
         "job-name": f"efflab-{wanted.topic}",
         "output": LOG,  # beside the script: sbatch is called in that folder
         "nodes": str(wanted.nodes),
-        "cpus-per-task": str((c.cpus_per_gpu or CPUS) * max(1, wanted.gpus)),
+        "cpus-per-task": str(wanted.cores),
         "gpus-per-node": f"{c.gpu}:{wanted.gpus}" if c.gpu and wanted.gpus else str(wanted.gpus or "") or None,
     }
     settings |= {option: value for key, option in OPTIONS.items() if (value := getattr(c, key)) is not None}
@@ -863,9 +892,10 @@ class _Display:
         self._said, self._cases, self._size = "", 0, 0
         self._bar: Any = None
         if report is None and sys.stderr.isatty():
-            from tqdm import tqdm
+            with contextlib.suppress(ModuleNotFoundError):  # the job is submitted: plain lines will do
+                from tqdm import tqdm
 
-            self._bar = tqdm(total=1, bar_format="{desc}", unit="case", dynamic_ncols=True, leave=True)
+                self._bar = tqdm(total=1, bar_format="{desc}", unit="case", dynamic_ncols=True, leave=True)
 
     def state(self, state: State | None) -> None:
         """Show what Slurm says; None for no answer."""
@@ -875,6 +905,8 @@ class _Display:
         self._said = said
         if self._bar is not None:
             self._bar.set_description_str(said)
+            if state is not None and state.waiting and state.reason in NEVER:
+                self._bar.write(said, file=sys.stderr)  # the bar's line is cut at the terminal's width
         else:
             self._say(said)
 

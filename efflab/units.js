@@ -119,7 +119,7 @@ function parse(text, symbol, named) {
   const add = guess ? `Add one, such as '${text.trim()} ${named}'.` : `Add the one that you mean, such as ${named}.`;
   if (!written) return { problem: `${quoted(text)} has no unit. ${add}` };
   if (unit.bytes && /^[kKMGTP]?i?b(it)?s?(\/s|ps)?$/.test(written))
-    return { problem: `${quoted(written)} means bits. Write bytes with a capital B, such as '${written.replace("b", "B")}'.` };
+    return { problem: `${quoted(written)} means bits. Write bytes with a capital B: eight bits are one, so that 10 Gbit/s are 1.25 GB/s.` };
   if (unit.bytes && /^[kmgtp]i?b(\/s|ps)?$/i.test(written))
     return { problem: `unit ${quoted(written)} is not spelled as SI does. Write kB, MB, GB, TB or KiB, MiB, GiB, TiB.` };
   const wanted = symbol ? `Write it in ${named}.` : "Write a plain number, such as 4096.";

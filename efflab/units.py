@@ -284,8 +284,8 @@ def parse(text: str | float, unit: Unit, name: str = "value", example: str | Non
     if unit is BYTE or unit is BYTE_PER_SECOND:
         if re.match(r"^[kKMGTP]?i?b(it)?s?(/s|ps)?$", written):
             raise EfflabError(
-                f"{name}: {written!r} means bits. Write bytes with a capital B, "
-                f"such as '{written.replace('b', 'B', 1)}'."
+                f"{name}: {written!r} means bits. Write bytes with a capital B: eight bits are one, so that 10 Gbit/s "
+                "are 1.25 GB/s."
             )
         if re.match(r"^[kmgtp]i?b(/s|ps)?$", written, re.IGNORECASE):
             raise EfflabError(

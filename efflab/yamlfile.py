@@ -37,7 +37,8 @@ def read(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise EfflabError(f"{path.name}: cannot be read: there is no such file in {path.parent.name}/.") from None
+        folder = path.absolute().parent.name
+        raise EfflabError(f"{path.name}: cannot be read: there is no such file in {folder}/.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise EfflabError(f"{path.name}: cannot be read: {error}.") from None
     except yaml.YAMLError as error:

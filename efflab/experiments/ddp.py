@@ -158,12 +158,8 @@ def layout_of(name: str, device: Any) -> distributed.Layout:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         first = device.index or 0
-        if name == "gpu":
-            per_node = 1
-        elif name == "smoke":
-            per_node = 1 if nodes else min(2, count - first)
-        else:
-            per_node = count
+        per_node = ranks_per_node(name, count - first, max(1, len(nodes)), cores)
+        if name == "multi":
             if first:
                 raise EfflabError(
                     f"scale 'multi' uses every GPU, and {device} was asked for. Use --scale gpu, or leave out --device "
@@ -176,9 +172,16 @@ def layout_of(name: str, device: Any) -> distributed.Layout:
                 )
         threads = max(1, cores // per_node)
         return distributed.Layout(per_node, nodes, threads, "cuda", first)
+    return distributed.Layout(ranks_per_node(name, 0, max(1, len(nodes)), cores), nodes)
+
+
+def ranks_per_node(name: str, gpus: int, nodes: int, cores: int) -> int:
+    """Ranks on each node at a scale, where a node has so many GPUs (0 for a CPU) and cores."""
     if name == "smoke":
-        return distributed.Layout(1 if nodes else 2, nodes)
-    return distributed.Layout(min(MOST_ON_CPU, max(1 if nodes else 2, cores)), nodes)
+        return 1 if nodes > 1 else min(2, gpus) if gpus else 2
+    if gpus:
+        return 1 if name == "gpu" else gpus
+    return min(MOST_ON_CPU, max(1 if nodes > 1 else 2, cores))
 
 
 def counts_of(ranks: int) -> list[int]:
@@ -402,6 +405,18 @@ class DDP:
             "interconnect": distributed.interconnect(layout),
         }  # fmt: skip
         return Plan(spec, cases, warnings, environment=changes, close=session.close)
+
+    def elsewhere(self, scale: str, *, nodes: int, gpus: int, cores: int) -> list[Case]:
+        """The cases of a scale on nodes that are not here, with so many GPUs and cores each: to predict, not to run."""
+        from efflab.experiments import ranks
+
+        torch = devices.import_torch()
+        of = scale_of(scale, torch.device("cuda", 0) if gpus else torch.device("cpu"))
+        names = tuple(str(i) for i in range(nodes)) if nodes > 1 else ()
+        each = ranks_per_node(scale, gpus, nodes, cores)
+        layout = distributed.Layout(each, names, device="cuda" if gpus else "cpu")
+        session = Session(of, layout, {"counts": counts_of(layout.ranks)}, [], [])
+        return [*_cases(session, ranks.shape(of.model))]
 
 
 def _needs_two() -> Iterator[Sample]:

@@ -755,3 +755,20 @@ def test_a_run_that_is_stopped_goes_on_at_its_checkpoint(
         assert went_on % record.spec["curve"]["checkpoint_steps"] == 0
     assert values(found, "curve", "loss") == values(record, "curve", "loss")[:60], "as if it had not been stopped"
     assert not list(tmp_path.glob("*.workspace"))
+
+
+def test_what_is_predicted_for_a_job_is_what_the_job_measures() -> None:
+    """The cases of nodes that are not here are those of this one, where they are alike."""
+    cores = devices.cores()
+    for scale in ("smoke", "cpu", "multi"):
+        there = ddp.EXPERIMENT.elsewhere(scale, nodes=1, gpus=0, cores=cores)
+        here = plan(scale).cases
+        assert [(c.point, c.metric, c.unit) for c in there] == [(c.point, c.metric, c.unit) for c in here]
+
+
+def test_a_job_with_gpus_is_predicted_with_the_gpus_plan() -> None:
+    found = {c.name: c.point for c in ddp.EXPERIMENT.elsewhere("multi", nodes=2, gpus=4, cores=16)}
+    assert {"ddp-2", "ddp-4", "ddp-8"} <= found.keys() and "ddp-16" not in found
+    assert found["resumed"]["killed_at"] == ddp.GPU.resume["killed_at"] and found["resumed"]["ranks"] == 8
+    small = {c.name: c.point for c in ddp.EXPERIMENT.elsewhere("multi", nodes=2, gpus=0, cores=1)}
+    assert small["ddp-2"]["gradient_bytes"] < found["ddp-2"]["gradient_bytes"] and "ddp-4" not in small

@@ -170,6 +170,15 @@ def test_modes(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) 
         Lab("roofine", "live", labbook=tmp_path)
 
 
+def test_a_job_with_gpus_is_predicted_as_such_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efflab.submit.required", lambda: None)
+    there = Lab("ddp", "submit", gpus=4, labbook=tmp_path).cases()
+    here = Lab("ddp", "live", scale="cpu", labbook=tmp_path).cases()
+    assert "ddp-4" in there and there["ddp-2"]["gradient_bytes"] > 10 * here["ddp-2"]["gradient_bytes"]
+
+
 def test_a_replay_needs_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "RESULTS", tmp_path / "none")
     with pytest.raises(EfflabError, match="no recorded run"):
