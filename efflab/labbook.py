@@ -14,7 +14,7 @@ from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
 from efflab.experiments import ablation
-from efflab.reconcile import CALIBRATED, SHARES, Topic, error, percent
+from efflab.reconcile import CALIBRATED, PERCENT, Topic, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
@@ -167,7 +167,7 @@ def _folded(summary: str, parts: list[str], unfolded: bool) -> str:
 def in_percent(name: str) -> bool:
     """Whether an output is a share of one: "<case>.share" of a lab's prediction, "busy_share" of a calculator's."""
     case, _, what = name.rpartition(".")
-    return what in SHARES if case else "share" in what.split("_") or what in CALLED_OTHERWISE
+    return what in PERCENT if case else "share" in what.split("_") or what in CALLED_OTHERWISE
 
 
 def _written(value: float, unit: Unit, name: str) -> str:

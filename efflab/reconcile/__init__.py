@@ -22,6 +22,7 @@ from efflab.units import Unit
 NOTHING = "The record does not explain it."
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
 SHARES = ("gain", "share")  # metrics that are shares of one, read and shown in percent
+PERCENT = (*SHARES, "efficiency")  # shown in percent; an efficiency may be one and more
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
 
 Point = dict[str, Any]

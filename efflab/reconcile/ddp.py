@@ -68,7 +68,7 @@ DRAWN = (*TIMES, "efficiency")
 
 PARTS = ("alone", "interference", "reducer", "communication")  # of a measured step
 SHOWN = 0.02  # a part of a step below this share is not worth a sentence
-OFF = 0.1  # a fitted message that lies further than this from the line is said to lie off it
+OFF = 0.1  # a fitted message at which the line's error is larger than this is said to lie off it
 ROUNDING = 4.0  # gradients that differ by up to so many times the rounding of another order of summation are equal
 
 
@@ -457,14 +457,16 @@ def _fit_text(record: Record, ranks: int) -> Iterator[str]:
         )
     yield (
         f"Without one of the messages, whichever: {show(low, SECOND)} to {show(high, SECOND)}, and "
-        f"{show(slow, BYTE_PER_SECOND)} to {show(fast, BYTE_PER_SECOND)}. {_residuals(found, messages)}"
+        f"{show(slow, BYTE_PER_SECOND)} to {show(fast, BYTE_PER_SECOND)}. {_line_errors(found, messages)}"
     )
     body = [
-        [_size(size), show(seconds, SECOND), show(found.time(size), SECOND), signed(off),
+        [_size(size), show(seconds, SECOND), show(found.time(size), SECOND), signed(error(found.time(size), seconds)),
          *(show(b, BYTE_PER_SECOND) for b in bandwidths(size, seconds, ranks))]
-        for (size, seconds), off in zip(messages, found.residuals, strict=True)
+        for size, seconds in messages
     ]  # fmt: skip
-    yield columns(["message", "measured", "by the line", "off", "algorithm bandwidth", "bus bandwidth"], body, range(6))
+    yield columns(
+        ["message", "measured", "by the line", "error", "algorithm bandwidth", "bus bandwidth"], body, range(6)
+    )
 
 
 def _half(both: tuple[float, float], ranks: int) -> str:
@@ -474,11 +476,12 @@ def _half(both: tuple[float, float], ranks: int) -> str:
     return _size(float(formulas.half_bandwidth_message(ranks=ranks, bandwidth=bandwidth, latency=latency)))
 
 
-def _residuals(found: MessageFit, messages: Sequence[tuple[float, float]]) -> str:
-    worst = max(range(len(messages)), key=lambda i: abs(found.residuals[i]))
+def _line_errors(found: MessageFit, messages: Sequence[tuple[float, float]]) -> str:
+    errors = [error(found.time(size), seconds) for size, seconds in messages]
+    worst = max(range(len(messages)), key=lambda i: abs(errors[i]))
     return (
-        f"Off the line: {unsigned(median([abs(r) for r in found.residuals]))} (median), "
-        f"{signed(found.residuals[worst])} at worst ({_size(messages[worst][0])})."
+        f"Error of the line: {unsigned(median([abs(e) for e in errors]))} (median), "
+        f"{signed(errors[worst])} at worst ({_size(messages[worst][0])})."
     )
 
 
@@ -536,7 +539,10 @@ def _model_text(record: Record) -> str:
             f"{said} While {ranks} ranks compute, {idle:.0f} cores of a node are spare: communication can run beside "
             "the backward pass."
         )
-    return f"{said} While {ranks} ranks compute, no core is spare: the backward pass hides no communication."
+    return (
+        f"{said} While {ranks} ranks compute, no core is spare: the formula takes an overlap of 0, as if the backward "
+        "pass hid no communication."
+    )
 
 
 def _role(record: Record, case: str) -> str:
@@ -859,7 +865,7 @@ def _why_message(record: Record, sample: Sample, predicted: float, seconds: floa
     part = found.latency if limit == "latency" else float(point["message_bytes"]) / found.bandwidth
     texts = [agrees(seconds / predicted)]
     if not texts[0]:
-        texts += _neighbours(record, point, found, seconds / predicted - 1)
+        texts += _neighbours(record, point, found, error(predicted, seconds))
         if found.latency < 0.75 * predicted:  # else its transfer says little
             texts += _cached(record, point, seconds / predicted)
     share = part / found.time(float(point["message_bytes"]))
@@ -875,15 +881,15 @@ def _share(value: float) -> str:
 
 
 def _neighbours(record: Record, point: Mapping[str, Any], found: MessageFit, off: float) -> Iterator[str]:
-    """That the fitted messages next to this one lie off the line on the same side."""
+    """That the line's error at the fitted messages next to this one has the sign of its own, `off`."""
     size = float(point["message_bytes"])
-    messages = list(zip(_fitted(record, int(point["ranks"])), found.residuals, strict=True))
-    below = [m for m in messages if m[0][0] < size][-1:]
-    above = [m for m in messages if m[0][0] > size][:1]
-    near = [(s, r) for (s, _), r in (*below, *above) if r * off > 0 and abs(r) > OFF]
+    messages = [(s, error(found.time(s), t)) for s, t in _fitted(record, int(point["ranks"]))]
+    below = [m for m in messages if m[0] < size][-1:]
+    above = [m for m in messages if m[0] > size][:1]
+    near = [(s, e) for s, e in (*below, *above) if e * off > 0 and abs(e) > OFF]
     if near:
-        words = " and ".join(f"{_size(s)} by {signed(r)}" for s, r in near)
-        yield f"The fitted messages beside it lie off the line on the same side: {words}. One line does not hold here."
+        words = " and ".join(f"{_size(s)} ({signed(e)})" for s, e in near)
+        yield f"At the fitted messages beside it the line errs in the same direction: {words}. One line does not hold."
 
 
 def _cached(record: Record, point: Mapping[str, Any], ratio: float) -> Iterator[str]:
@@ -961,9 +967,20 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
         said += " Consistent with communication that is not hidden in full, or that slows the computation beside it."
     elif rest > 0:
         said += " Consistent with ranks that wait for each other, and with communication on cores that compute."
+    elif parts.exposed and point["method"] == "ddp" and parts.overlap == 0:
+        said += (
+            " More is hidden, or messages are faster, than the formula assumes: its overlap of 0 is a simplification."
+        )
     elif parts.exposed:
-        said += " Consistent with communication that is hidden, or faster inside a step than the fit has it."
+        hidden = "more communication that is hidden, or " if point["method"] == "ddp" else ""
+        said += f" Consistent with {hidden}messages that are faster inside a step than the fit has them."
     yield said
+    remains = seconds - predicted
+    if reducer > SHOWN * seconds and rest < 0 and abs(remains) < min(reducer, -rest):
+        yield (
+            f"Two errors cancel: the reducer adds {show(reducer, SECOND)} and the messages take {show(-rest, SECOND)} "
+            f"less than predicted. Of both, {show(abs(remains), SECOND)} are left."
+        )
 
 
 def _messages(count: float) -> str:
@@ -980,18 +997,18 @@ def _why_efficiency(record: Record, sample: Sample, predicted: float, measured: 
     held = measured_parts(record, str(step.point["case"])) if step.status == "ok" else None
     if held is not None:
         added = [
-            f"{show(held[name], SECOND)} {words}"
+            f"{'−' * (held[name] < 0)}{show(abs(held[name]), SECOND)} {words}"
             for name, words in (
                 ("interference", "since all ranks compute at once"), ("reducer", "in DDP's reducer"),
                 ("communication", "for messages and the rest"),
             )
-            if held[name] > SHOWN * sum(held.values())
+            if held[name]
         ]  # fmt: skip
-        alone = held["alone"]
         if added:
             texts.append(
-                f"To {show(alone, SECOND)} of a rank alone {step.point['case']} adds {_listed(added)}."
-            )  # fmt: skip
+                f"To {show(held['alone'], SECOND)} of a rank alone {step.point['case']} adds {_listed(added)}: "
+                f"{show(sum(held.values()), SECOND)} in all."
+            )
         if point["scaling"] == "strong":
             texts += _unshrunk(record, step.point)
     texts.append(_unsteady(sample, measured))
@@ -1284,6 +1301,9 @@ def summary(record: Record) -> str:
         of = [r for r in rows if r.role in roles]
         if of:
             worst = max(of, key=lambda r: abs(math.log(r.ratio)))
+            if signed(worst.error) == "0%":
+                parts.append(f"{len(of)} {words[len(of) > 1]}: as predicted.")
+                continue
             middle = unsigned(median([abs(r.error) for r in of]))
             parts.append(
                 f"{len(of)} {words[len(of) > 1]}: median error of the prediction {middle}. "
@@ -1308,10 +1328,13 @@ def _counted(record: Record) -> Iterator[str]:
         yield f"Orders of the samples in {orders[0].point['epochs']:,} epochs: {words}."
     for sample in (s for s in _samples(record) if s.point["role"] == "gradient" and s.status == "ok"):
         apart, order = median(sample.values), _entry(record, sample.point, "rounding")
-        yield (
-            f"Gradient of {sample.point['ranks']} ranks against one process: relative difference {show(apart)}, "
-            f"rounding {show(order)}."
-        )
+        said = (
+            "equal to the last bit" if not apart
+            else f"equal within rounding (relative difference {show(apart)}, of two orders of summation {show(order)})"
+            if apart <= ROUNDING * order
+            else f"relative difference {show(apart)}, more than rounding ({show(order)})"
+        )  # fmt: skip
+        yield f"Gradient of {_ranks(int(sample.point['ranks']))} against one process: {said}."
     for sample in (s for s in _samples(record) if s.point["role"] == "resume" and s.status == "ok"):
         yield f"Restart: {' '.join(_resumed(record, sample.point, median(sample.values)))}"
 
@@ -1698,7 +1721,7 @@ def _step_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterat
     if point["method"] != "ddp":
         yield "  Its messages are sent after the backward pass, which therefore hides none."
     elif parts.overlap == 0:
-        yield "  No core is spare: communication takes the cores that compute, and the backward pass hides none."
+        yield "  No core is spare: the formula takes an overlap of 0, as if the backward pass hid no communication."
     elif parts.overlap < 1:
         yield f"  Cores are spare for {parts.overlap:.0%} of the ranks: so much communication runs beside computation."
 

@@ -138,7 +138,13 @@ def _judge_ring(call: str, got: list[list[float]], right: list[float], buffers: 
     needed, chunk = 2 * (n - 1), math.ceil(length / n)
     wrong = next((r for r in range(n) if got[r] != right), None)
     if wrong is not None:
-        said = f"{call}: rank {wrong} ends with {short(got[wrong])}; the sum is {short(right)}."
+        at = next((i for i, (one, other) in enumerate(zip(got[wrong], right, strict=False)) if one != other), None)
+        if at is None:
+            said = f"{call}: rank {wrong} ends with {len(got[wrong])} numbers; {length} are expected."
+        else:
+            said = f"{call}: entry {at} of rank {wrong} is {short(got[wrong][at])}; the sum is {short(right[at])}."
+        if at is not None and length % n and at >= length - length % n:
+            said += f" {length} numbers make no {n} equal chunks: the last {length % n} must be in one too."
         for name, variant, why in (
             ("nothing sent", [list(b) for b in buffers], "These are the ranks' own buffers."),
             (
