@@ -16,7 +16,7 @@ from typing import Any
 
 from efflab import records, submit
 from efflab.errors import EfflabError, unknown
-from efflab.reconcile import CALIBRATED, SHARES, Topic, columns, error, percent
+from efflab.reconcile import CALIBRATED, PERCENT, SHARES, Topic, columns, error, percent
 from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record, Sample, median
 from efflab.units import BYTE, SECOND, UNITS, Unit, parse, show
@@ -366,9 +366,10 @@ class Lab:
                 [
                     case,
                     said and f"{said} {'✓' if said == row.regime else f'({row.regime})'}",
-                    show(value, row.unit) if value is not None else "",
-                    show(row.predicted, row.unit),
-                    show(row.measured, row.unit),
+                    *(
+                        "" if v is None else f"{v:.1%}" if row.metric in PERCENT else show(v, row.unit)
+                        for v in (value, row.predicted, row.measured)
+                    ),
                     percent(error(value, row.measured)) if value is not None else "",
                     percent(row.error),
                 ]
