@@ -516,7 +516,10 @@ def _step_table(record: Record) -> Iterator[str]:
              *("" if p is None else show(p, SECOND) for p in parts)]
         )  # fmt: skip
     if body:
-        yield "Steps in which nobody communicates:"
+        yield (
+            "Steps in which nobody communicates (alone: one rank, while the others wait; together: all at once; part: "
+            "the batch divided by the ranks; reducer: DDP without its messages):"
+        )
         yield columns(["case", "sequences per rank", "step", "forward", "backward", "update"], body, range(1, 6))
 
 
@@ -1364,6 +1367,8 @@ def text(record: Record) -> str:
         rows = points(record, (role,))
         if rows:
             head, body, numeric = _table(rows)
+            if role in ("step", "noise"):  # the other names say what they are
+                parts.append(describe({r.case: _point(record, r.case) for r in rows}))
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
             parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in body))
     if any(s.point["role"] == "step" for s in _samples(record)):

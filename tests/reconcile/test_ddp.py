@@ -482,6 +482,13 @@ def test_the_summary_says_whether_gradients_are_equal(difference: float, said: s
     assert f"Gradient of 2 ranks against one process: {said}" in ddp.summary(found)
 
 
+def test_the_text_says_what_its_cases_are() -> None:
+    said = ddp.text(full())
+    assert "with all gradients in one message after the backward pass on 2 ranks" in said
+    assert "squared norm of the gradient of a batch of 16 sequences" in said
+    assert "reducer: DDP without its messages" in said
+
+
 def test_what_is_as_predicted_has_no_worst_case() -> None:
     sizes = [
         sample(state(n, k), [float(b * PARAMETERS)], "state_bytes", "B") for n, k, b in (("ddp", 0, 16), ("fsdp", 3, 8))
