@@ -65,6 +65,20 @@ def test_whatever_comes_back_is_answered_in_words(number, value):
     assert result.outcome == "wrong" and result.feedback
 
 
+def test_the_entry_of_a_wrong_sum_is_named():
+    """Chunks of length // n leave out the last two of ten numbers of four ranks."""
+    right = solution(1)
+
+    def forgets_the_rest(buffers, exchange):
+        done = right(buffers, exchange)
+        whole = len(buffers[0]) // len(buffers) * len(buffers)
+        return [one[:whole] + own[whole:] for one, own in zip(done, buffers, strict=True)]
+
+    said = verdict(1, forgets_the_rest).feedback
+    assert "ring_all_reduce of 4 ranks with 10 numbers each: entry 8 of rank 0 is " in said and "; the sum is " in said
+    assert "10 numbers make no 4 equal chunks: the last 2 must be in one too." in said
+
+
 @pytest.mark.parametrize("number", NAMES)
 def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
     assert "calls exit()" in verdict(number, lambda *_: sys.exit()).feedback
