@@ -225,6 +225,18 @@ def test_a_gain_is_a_share_and_is_shown_in_percent(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out.count("5.00%") == 2
 
 
+def test_an_efficiency_is_reconciled_in_percent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab = Lab("ddp", "replay", labbook=tmp_path)
+    lab.predict({"efficiency-weak-2": "100%", "resumed": "50"})
+    lab.measure()
+    capsys.readouterr()
+    lab.reconcile()
+    rows = {r[0]: r[1:] for line in capsys.readouterr().out.splitlines() if (r := line.split())}
+    assert rows["efficiency-weak-2"][0] == "100.0%"
+    assert all(0 < float(cell.removesuffix("%")) < 110 for cell in rows["efficiency-weak-2"][1:3])
+    assert rows["resumed"][0] == "50", "a count stays one"
+
+
 def _profiled() -> records.Record:
     """A record of the profiling lab with nothing in it."""
     environment = records.Environment(
