@@ -21,7 +21,18 @@ from efflab.records import LabBook, Prediction, Record
 from efflab.units import UNITS, Unit, show
 
 # Outputs of calculators that are shares of one and are not called so.
-CALLED_OTHERWISE = ("extra", "hfu", "idle_of_twice", "least", "lost", "mfu", "skipped", "useful", "written")
+CALLED_OTHERWISE = (
+    "extra",
+    "hfu",
+    "idle_of_twice",
+    "least",
+    "lost",
+    "mfu",
+    "restarting",
+    "skipped",
+    "useful",
+    "written",
+)
 
 
 @dataclass(frozen=True)
