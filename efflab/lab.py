@@ -128,8 +128,8 @@ class Lab:
         if self._replayed is not None:
             found = [(s.point, s.metric, s.unit) for s in self._replayed.samples if "case" in s.point]
         else:
-            plan = self._plan() if self._wanted is None else self._plan_elsewhere()
-            found = [(c.point, c.metric, c.unit) for c in plan.cases]
+            planned = self._plan().cases if self._wanted is None else self._elsewhere()
+            found = [(c.point, c.metric, c.unit) for c in planned]
         cases = self._topic.cases([point for point, _, _ in found])
         for point, metric, unit in found:  # the first sample of a case is its result
             self._measures.setdefault(str(point["case"]), (metric, UNITS[unit]))
@@ -143,22 +143,28 @@ class Lab:
         scale = self._scale or runner.default_scale(chosen)
         return self._experiment.plan(scale, chosen, device.environment(chosen), None)
 
-    def _plan_elsewhere(self) -> Any:
-        """The plan for the job's device, which is not here. What depends on the device itself may differ there."""
+    def _elsewhere(self) -> list[Any]:
+        """The cases on the job's device, which is not here. What depends on the device itself may differ there."""
         from efflab.measure import device
+
+        wanted = self._wanted
+        assert wanted is not None
+        if planned := getattr(self._experiment, "elsewhere", None):
+            scale = self._scale or ("gpu" if wanted.gpus else "cpu")
+            return planned(scale, nodes=wanted.nodes, gpus=wanted.gpus, cores=wanted.cores)
 
         torch = device.import_torch()
         cpu = torch.device("cpu")
         here = device.environment(cpu)
-        if self._scale not in ("gpu", "multi") or not self._wanted.gpus:
-            return self._experiment.plan(self._scale, cpu, here, None)
+        if self._scale not in ("gpu", "multi") or not wanted.gpus:
+            return self._experiment.plan(self._scale, cpu, here, None).cases
         unknown_gpu = here.model_copy(
             update={"kind": "cuda", "memory": None, "compute_capability": None, "caches": {}, "slurm": None}
         )
         try:
-            return self._experiment.plan(self._scale, torch.device("cuda", 0), unknown_gpu, None)
+            return self._experiment.plan(self._scale, torch.device("cuda", 0), unknown_gpu, None).cases
         except Exception:  # this topic's plan asks the GPU
-            return self._experiment.plan(self._scale, cpu, here, None)
+            return self._experiment.plan(self._scale, cpu, here, None).cases
 
     def describe(self, *names: str) -> None:
         """Print what the named cases are; of all but the size sweeps if none is named.
