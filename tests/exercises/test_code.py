@@ -47,7 +47,7 @@ def test_intensity_right_in_another_form():
         (None, lambda m, n, k, b: 0.9230769 if (m, n, k) == (2, 3, 4) else 7.0),
         (None, lambda m, n, k, b: math.inf),
     ],
-    ids=str,
+    ids=lambda x: x if isinstance(x, str) else None,
 )
 def test_intensity_mistakes(mistake, function):
     result = verdict(1, lambda m, n, k, bytes_per_element: function(m, n, k, bytes_per_element))

@@ -448,7 +448,7 @@ def test_epoch_with_one_read():
         (lambda t: t.detach().to("cpu"), ".to()"),
         (lambda t: t.detach().to(torch.device("cpu")), ".to()"),
     ],
-    ids=str,
+    ids=lambda x: x if isinstance(x, str) else None,
 )
 def test_every_read_in_the_loop_is_seen(read, said):
     feedback = wrong(5, lambda *a: epoch(*a, read=read, last=float), "reads in the loop")
