@@ -90,8 +90,8 @@ def _networks() -> Choice:
 _SCALING = Choice(
     "scaling",
     [
-        Option("weak", "Weak: each rank keeps its batch", sets={"one": 1}, takes={"backward_here": "backward_time"}),
-        Option("strong", "Strong: they share one batch", sets={"one": 1}, takes={"backward_here": "backward_shared"}),
+        Option("weak", "Weak: a batch for each", sets={"one": 1}, takes={"backward_here": "backward_time"}),
+        Option("strong", "Strong: one batch for all", sets={"one": 1}, takes={"backward_here": "backward_shared"}),
     ],
     default="weak",
     label="Scaling",
@@ -824,7 +824,7 @@ critical_batch = Calculator(
         Ratio("steps", "steps_here", "one", label="Steps, as a multiple of the fewest"),
         Ratio("samples", "samples_here", "one", label="Tokens, as a multiple of the least"),
         Value("critical", "Critical batch size"),
-        Ratio("useful", "one", "samples_here", label="Tokens that a small batch would have needed", percent=True),
+        Ratio("useful", "one", "samples_here", label="Share of the tokens that a small batch needs", percent=True),
         Ratio("relative", "batch", "critical", shown=False),
         Output(
             parallelism.training_steps,

@@ -15,7 +15,7 @@ from efflab.units import BYTE_PER_SECOND, SECOND, show, show_binary
 # By part of a step: colour and words.
 PARTS = {
     "alone": ("#56B4E9", "computing, a rank alone"),
-    "interference": ("#0072B2", "all ranks computing at once"),
+    "interference": ("#999999", "all ranks computing at once"),
     "reducer": ("#E69F00", "DDP's reducer"),
     "communication": ("#D55E00", "messages that show, and the rest"),
 }
@@ -162,7 +162,7 @@ def efficiency(record: Record) -> Any:
         if not of:
             continue
         ranks = [1, *(r.ranks for r in of)]
-        axes.plot(ranks, [100, *(100 * r.predicted for r in of)], color=colour, ls="--", lw=1.4, marker=marker, ms=9,
+        axes.plot(ranks, [100, *(100 * r.predicted for r in of)], color=colour, ls="--", lw=1.4, marker=marker, ms=13,
                   markerfacecolor="none", label=f"{scaling}, predicted")  # fmt: skip
         axes.errorbar(ranks, [100, *(100 * r.measured for r in of)], [0, *(50 * r.iqr for r in of)], color=colour,
                       lw=1.8, marker=marker, ms=7, capsize=4, label=f"{scaling}, measured")  # fmt: skip
