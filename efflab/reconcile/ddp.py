@@ -874,7 +874,7 @@ def _why_message(record: Record, sample: Sample, predicted: float, seconds: floa
     share = part / found.time(float(point["message_bytes"]))
     said = f"By the fit {'latency' if limit == 'latency' else 'transfer'} is {_share(share)} of it."
     unsteady = _unsteady(sample, seconds)
-    if unsteady and record.environment.kind == "cpu" and not spare_cores(record, ranks):
+    if unsteady and record.environment.kind == "cpu" and record.spec.get("spare_cores") == 0:
         unsteady += " Consistent with gloo's threads, which poll, and the ranks taking turns on the cores."
     return f"{' '.join(t for t in texts if t) or NOTHING} {said} {unsteady}".rstrip()
 
