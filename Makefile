@@ -41,7 +41,7 @@ test: assets
 	$(BIN)/ruff format --check efflab tests bench
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python -m efflab.cli notebooks --check
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
+	$(BIN)/python -m pytest tests
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix efflab tests bench
