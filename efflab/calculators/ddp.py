@@ -756,7 +756,7 @@ bubble = Calculator(
         describe="Idle share of the time against the number of microbatches, on a logarithmic axis, falling towards "
         "zero: {idle_share} with {microbatches}.",
     ),
-    compare=Table("schedule", ["idle_share", "in_flight", "activations", "passed_on"], label="The three schedules"),
+    compare=Table("schedule", ["idle_share", "in_flight", "passed_on"], label="The three schedules"),
     verdict=[
         Case(
             "Impossible as set: the interleaved schedule needs microbatches in multiples of the {stages} stages.",
