@@ -161,10 +161,7 @@ class Lab:
         unknown_gpu = here.model_copy(
             update={"kind": "cuda", "memory": None, "compute_capability": None, "caches": {}, "slurm": None}
         )
-        try:
-            return self._experiment.plan(self._scale, torch.device("cuda", 0), unknown_gpu, None).cases
-        except Exception:  # this topic's plan asks the GPU
-            return self._experiment.plan(self._scale, cpu, here, None).cases
+        return self._experiment.plan(self._scale, torch.device("cuda", 0), unknown_gpu, None).cases
 
     def describe(self, *names: str) -> None:
         """Print what the named cases are; of all but the size sweeps if none is named.

@@ -242,8 +242,9 @@ class Trainer:
 
 
 def narrow(device: Any) -> bool:
-    """Whether a device trains in bf16: a GPU that multiplies in it does."""
-    return device.type == "cuda" and not devices.missing_for("bf16", device)
+    """Whether a device trains in bf16: a GPU that multiplies in it does, and is here to say so."""
+    here = device.type == "cuda" and devices.import_torch().cuda.is_available()
+    return here and not devices.missing_for("bf16", device)
 
 
 def _precision(device: Any) -> Any:

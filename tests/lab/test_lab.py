@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from efflab import experiments, records
 from efflab import lab as lab_module
-from efflab import records
 from efflab.errors import EfflabError
 from efflab.lab import Lab
 from efflab.records import LabBook
@@ -177,6 +177,15 @@ def test_a_job_with_gpus_is_predicted_as_such_where_there_is_none(
     there = Lab("ddp", "submit", gpus=4, labbook=tmp_path).cases()
     here = Lab("ddp", "live", scale="cpu", labbook=tmp_path).cases()
     assert "ddp-4" in there and there["ddp-2"]["gradient_bytes"] > 10 * here["ddp-2"]["gradient_bytes"]
+
+
+@pytest.mark.no_gpu
+def test_every_lab_can_be_predicted_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a login node, say. The recorded runs are of a CPU: a GPU's cases differ in size or in number."""
+    monkeypatch.setattr("efflab.submit.required", lambda: None)
+    for topic in experiments.topics():
+        there, here = (Lab(topic, "submit", gpus=n, labbook=tmp_path).cases() for n in (1, 0))
+        assert there and there != here, topic
 
 
 def test_a_replay_needs_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
