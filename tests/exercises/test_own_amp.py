@@ -654,7 +654,7 @@ def test_the_lab_book_shows_the_ablation():
     book = LabBook()
     book.save_record(Record.model_validate(sprinted()))
     page, problems = labbook.page(book)
-    assert not problems and "sprint, Made-up CPU" in page
+    assert not problems and "<h2>sprint</h2>" in page and "Made-up CPU" in page
     for cell in ("<td>baseline</td>", "<td>all</td>", "95% interval", "times faster; the product"):
         assert cell in page
     assert "times faster" in page and "samples.</p>" not in page

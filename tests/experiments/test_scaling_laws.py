@@ -455,6 +455,7 @@ def test_the_plan_says_the_precision_of_the_gpu_at_hand(
 ) -> None:
     """A plan builds nothing on the device, so that a GPU can be played here."""
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     found = scaling_laws.EXPERIMENT.plan("smoke", torch.device("cuda"), None, None)
     assert found.spec["precision"] == precision
