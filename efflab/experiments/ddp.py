@@ -54,7 +54,6 @@ class Scale:
     """What is measured at one scale.
 
     Attributes:
-        ranks: processes where the scale itself sets them; None takes all that the device has.
         model: of the steps and of the memory; its microbatch is that of one rank.
         microbatch: sequences.
         bucket_bytes: of DDP; None means torch's own.
@@ -67,7 +66,6 @@ class Scale:
         curve, resume, noise, sampler: see `spec`.
     """
 
-    ranks: int | None
     model: dict[str, int]
     microbatch: int
     bucket_bytes: int | None
@@ -92,7 +90,6 @@ def _gpt(layers: int, hidden: int, heads: int, length: int, vocabulary: int | No
 
 
 SMOKE = Scale(
-    ranks=2,
     model=_gpt(2, 64, 2, 32, 128),
     microbatch=8,
     bucket_bytes=None,
@@ -107,7 +104,6 @@ SMOKE = Scale(
     noise={"steps": 5, "batch": 2, "draws": 32},
 )
 CPU = Scale(
-    ranks=None,
     model=_gpt(4, 256, 4, 64, 1024),
     microbatch=8,
     bucket_bytes=4 * MI,
@@ -122,7 +118,6 @@ CPU = Scale(
     noise={"steps": 10, "batch": 4, "draws": 192},
 )
 GPU = Scale(
-    ranks=1,
     model=_gpt(8, 1024, 16, 512, 8192),
     microbatch=8,
     bucket_bytes=None,
@@ -251,8 +246,9 @@ class Session:
     def _listen(self, name: str) -> None:
         """Take in what the ranks say next. Where a rank fails, all cases of its group that are missing fail."""
         if self._stream is None:
-            groups = [g for g in self.groups if {*_names(g)} - self.done]
-            cases = [n for g in groups for n in _names(g) if n not in self.done]
+            over = {*self.done, *self._failed}
+            groups = [g for g in self.groups if {*_names(g)} - over]
+            cases = [n for g in groups for n in _names(g) if n not in over]
             self._launch = self.launch("measure", {"groups": groups, "cases": cases})
             self._stream = iter(self._launch)
         try:

@@ -629,7 +629,6 @@ class Training:
             }  # fmt: skip
             torch.save(content, held)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 records.write(self.path, held.getvalue(), replace=True)
             except records.NotSaved as error:
                 if error.kept:

@@ -11,7 +11,8 @@ TARGET is "module:function"; each rank calls that function with its `World`.
 A rank says things with `World.emit`: lines of JSON in a file of the launch's folder, which every node has to see. What
 was said before a rank died is therefore kept. Each rank is watched by a small process of its own, which writes down how
 it ended. From those notes `RankFailed` names the rank that failed first: the others' errors say only that it is gone.
-When a launch ends, for whatever reason, none of its processes is left.
+When a launch ends, for whatever reason, none of its processes is left. Where this process itself is killed, only Linux
+can see to that.
 
 `Launch.close` asks the ranks to stop before it ends them. They find that out with `World.stopping`, between two steps,
 and all of them at the same one, so that they can write a checkpoint.
@@ -59,7 +60,8 @@ NOTES = 60.0  # s; for which a network drive may hide what another node wrote
 POLL = 0.1  # s; how often the parent looks
 # What an outer torchrun sets: a launch inside of it would take them for its own.
 TORCHRUN = re.compile(
-    r"(RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|ROLE_NAME|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*)"
+    r"(RANK|LOCAL_RANK|GROUP_RANK|ROLE_RANK|ROLE_NAME|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
+    r"|PET_.*)"  # PET_NNODES and others are defaults of torchrun's options
 )
 STREAM, STOP = "said.jsonl", "stop"
 # What errors say that a rank gets because another one does not answer, or is gone.
@@ -422,7 +424,7 @@ def command_line(target: str, folder: Path, layout: Layout) -> list[str]:
     worker = [f"--nproc-per-node={layout.per_node}", "-m", "efflab.measure.distributed", target, str(folder)]
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     if not layout.nodes:
-        return [*torchrun, "--standalone", *worker]
+        return [*torchrun, "--standalone", "--local-addr=localhost", *worker]  # the host's name need not resolve
     count = len(layout.nodes)
     # srun takes no number of cores over from the job. What ended with an error, or a node that is done long before the
     # others, ends all nodes.
@@ -430,7 +432,8 @@ def command_line(target: str, folder: Path, layout: Layout) -> list[str]:
     return [
         "srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=60",
         *([f"--cpus-per-task={cores}"] if cores else []),
-        *torchrun, f"--nnodes={count}", f"--rdzv-id={secrets.token_hex(4)}", "--rdzv-backend=c10d",
+        sys.executable, "-m", "efflab.measure.distributed", "node",
+        f"--nnodes={count}", f"--rdzv-id={secrets.token_hex(4)}", "--rdzv-backend=c10d",
         f"--rdzv-endpoint={address(layout.nodes[0])}:{free_port()}", *worker,
     ]  # fmt: skip
 
@@ -539,7 +542,10 @@ def _stack(path: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """What `python -m efflab.measure.distributed` does: "guard PID COMMAND …", or "TARGET FOLDER" as torchrun's worker.
+    """What `python -m efflab.measure.distributed` does, by its first word.
+
+    "guard PID COMMAND …" ends the command with this parent; "node OPTIONS …" is torchrun on one node of several; and
+    "TARGET FOLDER" is a rank, torchrun's worker.
 
     Returns:
         The exit status.
@@ -547,6 +553,11 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "guard":
         _end_with_parent(int(arguments[1]))
         os.execvp(arguments[2], list(arguments[2:]))
+    if arguments[0] == "node":
+        # Slurm knows the nodes' names. torchrun would ask this host for its own, which may be one that only it knows.
+        here, first = os.environ["SLURMD_NODENAME"], os.environ["SLURM_NODEID"] == "0"
+        own = [f"--local-addr={address(here)}", f"--rdzv-conf=is_host={int(first)}"]
+        os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *own, *arguments[1:]])
     target, folder = arguments
     return _watched(target, Path(folder))
 

@@ -348,6 +348,18 @@ def test_a_rank_that_fails_costs_its_group_and_no_more(session: ddp.Session, mon
     assert runner._present.kept, "the traceback that the message names stays"  # type: ignore[union-attr]
 
 
+def test_a_group_that_failed_is_not_launched_again(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases' order need not be the groups': with three ranks, messages of two and of all alternate."""
+    script = Script([RankFailed("rank 1 (node 0) failed: x", rank=1)], [ANSWERED], [said("c")])
+    monkeypatch.setattr(distributed, "Launch", script)
+    with pytest.raises(RankFailed, match="rank 1"):
+        list(session.shared({"case": "a"}))
+    assert [s.values for s in session.shared({"case": "c"})] == [[1.0]]
+    assert script.asked[2]["cases"] == ["c"] and [g["kind"] for g in script.asked[2]["groups"]] == ["y"]
+    with pytest.raises(runner.Unavailable, match="see a"):
+        list(session.shared({"case": "b"}))
+
+
 def test_ranks_that_no_longer_work_end_the_run(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that is lost, or a network that carries nothing: the other cases stay open."""
     lost = RankFailed("rank 1 (node 0) failed: unhandled cuda error", rank=1)
