@@ -293,6 +293,8 @@ def _collect(job: Any, out: str | None) -> int:
     except JobFailed as error:
         print(f"efflab: {error}", file=sys.stderr)
         return 1
+    if said := job.unused(record):
+        print(f"efflab: {said}", file=sys.stderr)
     return _tell(record, path)
 
 

@@ -39,6 +39,7 @@ CPUS = 4  # cores for each GPU, where cluster.yml says nothing
 SHORTEST = 3  # min; a job is asked to leave 60 s before its time is up, and Slurm may be a minute early
 POLL = (2.0, 15.0)  # s between two questions to the controller, at first and at most
 SILENCE = 900.0  # s for which a controller may not answer
+SILENT = 124  # the exit status of a command that gave no answer
 LATE = 30.0  # s for which a shared file system may hide what a node has written
 
 
@@ -69,7 +70,7 @@ TAKEN = (
     *OPTIONS.values(), "nodes", "ntasks", "ntasks-per-node", "gpus", "gpus-per-node", "gres", "cpus-per-task",
     "cpus-per-gpu", "gpus-per-task", "ntasks-per-gpu", "mem-per-cpu", "mem-per-gpu", "output",
     "error", "open-mode", "signal", "requeue", "no-requeue", "job-name", "chdir", "wrap", "array", "wait", "parsable",
-    "test-only", "export", "export-file",
+    "test-only", "export", "export-file", "clusters", "cluster", "cluster-constraint",
 )  # fmt: skip
 WHY = {
     "extra_forbidden": "no such key",
@@ -422,6 +423,9 @@ def request(
     if scale == "cpu" and gpus:
         raise EfflabError("submit: scale 'cpu' measures a CPU. Leave out --gpus, or use --scale gpu.")
     cluster = cluster or Cluster()
+    if own := {k: v for k, v in _of_this_shell().items() if getattr(cluster, k) is None and options.get(k) is None}:
+        _valid(own, "submit: SBATCH_ variables of this shell")
+        cluster = cluster.model_copy(update=own)
     if given := {k: v for k, v in options.items() if v is not None}:
         _valid(given, "submit")
         cluster = cluster.model_copy(update=given)
@@ -431,6 +435,14 @@ def request(
             "Use one node, or modules and a python of the cluster instead of 'container' in cluster.yml."
         )
     return Request(topic, nodes, gpus, scale, cluster, tuple(predictions))
+
+
+def _of_this_shell() -> dict[str, str]:
+    """What a person's own SBATCH_ variables say of a job; those of a job that this process runs in say nothing."""
+    if "SLURM_JOB_ID" in os.environ:
+        return {}
+    keys = ("account", "partition", "qos", "reservation", "constraint")
+    return {key: value for key in keys if (value := os.environ.get(f"SBATCH_{key.upper()}"))}
 
 
 def render(wanted: Request, folder: Path) -> str:
@@ -511,7 +523,10 @@ def _block(wanted: Request, folder: Path) -> list[str]:
     if c.modules:
         lines.append("command -v module > /dev/null || . /etc/profile")
         lines += [f"module load {m} || exit 2" for m in c.modules]
-    lines += c.setup
+    for line in c.setup:
+        lines.append(line)
+        if line.split()[0] in ("source", "."):
+            lines.append(f"[ $? -eq 0 ] || {{ echo {q(f'setup in cluster.yml failed: {line}')} >&2; exit 2; }}")
     if c.python or c.container:
         lines.append("unset EFFLAB_PYTHON")
     if c.container:
@@ -532,7 +547,8 @@ VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 def clean(variables: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of a command of Slurm's, without what an outer job or torchrun has set.
 
-    A notebook often runs in a job itself. A job that inherited its SLURM_* would take its limits, or be refused.
+    A notebook often runs in a job itself. A job that inherited its SLURM_* would take its limits, or be refused. A
+    user's own SBATCH_* go too, since they would win over the script: `request` writes what they say into it.
     """
     variables = dict(os.environ) if variables is None else variables
     inside = "SLURM_JOB_ID" in variables
@@ -566,15 +582,17 @@ def _slurm(*command: str, cwd: Path | None = None) -> subprocess.CompletedProces
             command, cwd=cwd, env=clean(), capture_output=True, text=True, errors="replace", timeout=120
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} gave no answer in 120 s")
+        return subprocess.CompletedProcess(command, SILENT, "", f"{command[0]} gave no answer in 120 s")
 
 
 # What sbatch says, and what to change.
 REFUSALS = {
     "unrecognized option|invalid option": "Change 'sbatch' in cluster.yml; 'sbatch --help' lists what it may say.",
     "configuration source|DNS SRV|slurm.conf": "This machine has Slurm's commands and no cluster: use a login node.",
-    "contact slurm controller|connection refused|timed out|no answer": "Slurm's controller does not answer: wait a "
-    "minute and submit again.",
+    "contact slurm controller|connection refused|timed out": "Slurm's controller does not answer: wait a minute and "
+    "submit again.",
+    "accounting/qos policy|job submit limit": "Your jobs together would exceed a limit of your account or qos. Wait "
+    "until some have ended, or ask for less with --time, --gpus or --nodes; 'sacctmgr show qos' lists limits.",
     "account": "Change --account, or 'account' in cluster.yml; 'sacctmgr show associations user=$USER' lists yours.",
     "partition|access.*denied": "Change --partition, or 'partition' in cluster.yml; 'sinfo' lists them, and your "
     "account may not use each.",
@@ -843,6 +861,16 @@ class Job:
             return record, path
         return record, records.save(record, path.parent)
 
+    def unused(self, record: Record) -> str:
+        """What to know where the job had GPUs and its record is of a CPU; "" otherwise."""
+        if not self.note.gpus or record.environment.kind != "cpu":
+            return ""
+        return (
+            f"job {self.id} had {self.note.gpus} GPU{'s' * (self.note.gpus > 1)} in each node and measured the CPU: "
+            f"its torch, {record.environment.torch}, saw none. Give its Python a torch with CUDA: 'python' or 'setup' "
+            "in cluster.yml. --gpus 0 asks for none."
+        )
+
     def _record(self, state: State | None) -> Record | None:
         """Its complete record. A shared file system may show it late."""
         deadline = time.monotonic() + (
@@ -958,8 +986,9 @@ def submit(wanted: Request, labbook: LabBook, *, restart: bool = False) -> Job:
     earlier = None if restart else _early(wanted, labbook)
     name = records.identifier(wanted.topic, wanted.scale or "")
     folder = earlier.folder if earlier else (labbook.path / "submitted" / name).absolute()
-    records.write(folder / SCRIPT, render(wanted, folder), replace=True)
+    script = render(wanted, folder)
     with _alone(earlier) if earlier else contextlib.nullcontext():
+        records.write(folder / SCRIPT, script, replace=True)
         return _sent(wanted, labbook, folder, earlier)
 
 
@@ -969,6 +998,11 @@ def _sent(wanted: Request, labbook: LabBook, folder: Path, earlier: Job | None) 
     _renamed(folder, aside)
     done = _slurm("sbatch", "--parsable", SCRIPT, cwd=folder)
     found = re.match(r"(\d+)", done.stdout.strip())
+    if done.returncode == SILENT:
+        raise EfflabError(
+            f"submit: {done.stderr}. The job may be queued all the same: look with 'squeue --me' and cancel it with "
+            f"'scancel JOB' before you submit again. Its script is in {folder}."
+        )
     if done.returncode != 0 or not found:
         _renamed(folder, {new: old for old, new in aside.items()})
         if not earlier:
@@ -980,7 +1014,7 @@ def _sent(wanted: Request, labbook: LabBook, folder: Path, earlier: Job | None) 
     )  # fmt: skip
     try:
         records.write(folder / NOTE, json.dumps(note.model_dump(), indent=1) + "\n", replace=True)
-    except EfflabError:
+    except BaseException:  # Ctrl-C too
         _slurm("scancel", found[1])  # nobody would find its record
         raise
     return Job(folder, note, labbook)

@@ -1,11 +1,14 @@
 # What gpu.sbatch, node.sbatch and nodes.sbatch share. They source this file from the course's folder.
 
-# Yours, else the environment that 'make' created, else whatever python3 the job finds. A container's command is
-# several words, so this is an array: python=(apptainer exec --nv IMAGE python3).
+# Yours, else that of the environment that the site's part activated, else the one that 'make' created, else whatever
+# python3 the job finds. A container's command is several words, so this is an array:
+# python=(apptainer exec --nv IMAGE python3).
 if [ -n "${EFFLAB_PYTHON:-}" ]; then
-  read -ra python <<< "$EFFLAB_PYTHON"
+  if [ -x "$EFFLAB_PYTHON" ]; then python=("$EFFLAB_PYTHON"); else read -ra python <<< "$EFFLAB_PYTHON"; fi
 elif [ -z "${python[*]:-}" ]; then
-  if .venv/bin/python -c '' 2> /dev/null; then python=("$PWD/.venv/bin/python"); else python=(python3); fi
+  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    python=(python)
+  elif .venv/bin/python -c '' 2> /dev/null; then python=("$PWD/.venv/bin/python"); else python=(python3); fi
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 

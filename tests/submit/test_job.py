@@ -130,7 +130,7 @@ FAILED_WITH = "sbatch: error: Batch job submission failed: "
         ("sbatch: error: invalid partition specified: x", "--partition"),
         (FAILED_WITH + "User's group not permitted to use this partition", "--partition"),
         (FAILED_WITH + "Invalid qos specification", "--qos"),
-        (FAILED_WITH + "Job violates accounting/QOS policy (job submit limit)", "account"),
+        (FAILED_WITH + "Job violates accounting/QOS policy (job submit limit)", "Wait until some have ended"),
         (FAILED_WITH + "Requested reservation is invalid", "--reservation"),
         (FAILED_WITH + "Invalid feature specification", "--constraint"),
         ("sbatch: error: Invalid generic resource (gres) specification", "--gpus (0"),
@@ -362,6 +362,27 @@ def test_a_refusal_leaves_the_earlier_jobs_files(slurm, tmp_path):
     assert not (job.folder / "status").exists()
 
 
+def test_a_silent_sbatch_may_have_queued_the_job(slurm, tmp_path):
+    """Nothing that such a job needs is removed, and nobody is told to submit it again."""
+    job = early(tmp_path)
+    slurm.sbatch = subprocess.CompletedProcess([], submit.SILENT, "", "sbatch gave no answer in 120 s")
+    with pytest.raises(EfflabError, match=r"may be queued all the same: look with 'squeue --me'"):
+        again(job)
+    assert (job.folder / "job.sbatch").exists() and not (job.folder / "job.log").exists()
+    with pytest.raises(EfflabError, match="may be queued"):
+        submit.submit(submit.request("precision"), job.labbook)
+    assert len(list((tmp_path / "book/submitted").glob("*/job.sbatch"))) == 2
+
+
+def test_a_second_one_does_not_change_the_first_ones_script(slurm, tmp_path, monkeypatch):
+    job = early(tmp_path)
+    (job.folder / "job.sbatch").write_text("the first one's")
+    (job.folder / submit.SUBMITTING).touch()
+    with pytest.raises(EfflabError, match="being submitted"):
+        again(job)
+    assert (job.folder / "job.sbatch").read_text() == "the first one's"
+
+
 def test_of_two_that_submit_the_same_one_goes_on(slurm, tmp_path, monkeypatch):
     """The second one looks before the first one's job is noted, and submits while it is, or after."""
     job = early(tmp_path)
@@ -423,16 +444,17 @@ def test_a_lab_book_that_cannot_be_written_submits_nothing(slurm, tmp_path, caps
     assert not slurm.asked
 
 
-def test_a_job_whose_note_cannot_be_written_is_cancelled(slurm, tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", [records.NotSaved("the disk is full", None, ""), KeyboardInterrupt()])
+def test_a_job_whose_note_cannot_be_written_is_cancelled(reason, slurm, tmp_path, monkeypatch):
     real = records.write
 
     def full(path: Path, text: str, **options: bool) -> Path:
         if Path(path).name == submit.NOTE:
-            raise records.NotSaved("the disk is full", None, text)
+            raise reason
         return real(path, text, **options)
 
     monkeypatch.setattr(records, "write", full)
-    with pytest.raises(records.NotSaved):
+    with pytest.raises(type(reason)):
         submit.submit(submit.request("roofline"), LabBook(tmp_path / "book"))
     assert slurm.asked[-1] == ("scancel", "12")
 
@@ -470,6 +492,26 @@ def test_a_failed_job_leaves_the_lab_free_to_submit_again(slurm, tmp_path, capsy
     script = next((tmp_path / "book/submitted").glob("*/job.sbatch")).read_text()
     (prediction,) = LabBook(tmp_path / "book").predictions()
     assert f"--scale smoke --prediction {prediction.id}" in script
+
+
+def test_a_record_that_cannot_be_kept_is_collected_again(slurm, tmp_path, capsys, monkeypatch):
+    lab = Lab("roofline", "submit", scale="smoke", labbook=tmp_path / "book")
+    lab.predict({"relu-large": "1 ms"})
+
+    def ended(job: Job, *_: object, **__: object) -> submit.State:
+        measured(job)
+        return submit.State("COMPLETED", exit=0)
+
+    def full(*_: object) -> None:
+        raise records.NotSaved("the disk is full", None, "")
+
+    monkeypatch.setattr(Job, "wait", ended)
+    with monkeypatch.context() as patched, pytest.raises(records.NotSaved):
+        patched.setattr(records, "save", full)
+        lab.measure()
+    lab.measure()
+    assert [c[0] for c in slurm.asked].count("sbatch") == 1
+    assert "had 1 GPU in each node and measured the CPU" in capsys.readouterr().out
 
 
 # The script's shell: what it does with the scheduler's signals

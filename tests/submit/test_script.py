@@ -358,6 +358,61 @@ def test_which_python_runs(tmp_path, monkeypatch):
     assert line() == []
 
 
+def says_its_path(path: Path) -> Path:
+    """A program that prints its own path, in place of a Python."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho 'this is {path}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setup", "mine", "runs"),
+    [
+        ([], "", "sys/python"),  # the one that submitted it
+        (["export NOTHING=1"], "", "course/.venv/bin/python"),
+        (["source {tmp}/venv.sh"], "", "venv/bin/python"),
+        ([". {tmp}/conda.sh"], "", "conda/bin/python"),
+        (["export NOTHING=1"], "of mine/python", "of mine/python"),
+        (["export NOTHING=1"], "env {tmp}/conda/bin/python", "conda/bin/python"),
+    ],
+)
+def test_the_python_that_a_job_runs(setup, mine, runs, tmp_path, monkeypatch):
+    """The course's folder has a .venv, as after 'make', and the shell that submits has an environment activated."""
+    course = tmp_path / "course"
+    (course / "labs").mkdir(parents=True)
+    (course / "labs/slurm").symlink_to(submit.SCRIPTS)
+    for name in ("sys/python", "course/.venv/bin/python", "venv/bin/python", "conda/bin/python", "of mine/python"):
+        says_its_path(tmp_path / name)
+    for name, variable in (("venv", "VIRTUAL_ENV"), ("conda", "CONDA_PREFIX")):
+        place = tmp_path / name
+        (tmp_path / f"{name}.sh").write_text(f'export {variable}="{place}" PATH="{place}/bin:$PATH"\n')
+    monkeypatch.setattr(submit, "ROOT", course)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "sys/python"))
+    monkeypatch.delenv("EFFLAB_PYTHON", raising=False)
+    lines = tuple(line.format(tmp=tmp_path) for line in setup)
+    script = render(request("roofline", cluster=Cluster(setup=list(lines))), tmp_path)
+    environment = {
+        "PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(course), "SLURM_JOB_ID": "7", "VIRTUAL_ENV": "/of/the/shell"
+    }  # fmt: skip
+    if mine:
+        path = tmp_path / mine
+        environment["EFFLAB_PYTHON"] = str(path) if path.exists() else mine.format(tmp=tmp_path)
+    done = subprocess.run([BASH, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"this is {tmp_path / runs}"
+
+
+def test_a_setup_that_cannot_be_sourced_ends_the_job(tmp_path):
+    script = render(request("roofline", cluster=Cluster(setup=["source /nowhere/activate"])), tmp_path)
+    done = subprocess.run(
+        [BASH, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "setup in cluster.yml failed: source /nowhere/activate" in done.stderr and "efflab.cli" not in done.stdout
+
+
 # The environment of sbatch
 
 
@@ -371,3 +426,19 @@ def test_an_outer_job_and_torchrun_leave_nothing():
     assert submit.clean(outer) == {"SLURM_CONF": "/etc/slurm.conf", "PATH": "/bin", "HOME": "/h", "EFFLAB_DATA": "/d"}
     login = {"TMPDIR": "/tmp/me", "OMP_NUM_THREADS": "4", "HOME": "/h"}
     assert submit.clean(login) == login
+
+
+def test_what_the_shell_says_to_sbatch_stands_in_the_script(tmp_path, monkeypatch):
+    """A variable would win over the script. It becomes a line of it, where cluster.yml and the options are silent."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    monkeypatch.setenv("SBATCH_PARTITION", "of-the-shell")
+    wanted = request("roofline", cluster=Cluster(partition="of-the-file"))
+    assert {"--account=mine", "--partition=of-the-file"} < {*directives(render(wanted, tmp_path))}
+    assert "--account=other" in directives(render(request("roofline", account="other"), tmp_path))
+    assert "SBATCH_ACCOUNT" not in submit.clean()
+    monkeypatch.setenv("SBATCH_ACCOUNT", "two words")
+    with pytest.raises(EfflabError, match="SBATCH_ variables of this shell: account: a name without blanks"):
+        request("roofline")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")  # of the outer job
+    assert not any("account" in line for line in directives(render(request("roofline"), tmp_path)))
