@@ -31,7 +31,6 @@ from efflab.records import median, recorded
 from efflab.units import BYTE, COUNT, FLOP, FLOP_PER_SECOND, PARAMETER, SECOND, TOKEN
 
 GBIT = 1e9 / 8  # B/s
-_NODE = {"GB200 NVL72 (per GPU)": 72, "GB300 NVL72 (per GPU)": 72}  # devices that a link joins, where it is not 8
 
 
 # Data parallelism
@@ -39,30 +38,34 @@ _NODE = {"GB200 NVL72 (per GPU)": 72, "GB300 NVL72 (per GPU)": 72}  # devices th
 
 def recorded_runs() -> list[Run]:
     """Measured efficiencies of the newest recorded run of the lab on each device, weak and strong scaling apart."""
-    newest = {r.environment.device: r for r in recorded("ddp") if r.scale != "smoke"}
-    runs = []
-    for device, record in newest.items():
+    newest: dict[tuple[str, str], Run] = {}
+    for record in recorded("ddp"):
+        if record.scale == "smoke":
+            continue
+        device = record.environment.device
         for scaling in ("weak", "strong"):
             points = [
                 (float(s.point["ranks"]), median(s.values), str(s.point["case"]))
                 for s in record.samples
                 if s.metric == "efficiency" and s.status == "ok" and s.point.get("scaling") == scaling
             ]
-            if points:
+            if points:  # a run on one rank has none, and takes no older run's place
                 label = f"{device}, {record.created[:10]}, {scaling} scaling"
-                runs.append(Run(label=label, option=None, points=points))  # of its own step and its own network
-    return runs
+                # of its own step and its own network
+                newest[device, scaling] = Run(label=label, option=None, points=points)
+    return list(newest.values())
 
 
 def _links() -> Choice:
     """A choice of what joins the ranks of a node: it sets the bandwidth of one direction and how many a node has."""
     seen: dict[str, Option] = {}
+    first: dict[str, int] = {}  # what a link's plain name stands for: the devices of the first system that has it
     for a in accelerators().values():
         if a.link:
-            joined = _NODE.get(a.name, 8)
-            name = a.link.name if joined == 8 else f"{a.link.name}, {joined} devices"
-            sets = {"link_bandwidth": a.link_bandwidth, "ranks_per_node": joined}
-            seen.setdefault(name, Option(name, f"{name}: {a.name}", sets=sets))
+            said = f"{a.link.name}, {a.link.joins} devices"
+            name = a.link.name if first.setdefault(a.link.name, a.link.joins) == a.link.joins else said
+            sets = {"link_bandwidth": a.link_bandwidth, "ranks_per_node": a.link.joins}
+            seen.setdefault(name, Option(name, f"{said}: {a.name}", sets=sets))
     # Nothing inside a node limits one rank: its own network does.
     alone = Option("none", "None: one rank in each node", sets={"link_bandwidth": 1e15, "ranks_per_node": 1})
     return pick(
@@ -105,6 +108,8 @@ _GRADIENTS = Choice(
     default="bf16",
     label="Gradients sent in",
 )
+
+_SHOWS = ("unhidden", ">", 0.5)  # most of the communication is not hidden, as without overlap or in one bucket
 
 scaling = Calculator(
     name="ddp-scaling",
@@ -186,6 +191,7 @@ scaling = Calculator(
         Value("backward_here", shown=False),
         Ratio("slowdown", "one", "efficiency", shown=False),
         Ratio("exposed_share", "exposed", "step_time", percent=True, shown=False),
+        Ratio("unhidden", "exposed", "communication_time", shown=False),
         Ratio("update_share", "update_time", "step_time", percent=True, shown=False),
         Output(
             parallelism.exposed_communication_time,
@@ -212,11 +218,19 @@ scaling = Calculator(
     verdict=[
         Case("One rank alone: nothing is sent.", [("ranks", "<", 2)]),
         # Little shows, so what does not shrink with the ranks is the update.
+        *(
+            Case(
+                f"{said}, and still {{share}}: the update takes {{update_time}} on every rank, however many share the "
+                "batch, and {update_share} of a step. That is Amdahl's law. Split the update over the ranks (ZeRO 1), "
+                "or give each rank a larger batch.",
+                [("exposed_share", "<=", 0.05), ("share", "<", 0.9), *when],
+            )
+            for said, when in (("Little to hide", [_SHOWS]), ("Hidden", []))
+        ),
         Case(
-            "Hidden, and still {share}: the update takes {update_time} on every rank, however many share the batch, "
-            "and {update_share} of a step. That is Amdahl's law. Split the update over the ranks (ZeRO 1), or "
-            "give each rank a larger batch.",
-            [("exposed_share", "<=", 0.05), ("share", "<", 0.9)],
+            "Little to hide: the all-reduces take {communication_time}, and {exposed_share} of a step is waiting for "
+            "them. {ranks} ranks do the work of {speedup}.",
+            [("exposed_share", "<=", 0.05), _SHOWS],
         ),
         Case(
             "Hidden: the all-reduces take {communication_time}, and all but {exposed} runs beside the backward pass. "
@@ -269,21 +283,31 @@ scaling = Calculator(
 
 # Layouts
 
-_FIXED = {"as_flash": "flash", "as_none": "none", "split": True, "one": 1, "three_halves": 1.5, "two": 2}
+_FIXED = {"as_flash": "flash", "as_none": "none", "split": True, "one": 1, "two": 2}
 
 
 def _placed() -> Choice:
-    """A choice of accelerator with a link and a BF16 peak: it sets peak, memory and the link's bandwidth."""
+    """A choice of accelerator with a link and a BF16 peak: it sets peak, memory, link and size of a node."""
     options = [
         Option(
             a.name,
-            sets={"peak_performance": a.peak("bf16"), "capacity": a.memory, "link_bandwidth": a.link_bandwidth},
+            sets={
+                "peak_performance": a.peak("bf16"),
+                "capacity": a.memory,
+                "link_bandwidth": a.link_bandwidth,
+                "ranks_per_node": a.link.joins,
+            },
             group=a.vendor,
         )
         for a in accelerators().values()
         if a.link and "bf16" in a.peak_dense
     ]
-    own = {"peak_performance": "own_peak_performance", "capacity": "own_memory", "link_bandwidth": "own_link"}
+    own = {
+        "peak_performance": "own_peak_performance",
+        "capacity": "own_memory",
+        "link_bandwidth": "own_link",
+        "ranks_per_node": "own_ranks_per_node",
+    }
     return pick("accelerator", options, default="H100 SXM", own=own)
 
 
@@ -311,9 +335,10 @@ _CONVENTION = Choice(
 _RECOMPUTATION = Choice(
     "recomputation",
     [
-        # Without the forward pass again, and with it: a third more work and two more all-reduces to the four.
-        Option("none", "None", sets={"work": 1, "sent_once": 1}),
-        Option("full", "Full: layers", sets={"work": 4 / 3, "sent_once": 2 / 3}),
+        # Without the forward pass again, and with it: a third more work and two more all-reduces to the four. The
+        # backward pass, which does it again, then takes three quarters of the computing in place of two thirds.
+        Option("none", "None", sets={"work": 1, "sent_once": 1, "all_per_backward": 3 / 2}),
+        Option("full", "Full: layers", sets={"work": 4 / 3, "sent_once": 2 / 3, "all_per_backward": 4 / 3}),
     ],
     default="none",
     label="Recomputation",
@@ -387,7 +412,7 @@ layout = Calculator(
             _placed(),
             *custom_accelerator("peak_performance", "memory"),
             Slider("own_link", 1e8, 1e13, default=1e11, scale="log", label="Link", help="one direction, per device"),
-            whole("ranks_per_node", 576, 8, "Devices per node", "joined by the link"),
+            whole("own_ranks_per_node", 576, 8, "Devices per node", "joined by the link"),
             Slider(
                 "network_bandwidth",
                 1e8,
@@ -450,6 +475,7 @@ layout = Calculator(
         Ratio("network_share", "exposed_time", "step_time", label="Gradients and weights, not hidden", percent=True),
         Value("capacity", "Memory of the device", shown=False),
         Value("link_bandwidth", "Link", shown=False),
+        Value("ranks_per_node", "Devices per node", shown=False),
         # memory
         Ratio("parameters_of_rank", "parameters", "tensor_parallel", unit=PARAMETER, shown=False),
         Ratio("parameters_here", "parameters_of_rank", "pipeline_parallel", unit=PARAMETER, shown=False),
@@ -555,14 +581,20 @@ layout = Calculator(
         ),
         Ratio("gather_time", "weights_gathered", "data_bandwidth", unit=SECOND, shown=False),
         Ratio("reduce_time", "gradients_reduced", "data_bandwidth", unit=SECOND, shown=False),
-        Ratio("backward_all", "compute_time", "three_halves", unit=SECOND, shown=False),
+        Ratio("backward_all", "compute_time", "all_per_backward", unit=SECOND, shown=False),
         Ratio("backward_last", "backward_all", "microbatches", unit=SECOND, shown=False),
         Sum("forward_all", ["compute_time"], minus=["backward_all"], shown=False),
         Ratio("forward_first", "forward_all", "microbatches", unit=SECOND, shown=False),
         Output(
+            memory.gradient_bytes,
+            "reduced_here",
+            given={"parameters": "parameters_here", "bytes_per_parameter": "bytes_per_gradient"},
+            shown=False,
+        ),
+        Output(
             parallelism.gradient_buckets,
             "buckets",
-            given={"gradient_bytes": "sent_here", "bucket_bytes": parallelism.BUCKET_BYTES},
+            given={"gradient_bytes": "reduced_here", "bucket_bytes": parallelism.BUCKET_BYTES},
             shown=False,
         ),
         Output(
@@ -689,6 +721,11 @@ layout = Calculator(
             "Counted too fast: {tensor_parallel} devices do not fill nodes of {ranks_per_node}, so that a group has "
             "fewer adapters in one of them.",
             [("tensor_parallel", ">", "ranks_per_node"), ("tensor_parallel", "no multiple of", "ranks_per_node")],
+        ),
+        Case(
+            "Groups of {tensor_parallel} do not fill nodes of {ranks_per_node}: counted as if each stayed within a "
+            "node. Leave the rest of each node idle.",
+            [("tensor_parallel", "<=", "ranks_per_node"), ("ranks_per_node", "no multiple of", "tensor_parallel")],
         ),
     ],
     note="Modelled: sequence parallelism, FlashAttention, activations as Korthikanti et al. count them, equal stages. "

@@ -42,10 +42,11 @@ class Source(_Entry):
 
 
 class Link(_Entry):
-    """The link between accelerators, bandwidth in one direction."""
+    """The link between accelerators: bandwidth in one direction, and how many it joins in the vendor's system."""
 
     name: str
     gb_per_s_per_direction: float = Field(gt=0)
+    joins: int = Field(gt=1)
 
 
 class Accelerator(_Entry):

@@ -261,7 +261,9 @@ class Accelerators(_Directive):
             ["Data type", "Dense peak", "Sparse peak (2:4)", "Ridge point, dense"], rows, entry.name, "", {1, 2, 3}
         )
         link = (
-            f"{show(entry.link_bandwidth, BYTE_PER_SECOND)} each way ({entry.link.name})" if entry.link else "PCIe only"
+            f"{show(entry.link_bandwidth, BYTE_PER_SECOND)} each way ({entry.link.name}, joins {entry.link.joins})"
+            if entry.link
+            else "PCIe only"
         )
         facts = [
             f"{html.escape(entry.vendor)}, {entry.year}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,10 +73,14 @@ def test_one_rank_in_each_node_has_one_adapter():
         ({"latency": "1 ms"}, "Limited by latency"),
         ({"overlap": 0}, "Too little overlaps"),
         ({"bucket_bytes": "17 GB"}, "All in one message"),
-        ({"scaling": "strong", "model": "GPT-2 124M"}, "Amdahl"),
+        ({"scaling": "strong", "model": "GPT-2 124M"}, "Hidden, and still"),
         ({"network": "10 Gbit/s"}, "Limited by the bandwidth"),
         ({"network": "10 Gbit/s", "overlap": 0}, "nothing hides"),
         ({"ranks": 60}, "fewer adapters"),
+        ({"ranks": 8, "model": "GPT-2 124M"}, "Hidden: "),
+        ({"ranks": 8, "model": "GPT-2 124M", "overlap": 0}, "Little to hide: the all-reduces take 1.13 ms"),
+        ({"ranks": 8, "model": "GPT-2 124M", "bucket_bytes": "100 GB"}, "Little to hide: the all-reduces take 1.02 ms"),
+        ({"scaling": "strong", "model": "GPT-2 124M", "overlap": 0, "update_time": 0.3}, "Little to hide, and still"),
     ],
 )
 def test_the_verdict_names_what_limits(state, says):
@@ -90,6 +95,7 @@ def test_links_are_those_of_one_direction():
         if a.link:
             assert links[a.link.name].sets["link_bandwidth"] == a.link_bandwidth
     assert links["NVLink 5, 72 devices"].sets["ranks_per_node"] == 72
+    assert "8 devices" in links["NVLink 5"].label and "72 devices" in links["NVLink 5, 72 devices"].label
     assert networks["400 Gbit/s"].sets["network_bandwidth"] == 50e9
     same = {"own_link": "450 GB/s", "own_ranks_per_node": 8, "own_network": "50 GB/s"}
     own = calculators.get(SCALING).evaluate(link=CUSTOM, network=CUSTOM, **same)
@@ -103,6 +109,9 @@ def test_links_are_those_of_one_direction():
         ({"ranks": 16}, 400e9),  # eight adapters of 50 GB/s
         ({"ranks": 16, "network": "800 Gbit/s"}, 450e9),  # no faster than the link
         ({"ranks": 64, "link": "NVLink 5, 72 devices"}, 900e9),
+        ({"ranks": 16, "link": "ICI (4 ports)", "network": "10 Gbit/s"}, 200e9),  # a Pod joins 256
+        ({"ranks": 512, "link": "ICI (4 ports)", "network": "25 Gbit/s"}, 200e9),  # no faster than 256 adapters
+        ({"ranks": 512, "link": "ICI (4 ports)", "own_network": "0.5 GB/s", "network": CUSTOM}, 128e9),
     ],
 )
 def test_rings_leave_a_node_through_the_adapters_of_all_its_ranks(state, bandwidth):
@@ -117,17 +126,41 @@ def test_weak_and_strong_scaling_agree_on_one_rank_and_part_on_many():
     assert strong["share"] < weak["share"] and strong["step_time"] < weak["step_time"]
 
 
+def run_of(created: str, status: str = "ok", scale: str = "cpu", value: float = 0.8) -> SimpleNamespace:
+    """What a recorded run on a machine shows the calculator: both efficiencies on two and four ranks."""
+    samples = [
+        SimpleNamespace(
+            metric="efficiency",
+            status=status,
+            values=[value - 0.1, value, value + 0.1],
+            point={"scaling": s, "ranks": n, "case": f"efficiency-{s}-{n}"},
+        )
+        for s in ("weak", "strong")
+        for n in (2, 4)
+    ]
+    return SimpleNamespace(
+        environment=SimpleNamespace(device="A machine"), scale=scale, created=created, samples=samples
+    )
+
+
 def test_recorded_efficiencies_lie_over_the_curve(monkeypatch):
-    sample = type("Sample", (), {"metric": "efficiency", "status": "ok", "values": [0.7, 0.8, 0.9]})
-    points = [{"scaling": s, "ranks": n, "case": f"efficiency-{s}-{n}"} for s in ("weak", "strong") for n in (2, 4)]
-    samples = [type("S", (sample,), {"point": p})() for p in points]
-    environment = type("Environment", (), {"device": "A machine"})()
-    run = type("Run", (), {"environment": environment, "scale": "cpu", "created": "2026-11-21T", "samples": samples})()
-    monkeypatch.setattr(ddp, "recorded", lambda topic: [run])
+    monkeypatch.setattr(ddp, "recorded", lambda topic: [run_of("2026-11-21T")])
     weak, strong = ddp.recorded_runs()
     assert weak.option is strong.option is None  # no state of the calculator is this machine
     assert weak.label.endswith("weak scaling") and strong.label.endswith("strong scaling")
     assert weak.points == [(2.0, 0.8, "efficiency-weak-2"), (4.0, 0.8, "efficiency-weak-4")]
+
+
+def test_the_newest_run_that_has_efficiencies_is_shown(monkeypatch):
+    """A later run on one rank has none, one that failed or was small has none to show: none hides the older curves."""
+    one_rank = run_of("2026-11-23T")
+    one_rank.samples.clear()
+    older, newer = run_of("2026-11-21T", value=0.5), run_of("2026-11-22T")
+    runs = [older, newer, one_rank, run_of("2026-11-24T", status="failed"), run_of("2026-11-25T", scale="smoke")]
+    monkeypatch.setattr(ddp, "recorded", lambda topic: runs)
+    shown = ddp.recorded_runs()
+    assert [r.label for r in shown] == [f"A machine, 2026-11-22, {s} scaling" for s in ("weak", "strong")]
+    assert all(y == 0.8 for r in shown for _, y, _ in r.points)
 
 
 def test_every_recorded_run_has_both_efficiencies():
@@ -167,7 +200,7 @@ def test_the_step_by_hand():
     reduced, gathered = (127 / 128 * parameters / 128 * size / 50e9 for size in (4, 2))  # FP32 and BF16
     assert here["data_time"] == pytest.approx(reduced + gathered)
     # Gradients run beside the backward pass of the last microbatch, weights beside the next forward pass of the first.
-    k = math.ceil(parameters / 128 * 2 / (25 * 2**20))
+    k = math.ceil(parameters / 128 * 4 / (25 * 2**20))  # of FP32 gradients
     shown = [max(t - (k - 1) / k * share * compute / 16, t / k) for t, share in ((reduced, 2 / 3), (gathered, 1 / 3))]
     assert here["exposed_time"] == pytest.approx(sum(shown))
     assert here["step_time"] == pytest.approx((compute + tensor) * (1 + bubble) + here["exposed_time"])
@@ -183,7 +216,8 @@ def test_the_step_by_hand():
     [
         ({"tensor_parallel": 1, "pipeline_parallel": 1}, "weights, gradients and optimizer alone"),
         ({"schedule": "GPipe", "microbatches": 64}, "holds the activations of 64 microbatches"),
-        ({"tensor_parallel": 16, "pipeline_parallel": 8, "ranks_per_node": 8}, "leaves the node"),
+        ({"tensor_parallel": 16, "pipeline_parallel": 8}, "with 16 devices of nodes of 8"),
+        ({"tensor_parallel": 16, "pipeline_parallel": 8, "accelerator": "GB200 NVL72 (per GPU)"}, "nodes of 72"),
         ({}, "bubble of the pipeline costs most"),
         ({"microbatches": 64, "recomputation": "full"}, "Tensor parallelism costs most"),
         ({"microbatches": 64, "recomputation": "full", "network_bandwidth": "1 GB/s"}, "Data parallelism costs most"),
@@ -210,13 +244,27 @@ def test_the_layout_verdict_names_what_limits(state, says):
 
 def test_tensor_parallelism_across_nodes_runs_at_the_speed_of_its_adapters():
     layout = calculators.get(LAYOUT)
-    inside = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=16)
-    across = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=8)
+    own = dict(
+        accelerator=CUSTOM, own_peak_performance="989.4 TFLOP/s", own_memory="80 GB", own_link="450 GB/s",
+        tensor_parallel=16, pipeline_parallel=8,
+    )  # fmt: skip
+    inside, across, alone = (layout.evaluate(**own, own_ranks_per_node=n) for n in (16, 8, 1))
     assert across["tensor_time"] / inside["tensor_time"] == pytest.approx(450 / (8 * 50))
-    alone = layout.evaluate(tensor_parallel=16, pipeline_parallel=8, ranks_per_node=1)
     assert alone["tensor_time"] / inside["tensor_time"] == pytest.approx(450 / 50)
     assert alone["mfu_share"] < 0.6 * inside["mfu_share"]
-    assert "fewer adapters" in layout.evaluate(ranks_per_node=3).verdict
+    assert "fewer adapters" in layout.evaluate(**own, own_ranks_per_node=3).verdict
+
+
+def test_an_accelerator_brings_the_size_of_its_node():
+    """16 devices of an NVL72 share a layer within its rack, at the link's 900 GB/s; groups of eight fill the rack."""
+    rack = dict(accelerator="GB200 NVL72 (per GPU)", tensor_parallel=16, pipeline_parallel=8)
+    here = calculators.get(LAYOUT).evaluate(**rack)
+    assert here["tensor_bandwidth"] == 900e9 and "leaves the node" not in here.verdict
+    assert "own_ranks_per_node" not in here.relevant
+    assert "do not fill" not in calculators.get(LAYOUT).evaluate(**rack | {"tensor_parallel": 8}).verdict
+    for a in catalog.accelerators().values():
+        if a.link and "bf16" in a.peak_dense:
+            assert calculators.get(LAYOUT).evaluate(accelerator=a.name)["ranks_per_node"] == a.link.joins
 
 
 @pytest.mark.parametrize(
@@ -232,6 +280,8 @@ def test_replicas_share_the_adapters_of_a_node(tensor, pipeline, data, adapters)
 @pytest.mark.parametrize("convention, gradient", [("16 bytes", 2), ("18 bytes", 4)])
 def test_what_data_parallelism_sends(convention, gradient):
     """Gradients in their format, weights in BF16: reduced and gathered, at stage 3 gathered once more."""
+    buckets = calculators.get(LAYOUT).evaluate(convention=convention)["buckets"]
+    assert buckets == math.ceil(gradient * 405853388800 / 128 / (25 * 2**20))
     for stage, (gathers, reduces) in {"0": (0, 2), "1": (1, 1), "2": (1, 1), "3": (2, 1)}.items():
         here = calculators.get(LAYOUT).evaluate(zero=stage, convention=convention)
         each = 127 / 128 * 405853388800 / 128
@@ -247,6 +297,11 @@ def test_recomputation_adds_a_third_of_the_work_and_half_of_the_messages():
     assert full["tensor_time"] == pytest.approx(1.5 * plain["tensor_time"])
     assert full["activations"] == pytest.approx(plain["activations"] * 2 / 34)
     assert full["flops_of_device"] == plain["flops_of_device"]  # the model's own
+    # One forward pass and a backward pass of twice its work; recomputed, the backward pass has three parts of four.
+    for here, backward in ((plain, 2 / 3), (full, 3 / 4)):
+        assert here["backward_last"] == pytest.approx(backward * here["compute_time"] / 16)
+        assert here["forward_first"] == pytest.approx((1 - backward) * here["compute_time"] / 16)
+    assert full["forward_first"] == pytest.approx(plain["forward_first"])  # which recomputation does not change
 
 
 def test_each_stage_of_zero_holds_less():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import yaml
@@ -59,6 +60,15 @@ def test_units_are_si():
     assert h200.link_bandwidth == 450e9  # one direction; the data sheet's 900 GB/s is both
 
 
+def test_a_source_covers_how_many_a_link_joins():
+    linked = {a.name: a for a in catalog.accelerators().values() if a.link}
+    assert {n: a.link.joins for n, a in linked.items() if a.link.joins != 8} == {
+        "GB200 NVL72 (per GPU)": 72, "GB300 NVL72 (per GPU)": 72, "TPU v5e": 256,
+    }  # fmt: skip
+    for a in linked.values():
+        assert any(re.search(rf"\b{a.link.joins} [^,;]*joined", s.covers or "") for s in a.sources), a.name
+
+
 def test_unknown_names_get_the_nearest():
     with pytest.raises(EfflabError, match="H200 SXM"):
         catalog.accelerator("h200 sxm5")
@@ -113,6 +123,8 @@ def test_a_good_entry_loads(tmp_path):
         ({"peak_sparse_tflops": {"bf16": 50}}, "under the wrong key"),
         ({"verified": "soon"}, "verified"),
         ({"colour": "green"}, "colour"),
+        ({"link": {"name": "Wire", "gb_per_s_per_direction": 100}}, r"link\.joins"),
+        ({"link": {"name": "Wire", "gb_per_s_per_direction": 100, "joins": 1}}, r"link\.joins"),
     ],
 )
 def test_a_bad_entry_is_refused_by_name_and_field(tmp_path, change, says):
