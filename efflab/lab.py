@@ -303,8 +303,15 @@ class Lab:
             print(f"Submitted: job {self._job.id}; its script and log: {self._job.folder}")
         # What a case measured is not shown yet.
         state = self._job.wait(lambda line: print(line, flush=True), results=False)
-        job, self._job = self._job, None  # one that has failed is submitted again
-        return job.collect(state=state, results=False)
+        try:
+            found = self._job.collect(state=state, results=False)
+        except submit.JobFailed:
+            self._job = None  # it is submitted again
+            raise
+        if said := self._job.unused(found[0]):
+            print(said)
+        self._job = None
+        return found
 
     def record(self) -> Record:
         """The record of this run.
@@ -474,21 +481,22 @@ def disturbed(record: Record) -> str:
 
     What counts, and how many may be, is the rule by which the check of one's own record counts.
     """
-    left_out = ("ceiling", *topic_module(record.topic).SCATTER)
-    timed = [
+    module = topic_module(record.topic)
+    kept = [
         s
         for s in record.samples
-        if s.metric == "time" and s.status == "ok" and s.point.get("role") not in left_out and median(s.values) > 0
+        if s.point.get("role") != "ceiling" and not module.scatters(record, str(s.point.get("case")))
     ]
+    timed = [s for s in kept if s.metric == "time" and s.status == "ok" and median(s.values) > 0]
     named = sorted({str(s.point.get("case")) for s in timed if not _steady(record, [s])})
     if not named:
         return ""
     cases = {str(s.point.get("case")) for s in timed}
     some = ", ".join(named[:4]) + (", …" if len(named) > 4 else "")
-    every = {str(s.point.get("case")) for s in record.samples if s.point.get("role") not in left_out}
+    every = {str(s.point.get("case")) for s in kept}
     kind = "cases" if cases == every else "timed cases"
     said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
-    base = topic_module(record.topic).BASE
+    base = module.BASE
     calibrating = {str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration"}
     if rested := [case for case in named if case in calibrating]:
         said += f" Predictions rest on {', '.join(rested)}."

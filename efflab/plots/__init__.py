@@ -15,7 +15,7 @@ from typing import Any
 from efflab.errors import EfflabError, unknown
 from efflab.reconcile import NEAR, topic
 from efflab.records import Record
-from efflab.units import show
+from efflab.units import SECOND, show
 
 # By what limits a case, as the topics name it.
 STYLE = {"overhead": ("#CC79A7", "D"), "memory": ("#0072B2", "o"), "compute": ("#D55E00", "s")}
@@ -98,6 +98,13 @@ def ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1, 3) if math.log10(high / low) < 3 else (1,)
     return [t for d in decades for m in steps if low <= (t := m * 10.0**d) <= high]
+
+
+def seconds(axis: Any) -> None:
+    """Ticks of a logarithmic axis of times in seconds, such as `axes.xaxis`, as times are written."""
+    at = ticks(*axis.get_view_interval())
+    axis.set_ticks(at, [show(t, SECOND) for t in at], fontsize=8.5)
+    axis.set_ticks([], minor=True)
 
 
 def pyplot() -> Any:

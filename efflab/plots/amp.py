@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import pyplot, ticks
+from efflab.plots import pyplot, seconds, title
 from efflab.reconcile import amp as reconcile
 from efflab.records import Record, Sample, median
 from efflab.units import SECOND, show
@@ -77,9 +77,9 @@ def amp(record: Record) -> Any:
     ]
     room = max(1.6, (max(shown) / min(shown)) ** 0.22)  # for the texts at both ends
     axes.set_xlim(min(shown) / room, max(shown) * room)
-    _seconds(axes)
+    seconds(axes.xaxis)
     axes.set_xlabel("time of a step (against the step in fp32)")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: steps", fontsize=10)
+    axes.set_title(title(record, "steps"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
@@ -89,13 +89,6 @@ def _against(base: float, row: reconcile.Row) -> str:
     """How much faster or slower a row is than the step in FP32; the times of a step that does more work too."""
     factor = base / row.measured
     return f"{factor:.2g}× as fast" if factor >= 1 else f"{1 / factor:.2g}× as long"
-
-
-def _seconds(axes: Any) -> None:
-    """Ticks at 1, 2 and 5 times a power of ten, as times are written."""
-    at = ticks(*axes.get_xlim())
-    axes.set_xticks(at, [show(t, SECOND) for t in at], fontsize=8.5)
-    axes.minorticks_off()
 
 
 def curves(record: Record) -> Any:
@@ -132,7 +125,7 @@ def curves(record: Record) -> Any:
             below.plot(steps, [100 * share for share in run.zero], color=colour, ls=line, lw=width, marker="o", ms=4)
     axes.set_ylabel("loss (nats per character)")
     axes.grid(True, alpha=0.3)
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: the same model, the same text", fontsize=10)
+    axes.set_title(title(record, "the same model, the same text"), fontsize=10)
     below.set_xlabel("step")
     below.set_ylabel("gradients lost to zero")
     below.yaxis.set_major_formatter("{x:g}%")
@@ -184,7 +177,7 @@ def scale(record: Record) -> Any:
     axes.set_ylim(low - 0.5, high + 0.5)
     axes.set_xlabel("step")
     axes.set_ylabel("loss scale")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: the loss scale", fontsize=10)
+    axes.set_title(title(record, "the loss scale"), fontsize=10)
     axes.grid(True, alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=8.5)
     return figure
@@ -220,7 +213,7 @@ def memory(record: Record) -> Any:
     unit, factor = ("GB", 1e9) if top >= 1e9 else ("MB", 1e6) if top >= 1e6 else ("kB", 1e3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / factor:g}")
     axes.set_xlabel(f"{unit}; pale: predicted, full: measured")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: a training step", fontsize=10)
+    axes.set_title(title(record, "a training step"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure

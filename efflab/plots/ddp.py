@@ -7,9 +7,9 @@ import textwrap
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import pyplot, ticks, title
+from efflab.plots import pyplot, seconds, title
 from efflab.reconcile import ddp as reconcile
-from efflab.records import Record, median
+from efflab.records import Record, median, quantile
 from efflab.units import BYTE_PER_SECOND, SECOND, show, show_binary
 
 # By part of a step: colour and words.
@@ -19,6 +19,7 @@ PARTS = {
     "reducer": ("#E69F00", "DDP's reducer"),
     "communication": ("#D55E00", "messages that show, and the rest"),
 }
+WHOLE = ("#F0E442", "a step whose parts were not measured")
 # By number of ranks, in rising order: colour and marker.
 LOOKS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#999999", "P")]
 SCALINGS = {"weak": ("#0072B2", "o"), "strong": ("#D55E00", "s")}
@@ -27,26 +28,30 @@ SCALINGS = {"weak": ("#0072B2", "o"), "strong": ("#D55E00", "s")}
 def ddp(record: Record) -> Any:
     """Draw each measured step as a stack of its parts, with the predicted step as a line across the bar.
 
+    A step of which a part was not measured is drawn in one piece.
+
     Returns:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no step was measured and nothing says why.
+        EfflabError: matplotlib is missing, or there is no step to draw and nothing says why.
     """
     plt = pyplot()
-    rows = [(r, held) for r in reconcile.points(record, ("step",))
-            if (held := reconcile.measured_parts(record, r.case)) is not None]  # fmt: skip
+    rows = [(r, reconcile.measured_parts(record, r.case)) for r in reconcile.points(record, ("step",))]
     if not rows:
         return _absent(record, "steps", "step")
     figure, axes = plt.subplots(figsize=(6.4, 0.55 * len(rows) + 2.2), layout="constrained")
     scale, unit = _scaled(max(r.measured for r, _ in rows))
+    named: set[str] = set()
     for y, (row, held) in enumerate(rows):
         left = 0.0
-        for part, (colour, words) in PARTS.items():
+        parts = [(row.measured, *WHOLE)] if held is None else [(held[p], *look) for p, look in PARTS.items()]
+        for lasted, colour, words in parts:
             # Within the noise a part may be negative, and the others then more than the step: the bar ends with it.
-            width = max(0.0, min(held[part], row.measured - left)) * scale
-            axes.barh(y, width, 0.6, left=left * scale, color=colour, label=words if y == 0 else None)
-            left += max(0.0, held[part])
+            width = max(0.0, min(lasted, row.measured - left)) * scale
+            axes.barh(y, width, 0.6, left=left * scale, color=colour, label=None if words in named else words)
+            named.add(words)
+            left += max(0.0, lasted)
         axes.plot([row.predicted * scale] * 2, [y - 0.42, y + 0.42], color="#000000", lw=2.4, zorder=4,
                   label="predicted" if y == 0 else None)  # fmt: skip
         beside = max(row.measured, row.predicted) * scale
@@ -72,7 +77,7 @@ def messages(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no message was measured and nothing says why.
+        EfflabError: matplotlib is missing, or there is no message to draw and nothing says why.
     """
     plt = pyplot()
     found = _messages(record)
@@ -80,22 +85,20 @@ def messages(record: Record) -> Any:
         return _absent(record, "messages", "all-reduce")
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     for (ranks, (fitted, held_out)), (colour, marker) in zip(found.items(), _looks(found), strict=True):
-        line = reconcile.line(record, ranks)
+        line = reconcile.line(record, ranks) if fitted else None
         every = sorted({s for s, _ in (*fitted, *held_out)})
         if line is not None:
             sizes = _between(every[0], every[-1])
             axes.plot(sizes, [line.time(s) for s in sizes], color=colour, lw=1.6, label=f"{ranks} ranks: fitted line")
-        axes.plot(*_xy(fitted), marker=marker, ms=7, color=colour, ls="none", label=f"{ranks} ranks: fitted")
+        if fitted:
+            axes.plot(*_xy(fitted), marker=marker, ms=7, color=colour, ls="none", label=f"{ranks} ranks: fitted")
         if held_out:
             axes.plot(
                 *_xy(held_out), marker="X", ms=10, color=colour, markeredgecolor="white", ls="none", zorder=4,
                 label=f"{ranks} ranks: held out",
             )  # fmt: skip
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    at = ticks(low, high)
-    axes.set_yticks(at, [show(t, SECOND) for t in at], fontsize=8.5)
-    axes.set_ylim(low, high)
+    seconds(axes.yaxis)
     _sizes(axes, [s for pair in found.values() for s, _ in (*pair[0], *pair[1])])
     axes.set_ylabel("time of an all-reduce")
     axes.set_title(title(record, "latency, then bandwidth"), fontsize=10)
@@ -111,7 +114,7 @@ def bandwidth(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no message was measured and nothing says why.
+        EfflabError: matplotlib is missing, or there is no message to draw and nothing says why.
     """
     plt = pyplot()
     found = _messages(record)
@@ -123,7 +126,7 @@ def bandwidth(record: Record) -> Any:
         measured = sorted((*fitted, *held_out))
         bus = [reconcile.bandwidths(s, t, ranks)[1] for s, t in measured]
         most = max(most, *bus)
-        line, both = reconcile.line(record, ranks), reconcile.ring(record, ranks)
+        line, both = (reconcile.line(record, ranks), reconcile.ring(record, ranks)) if fitted else (None, None)
         if line is not None and both is not None:
             sizes = _between(measured[0][0], measured[-1][0])
             axes.plot(sizes, [reconcile.bandwidths(s, line.time(s), ranks)[1] for s in sizes], color=colour, lw=1.4,
@@ -149,12 +152,13 @@ def efficiency(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no efficiency was measured and nothing says why.
+        EfflabError: matplotlib is missing, or there is no efficiency to draw and nothing says why.
     """
     plt = pyplot()
     rows = reconcile.points(record, ("efficiency",))
     if not rows:
         return _absent(record, "efficiency", "efficiency")
+    values = {s.point["case"]: s.values for s in record.find("efficiency", role="efficiency")}
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     axes.axhline(100, color="#000000", lw=1)
     for scaling, (colour, marker) in SCALINGS.items():
@@ -164,8 +168,10 @@ def efficiency(record: Record) -> Any:
         ranks = [1, *(r.ranks for r in of)]
         axes.plot(ranks, [100, *(100 * r.predicted for r in of)], color=colour, ls="--", lw=1.4, marker=marker, ms=13,
                   markerfacecolor="none", label=f"{scaling}, predicted")  # fmt: skip
-        axes.errorbar(ranks, [100, *(100 * r.measured for r in of)], [0, *(50 * r.iqr for r in of)], color=colour,
-                      lw=1.8, marker=marker, ms=7, capsize=4, label=f"{scaling}, measured")  # fmt: skip
+        below = [0.0, *(100 * (r.measured - quantile(values[r.case], 0.25)) for r in of)]
+        above = [0.0, *(100 * (quantile(values[r.case], 0.75) - r.measured) for r in of)]
+        axes.errorbar(ranks, [100, *(100 * r.measured for r in of)], [below, above], color=colour, lw=1.8,
+                       marker=marker, ms=7, capsize=4, label=f"{scaling}, measured")  # fmt: skip
         last = of[-1]
         axes.annotate(
             f"{100 * last.measured:.0f}%", (last.ranks, 100 * last.measured), xytext=(9, 0), va="center",
@@ -193,7 +199,7 @@ def restart(record: Record) -> Any:
         A matplotlib figure.
 
     Raises:
-        EfflabError: matplotlib is missing, or no training run was recorded and nothing says why.
+        EfflabError: matplotlib is missing, or there is no training run to draw and nothing says why.
     """
     plt = pyplot()
     runs = reconcile.runs(record)
@@ -231,7 +237,7 @@ def _messages(record: Record) -> dict[int, tuple[Points, Points]]:
             for s in record.find(role="all-reduce", ranks=ranks)
             if s.status == "ok"
         )
-        if fitted:
+        if fitted or held_out:
             found[ranks] = (fitted, held_out)
     return found
 
@@ -249,7 +255,7 @@ def _absent(record: Record, table: str, what: str) -> Any:
     figure, axes = pyplot().subplots(figsize=(6.4, 0.22 * len(lines) + 0.8), layout="constrained")
     axes.axis("off")
     axes.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=axes.transAxes)
-    axes.set_title(title(record, f"no {what} was measured"), fontsize=10)
+    axes.set_title(title(record, f"no {what} to draw"), fontsize=10)
     return figure
 
 

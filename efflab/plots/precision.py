@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import COLOURS, pyplot
+from efflab.plots import COLOURS, pyplot, title
 from efflab.reconcile import precision as reconcile
 from efflab.records import Record, Sample, median
 from efflab.units import FLOP_PER_SECOND, show
@@ -44,7 +44,7 @@ def precision(record: Record) -> Any:
     axes.set_ylim(min(errors[d] for d in both) / 5, max(errors[d] for d in both) * 10)
     axes.set_xlabel("rate of the largest product (FLOP/s; int8: operations/s)")
     axes.set_ylabel("relative error (Frobenius norm)")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: error against rate", fontsize=10)
+    axes.set_title(title(record, "error against rate"), fontsize=10)
     axes.grid(True, which="major", alpha=0.3)
     texts = {d: f"{d}: {show(rates[d], FLOP_PER_SECOND)}\nerror {show(errors[d], digits=2)}" for d in both}
     _label(figure, axes, {texts[d]: (rates[d], errors[d]) for d in both}, rates.get("fp64"))
@@ -143,7 +143,7 @@ def memory(record: Record) -> Any:
     unit, factor = ("GB", 1e9) if top >= 1e9 else ("MB", 1e6) if top >= 1e6 else ("kB", 1e3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / factor:g}")
     axes.set_xlabel(f"{unit}; pale: predicted, full: measured,\nblack line: the whole step as measured")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: a training step", fontsize=10)
+    axes.set_title(title(record, "a training step"), fontsize=10)
     axes.grid(True, axis="x", alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     return figure

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from efflab.errors import EfflabError
-from efflab.plots import COLOURS, STYLE, pyplot
+from efflab.plots import COLOURS, STYLE, pyplot, title
 from efflab.reconcile import roofline as reconcile
 from efflab.records import Record
 from efflab.units import FLOP_PER_SECOND, show
@@ -55,7 +55,7 @@ def roofline(record: Record, *, roles: tuple[str, ...] = ("kernel", "lesson")) -
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.set_xlabel("arithmetic intensity (FLOP/B)")
     axes.set_ylabel("performance (FLOP/s)")
-    axes.set_title(f"{record.environment.device}, {record.created[:10]}: measured ceilings and kernels", fontsize=10)
+    axes.set_title(title(record, "measured ceilings and kernels"), fontsize=10)
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     side.axis("off")

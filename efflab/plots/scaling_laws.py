@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from efflab.errors import EfflabError
-from efflab.plots import COLOURS, pyplot
+from efflab.plots import COLOURS, pyplot, title
 from efflab.reconcile import scaling_laws as reconcile
 from efflab.records import Record
 from efflab.units import TOKEN, show
@@ -56,9 +56,7 @@ def scaling_laws(record: Record) -> Any:
     axes.set(xscale="log", xlim=(low, high))
     axes.set_xlabel("parameters")
     axes.set_ylabel("validation loss (nats per token)")
-    axes.set_title(
-        f"{record.environment.device}, {record.created[:10]}: law fitted to {len(fitted)} small runs", fontsize=10
-    )
+    axes.set_title(title(record, f"law fitted to {len(fitted)} small runs"), fontsize=10)
     axes.grid(True, which="major", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure

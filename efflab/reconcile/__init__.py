@@ -10,17 +10,19 @@ import dataclasses
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from efflab import catalog, records
 from efflab.errors import EfflabError, unknown
 from efflab.records import DOUBTS as DOUBTS
-from efflab.records import Prediction, Record
+from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import Unit
 
 NOTHING = "The record does not explain it."
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
+UNSTEADY = 0.25  # a middle half that spans more of the median than this is said
+LARGEST = 2**62  # no size, no count of bytes
 SHARES = ("gain", "share")  # metrics that are shares of one, read and shown in percent
 PERCENT = (*SHARES, "efficiency")  # shown in percent; an efficiency may be one and more
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
@@ -85,14 +87,15 @@ class Topic(Protocol):
     BASE: tuple[str, ...]
     """Calibration cases on which every prediction rests: where one was disturbed, the run says little. May be ()."""
 
-    SCATTER: tuple[str, ...]
-    """Roles whose times scatter on a quiet machine too: their spread does not speak against a run. May be ()."""
-
     PICTURES: tuple[str, ...]
     """Functions of efflab.plots.<topic>, or of efflab.plots, that draw its records; the first has the topic's name."""
 
     DRAWN: tuple[str, ...]
     """The roles of `points` that the picture `errors` draws."""
+
+    def scatters(self, record: Record, case: str) -> bool:
+        """The times of a case scatter on a quiet machine too: their spread does not speak against this run.
+        `efflab.reconcile.scatters` suits most."""
 
     def banner(self, record: Record) -> str:
         """Where and when it was recorded, and whether that was here. `efflab.reconcile.banner` suits most."""
@@ -200,6 +203,50 @@ def doubted(record: Record) -> set[str]:
     return {c for w in record.warnings for c, _, said in [w.partition(": ")] if said.startswith(DOUBTS)}
 
 
+def doubted_cases(record: Record) -> list[str]:
+    """The cases of the record that its warnings doubt, in the order measured."""
+    named = doubted(record)
+    return list(dict.fromkeys(str(s.point["case"]) for s in record.samples if s.point.get("case") in named))
+
+
+def disturbed(record: Record, case: object, rests: Iterable[str]) -> Iterator[str]:
+    """What the record warns of, of a case and of those that its prediction rests on, in a sentence each."""
+    named = doubted_cases(record)
+    if case in named:
+        yield "It was disturbed while measured, as the record warns."
+    if found := [c for c in dict.fromkeys(rests) if c in named]:
+        were = "were" if len(found) > 1 else "was"
+        yield f"The prediction rests on {', '.join(found)}, which the record says {were} disturbed."
+
+
+def unsteady(values: list[float], middle: float) -> str:
+    """That repeats spread widely about their median `middle`; empty where they do not."""
+    spread = iqr(values) / middle
+    return f"Unsteady: the middle half of the repeats spans {spread:.0%} of the median." if spread > UNSTEADY else ""
+
+
+def joined(texts: Iterable[str]) -> str:
+    """The sentences that are not empty, one after another, or `NOTHING`."""
+    return " ".join(t for t in texts if t) or NOTHING
+
+
+def plural(count: float, noun: str) -> str:
+    """Such as "1 step" and "1,200 steps"."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def values_of(record: Record, point: Mapping[str, Any], metric: str) -> list[float]:
+    """All values of a metric at a point; empty where it was not measured."""
+    found = next((s for s in record.samples if s.metric == metric and s.point == point), None)
+    return list(found.values) if found and found.status == "ok" else []
+
+
+def median_of(record: Record, point: Mapping[str, Any], metric: str) -> float | None:
+    """The median of a metric at a point; None where it was not measured."""
+    found = values_of(record, point, metric)
+    return median(found) if found else None
+
+
 def of_topic(record: Record, topic: str) -> None:
     """Raise `EfflabError` for a record of another topic."""
     if record.topic != topic:
@@ -218,6 +265,13 @@ def damaged(record: Record, index: int, field: str, expected: str) -> EfflabErro
     return EfflabError(f"{place(record, index)}: point.{field} must be {expected}, {found}. Measure it again.")
 
 
+def check_values(sample: Sample, where: str, zero: bool, most: float = math.inf) -> None:
+    """Raise `EfflabError` for a value below zero or above `most`, and for zero unless it may be one."""
+    for value in sample.values:
+        if not 0 <= value <= most or (value == 0 and not zero):
+            raise EfflabError(f"{where}: {sample.metric} cannot be {value!r}. Measure it again.")
+
+
 def positive(value: object, most: float = math.inf) -> bool:
     """Whether an entry of a point is a number greater than zero, finite and at most `most`."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most and value < math.inf
@@ -234,6 +288,11 @@ def datasheet(record: Record) -> catalog.Accelerator | None:
     """The catalog's entry of the record's device, None where it has none (as for every CPU)."""
     environment = record.environment
     return catalog.match_device(environment.device, environment.memory or 0)
+
+
+def scatters(record: Record, case: str) -> bool:
+    """Whether a case's times scatter on a quiet machine too: of most topics none does."""
+    return False
 
 
 def banner(record: Record) -> str:
@@ -268,3 +327,14 @@ def columns(head: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterabl
         return "  ".join(set_).rstrip()
 
     return "\n".join([line(head), line(["─" * w for w in widths]), *map(line, rows)])
+
+
+def table_of(
+    found: Mapping[str, list[str]], optional: Collection[str]
+) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Head, rows and the indices of numeric columns, all but the first and the last, of cells by column.
+
+    Of the `optional` columns those without any text are left out.
+    """
+    kept = {name: cells for name, cells in found.items() if any(cells) or name not in optional}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)], tuple(range(1, len(kept) - 1))

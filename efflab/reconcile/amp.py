@@ -31,22 +31,32 @@ from efflab.formulas import precision as rounding
 from efflab.formulas import roofline, transformer
 from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import (
+    LARGEST,
     NEAR,
     NOTHING,
     agrees,
     answered,
+    check_values,
     columns,
     damaged,
-    doubted,
+    disturbed,
+    doubted_cases,
     error,
+    joined,
+    median_of,
     of_topic,
     place,
+    plural,
     positive,
     signed,
+    table_of,
     unsigned,
+    unsteady,
+    values_of,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
+from efflab.reconcile import scatters as scatters
 from efflab.reconcile.precision import DECODER, MULTIPLIES, parameter_count
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, NAT, NUMBER, SECOND, UNITS, Unit, show
@@ -64,7 +74,6 @@ LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {"matmul-share": ("share", NUMBER)}
 CALIBRATION |= {f"speedup-{p}": ("speedup", NUMBER) for p in ("bf16", "fp16", "tf32")}
 BASE: tuple[str, ...] = ("step-fp32", "share-fp32")  # what every prediction rests on
-SCATTER: tuple[str, ...] = ()
 PICTURES = ("amp", "curves", "scale", "memory", "errors")
 DRAWN = (*TIMES, "memory")
 
@@ -160,7 +169,6 @@ _NUMBERS = {
     "memory": DECODER, "equivalence": (*DECODER, "microbatches"), "curve": ("steps", "loss_weight", "epsilon"),
     "scale": _SCALER,
 }  # fmt: skip
-_LARGEST = 2**62
 _BOUNDS = {"initial_scale": (1e-30, 1e38), "growth_interval": (1, 1e9), "growth_factor": (1, 1e6),
            "backoff_factor": (1e-6, 1)}  # fmt: skip
 # The units of what explains a case, and whether zero is a value.
@@ -196,9 +204,9 @@ def _check(record: Record) -> None:
         more = ("tokens", "total_tokens") if _weighs(point) else more
         for field in (*_NUMBERS[role], *more):
             value = point.get(field)
-            if not positive(value, _LARGEST):
+            if not positive(value, LARGEST):
                 raise wrong(field, "a number greater than zero")
-            low, high = _BOUNDS.get(field, (0, _LARGEST))
+            low, high = _BOUNDS.get(field, (0, LARGEST))
             if not low <= value <= high:
                 raise wrong(field, f"{low:g} to {high:g}")
         _check_values(sample, place(record, index))
@@ -215,9 +223,8 @@ def _check_values(sample: Sample, where: str) -> None:
         return
     if sample.unit != allowed:
         raise EfflabError(f"{where}: a {sample.metric} in {sample.unit!r}. Measure it again.")
+    check_values(sample, where, zero, 1.0 if sample.metric in _SHARES else math.inf)
     for value in sample.values:
-        if value < 0 or (value == 0 and not zero) or (sample.metric in _SHARES and value > 1):
-            raise EfflabError(f"{where}: {sample.metric} cannot be {value!r}. Measure it again.")
         if sample.metric == "overflow" and value not in (0, 1):
             raise EfflabError(f"{where}: an overflow must be 0 or 1, got {value!r}. Measure it again.")
 
@@ -241,18 +248,6 @@ def _weighs(point: Mapping[str, Any]) -> bool:
 def _predicted(point: Mapping[str, Any]) -> bool:
     """All but the error of a mean of means: it depends on how much the tokens' gradients have in common."""
     return point.get("role") in ROLES and not (point.get("counted") == "uneven" and not _weighs(point))
-
-
-def _values(record: Record, point: Mapping[str, Any], metric: str) -> list[float]:
-    """All values of a metric at a point; empty where it was not measured."""
-    found = next((s for s in record.samples if s.metric == metric and s.point == point), None)
-    return list(found.values) if found and found.status == "ok" else []
-
-
-def _value(record: Record, point: Mapping[str, Any], metric: str) -> float | None:
-    """The median of a metric at a point."""
-    found = _values(record, point, metric)
-    return median(found) if found else None
 
 
 def _calibrating(record: Record, case: str, metric: str = "time") -> float | None:
@@ -402,8 +397,8 @@ def calibration_text(record: Record) -> str:
         lines.append(f"Alone: {', '.join(said)}.")
     lines += [why for p, (gain, _) in gains.items() if (why := _hardware(record, p, gain))]
     lines += _overheads(record)
-    if doubted := [c for c in _doubted(record) if _first(record, c).point.get("role") == "calibration"]:
-        lines.append(f"Disturbed while measured, as the record warns: {', '.join(doubted)}.")
+    if named := [c for c in doubted_cases(record) if _first(record, c).point.get("role") == "calibration"]:
+        lines.append(f"Disturbed while measured, as the record warns: {', '.join(named)}.")
     if not entry:
         lines.append("Data sheet: the catalog has no entry for this device.")
     return "\n".join(lines)
@@ -419,14 +414,8 @@ def _optional(record: Record, case: str, metric: str = "time") -> float | None:
 
 def _count(record: Record, case: str, metric: str) -> str:
     """A number of operations as text, empty where the record has none."""
-    found = _value(record, _first(record, case).point, metric) if _has(record, case) else None
+    found = median_of(record, _first(record, case).point, metric) if _has(record, case) else None
     return "" if found is None else f"{found:,.0f}"
-
-
-def _doubted(record: Record) -> list[str]:
-    """The timed cases of which the record warns."""
-    named = doubted(record)
-    return list(dict.fromkeys(str(s.point["case"]) for s in record.samples if s.point.get("case") in named))
 
 
 def _hardware(record: Record, precision: str, gain: float) -> str:
@@ -454,7 +443,7 @@ def _hardware(record: Record, precision: str, gain: float) -> str:
 def _short(record: Record) -> float | None:
     """Seconds of one of the other operations in fp32 on average, where that is so short that overhead shows."""
     taken = _optional(record, "other-fp32")
-    count = _value(record, _first(record, "other-fp32").point, "operations") if taken else None
+    count = median_of(record, _first(record, "other-fp32").point, "operations") if taken else None
     return taken / count if taken and count and taken / count < SHORT else None
 
 
@@ -467,7 +456,7 @@ def _overheads(record: Record) -> Iterator[str]:
         )
     for precision, (_, gain) in speedups(record).items():
         case = f"other-{precision}"
-        casts = _value(record, _first(record, case).point, "casts") if _has(record, case) else None
+        casts = median_of(record, _first(record, case).point, "casts") if _has(record, case) else None
         if casts and gain < 1:
             yield (
                 f"Under {precision} autocast the other operations take {1 / gain - 1:.0%} longer; {casts:,.0f} of them "
@@ -664,13 +653,15 @@ def _predict(record: Record, sample: Sample) -> Row | None:
 
 
 def _why_time(record: Record, sample: Sample, predicted: float, seconds: float) -> str:
-    spread = iqr(sample.values) / seconds
-    unsteady = f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median." if spread > 0.25 else ""
+    scattered = unsteady(sample.values, seconds)
     if said := agrees(seconds / predicted):
-        return said + unsteady
+        return joined([said, scattered])
     causes = {"step": _step_parts, "recomputation": _recomputed_parts, "accumulated": _accumulated_parts}
-    texts = [*_disturbed(record, sample), *causes[str(sample.point["role"])](record, sample, predicted, seconds)]
-    return (" ".join(texts) or NOTHING) + unsteady
+    texts = [
+        *disturbed(record, sample.point["case"], _rests_on(sample.point)),
+        *causes[str(sample.point["role"])](record, sample, predicted, seconds),
+    ]
+    return f"{joined(texts)} {scattered}".rstrip()
 
 
 def _rests_on(point: Mapping[str, Any]) -> list[str]:
@@ -681,19 +672,6 @@ def _rests_on(point: Mapping[str, Any]) -> list[str]:
     narrower = [f"{part}-{p}" for p in ("fp32", precision) for part in ("matmul", "other")]
     step = ["step-fp32", *(["share-fp32", *narrower] if precision != "fp32" else [])]
     return [*step, f"forward-{precision}"] if point["role"] == "recomputation" else step
-
-
-def _disturbed(record: Record, sample: Sample) -> Iterator[str]:
-    """What the record warns of, of a case and of what its prediction is built from."""
-    doubted = _doubted(record)
-    if sample.point["case"] in doubted:
-        yield "It was disturbed while measured, as the record warns."
-    if rests := [c for c in dict.fromkeys(_rests_on(sample.point)) if c in doubted]:
-        yield f"The prediction rests on {', '.join(rests)}, which the record says {_was(rests)} disturbed."
-
-
-def _was(names: Sequence[str]) -> str:
-    return "were" if len(names) > 1 else "was"
 
 
 def _step_parts(record: Record, sample: Sample, predicted: float, seconds: float) -> Iterator[str]:
@@ -714,7 +692,7 @@ def _step_parts(record: Record, sample: Sample, predicted: float, seconds: float
             f"With the first share {show(other, SECOND)} are predicted. Consistent with a profile that lengthens short "
             "operations, or one that was disturbed."
         )
-    inside, others, whole = (_value(record, point, m) for m in ("matmul_time", "other_time", "step_time"))
+    inside, others, whole = (median_of(record, point, m) for m in ("matmul_time", "other_time", "step_time"))
     if inside is None or others is None or whole is None:
         return
     if slow := _profiled(whole, seconds):
@@ -802,7 +780,7 @@ def _why_memory(record: Record, sample: Sample, predicted: float, measured: floa
             texts.append(
                 "Nothing is left over." if abs(rest) < 1 else f"Left over: {'−' * (rest < 0)}{show(abs(rest), BYTE)}."
             )
-        elif point["method"] == "allocator" and (counted := _value(record, point, "counted")):
+        elif point["method"] == "allocator" and (counted := median_of(record, point, "counted")):
             rest = measured - counted
             texts.append(
                 f"The kept tensors are {show(counted, BYTE)} by count; the allocator differs by "
@@ -810,13 +788,13 @@ def _why_memory(record: Record, sample: Sample, predicted: float, measured: floa
             )
     if point["precision"] in NARROW:
         texts += _kept(record, point)
-    return " ".join(texts) or NOTHING
+    return joined(texts)
 
 
 def _kept(record: Record, point: Mapping[str, Any]) -> Iterator[str]:
     """What autocast left in fp32, and what it added."""
-    wide, copies = _value(record, point, "kept_float32"), _value(record, point, "weight_copies")
-    counted = _value(record, point, "counted")
+    wide, copies = median_of(record, point, "kept_float32"), median_of(record, point, "weight_copies")
+    counted = median_of(record, point, "counted")
     if wide and counted:
         what = (
             "the layers' inputs" if point["recomputation"] == "full" else "the inputs of the norms and their statistics"
@@ -844,12 +822,12 @@ def _why_difference(record: Record, sample: Sample, predicted: float, measured: 
                 f"Microbatches whose gradients have nothing in common would give {show(apart)}. Consistent with "
                 "gradients that agree in part only."
             )
-        if own := _value(record, point, "rounding"):
+        if own := median_of(record, point, "rounding"):
             texts.append(
                 f"{precision} moves the batch's own gradient by {show(own)} from fp32's, so accumulation adds "
                 f"{'less' if measured < own else 'more'} than {precision} itself."
             )
-        return " ".join(texts) or NOTHING
+        return joined(texts)
     terms = _terms(point)
     single = math.sqrt(2) * float(rounding.accumulation_error(terms=terms, block_size=terms, epsilon=_epsilon("fp32")))
     if said:
@@ -880,7 +858,7 @@ def _why_scale(record: Record, sample: Sample, predicted: float, measured: float
     # A run of clean steps that reaches the interval doubles the scale.
     raised = sum(b > a for a, b in itertools.pairwise(expected))
     history = (
-        f"{_steps(backed)} of {len(run.overflows)} overflowed and took it down; "
+        f"{plural(backed, 'step')} of {len(run.overflows)} overflowed and took it down; "
         f"{'once' if raised == 1 else f'{raised} times'} "
         f"{sample.point['growth_interval']:g} clean steps in a row took it up."
     )
@@ -896,10 +874,6 @@ def _why_scale(record: Record, sample: Sample, predicted: float, measured: float
         f"{history} The two part after step {parted}: {power(run.scales[parted])} was measured, "
         f"{power(expected[parted])} follows from the rule."
     )
-
-
-def _steps(count: float) -> str:
-    return f"{count:,.0f} step{'' if count == 1 else 's'}"
 
 
 def power(value: float) -> str:
@@ -948,9 +922,9 @@ def curves(record: Record) -> list[Curve]:
         point = sample.point
         if point.get("role") != "curve" or sample.metric != "loss" or sample.status != "ok":
             continue
-        diverged = _value(record, point, "diverged_at")
-        overflows = [v == 1 for v in _values(record, point, "overflow")]
-        scales = _values(record, point, "scale")
+        diverged = median_of(record, point, "diverged_at")
+        overflows = [v == 1 for v in values_of(record, point, "overflow")]
+        scales = values_of(record, point, "scale")
         if len(scales) != len(overflows) + bool(overflows):
             raise EfflabError(
                 f"record {record.id}: {point['case']} has {len(overflows)} overflows and {len(scales)} scales; one "
@@ -959,8 +933,8 @@ def curves(record: Record) -> list[Curve]:
         found.append(
             Curve(
                 point, list(sample.values), None if diverged is None else int(diverged),
-                _values(record, point, "zero_gradients"), _values(record, point, "cast_zero_gradients"), overflows,
-                scales, _values(record, point, "largest_gradient"),
+                values_of(record, point, "zero_gradients"), values_of(record, point, "cast_zero_gradients"), overflows,
+                scales, values_of(record, point, "largest_gradient"),
             )
         )  # fmt: skip
     return found
@@ -1028,7 +1002,7 @@ def _why_curve(record: Record, run: Curve) -> str:
     if run.overflows:
         first = next((i for i, o in enumerate(run.overflows) if not o), steps)
         begun = f", the first {first if first > 1 else ''}".rstrip() + " among them" if first else ""
-        texts.append(f"{_steps(sum(run.overflows))} of {steps} overflowed and were skipped{begun}.")
+        texts.append(f"{plural(sum(run.overflows), 'step')} of {steps} overflowed and were skipped{begun}.")
     return " ".join(texts)
 
 
@@ -1114,7 +1088,7 @@ def _weights_text(record: Record) -> str:
     )
     if sample is None:
         raise EfflabError(f"record {record.id}: it holds no microbatches of different length. Measure it again.")
-    tokens, weights = list(sample.values), _values(record, sample.point, WEIGHT)
+    tokens, weights = list(sample.values), values_of(record, sample.point, WEIGHT)
     k = float(sample.point["microbatches"])
     if not len(tokens) == len(weights) == k:
         raise EfflabError(
@@ -1207,8 +1181,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         "error": [signed(r.error) for r in rows],
         "why": [r.explanation for r in rows],
     }
-    kept = {name: cells for name, cells in found.items() if any(cells) or name not in ("data sheet", "IQR")}
-    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)], tuple(range(1, len(kept) - 1))
+    return table_of(found, ("data sheet", "IQR"))
 
 
 def text(record: Record) -> str:
@@ -1224,8 +1197,8 @@ def text(record: Record) -> str:
         parts.append(_curves_text(record))
     if any(run.overflows for run in curves(record)):
         parts.append(_scale_text(record))
-    if doubted := _doubted(record):
-        parts.append(f"Disturbed while measured, as the record warns: {', '.join(doubted)}.")
+    if named := doubted_cases(record):
+        parts.append(f"Disturbed while measured, as the record warns: {', '.join(named)}.")
     parts.append(
         "Times rest on the step in fp32, on its profile, and on its parts replayed alone; none of them is predicted."
     )
@@ -1420,7 +1393,7 @@ def evidence(record: Record, case: str) -> str:
 def _step_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterator[str]:
     step, share, gain = _calibrating(record, "step-fp32"), matmul_share(record), speedups(record)[row.precision]
     assert step is not None and share is not None
-    inside, whole = (_value(record, point, m) for m in ("matmul_time", "step_time"))
+    inside, whole = (median_of(record, point, m) for m in ("matmul_time", "step_time"))
     seen = [show(v, SECOND) if v is not None else "" for v in
             (inside, whole - inside if whole and inside is not None else None, row.measured)]  # fmt: skip
     parts = (("products", share), ("everything else", 1 - share))
@@ -1449,8 +1422,8 @@ def _step_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterat
 
 def _memory_evidence(record: Record, point: Mapping[str, Any]) -> Iterator[str]:
     expected = expected_bytes(point, record.environment.kind)
-    seen = {part: _value(record, point, part) for part in ("weights", "gradients", "optimizer", "outside")}
-    copies, counted = _value(record, point, "weight_copies"), _value(record, point, "counted")
+    seen = {part: median_of(record, point, part) for part in ("weights", "gradients", "optimizer", "outside")}
+    copies, counted = median_of(record, point, "weight_copies"), median_of(record, point, "counted")
     seen["copies"] = copies
     seen["activations"] = counted - copies if counted is not None and copies is not None else None
     names = {"activations": "activations of the layers", "copies": "16-bit copies of their weights",
@@ -1479,8 +1452,8 @@ def _scale_evidence(record: Record, point: Mapping[str, Any]) -> Iterator[str]:
     expected = formulas.first_overflows(scale=run.scales[0], largest_scale=bounds[0])
     yield (
         f"  At step 1 the largest fp16 number of the backward pass is {show(run.largest[0])}, so a scale of up to "
-        f"2^{math.log2(bounds[0]):.1f} overflows nothing: {_steps(float(expected))} skipped at the start were to be "
-        f"expected from {power(run.scales[0])}, {_steps(first)} were."
+        f"2^{math.log2(bounds[0]):.1f} overflows nothing: {plural(float(expected), 'step')} skipped at the start were "
+        f"to be expected from {power(run.scales[0])}, {plural(first, 'step')} were."
     )
     at = checked_steps(record, run)
     agreed = [(run.scales[s] > bound) == run.overflows[s] for s, bound in zip(at, bounds, strict=False)
@@ -1516,8 +1489,8 @@ def _run_evidence(record: Record, run: Curve) -> str:
     point = run.point
     lines = [
         f"{run.case}: {verdict(record, run)}" if verdict(record, run) else run.case,
-        f"  loss {run.losses[0]:.3f} at step 1, {run.last:.3f} over the last of its {_steps(len(run.losses))}; weights "
-        f"in {point['weights']}, {'with' if point['scaler'] else 'without'} a scaler, the loss weighted by "
+        f"  loss {run.losses[0]:.3f} at step 1, {run.last:.3f} over the last of its {plural(len(run.losses), 'step')}; "
+        f"weights in {point['weights']}, {'with' if point['scaler'] else 'without'} a scaler, the loss weighted by "
         f"{power(float(point['loss_weight']))}",
     ]
     if run.zero:
@@ -1651,7 +1624,7 @@ def _answer_memory(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
         )  # fmt: skip
         if not own or not same or not _close(inputs.get("own_parameters"), parameter_count(point)):
             continue
-        if whole := _value(record, point, "step"):
+        if whole := median_of(record, point, "step"):
             found.setdefault("total", _as_row(case, "memory", "step", str(point["precision"]), BYTE, whole))
         again = rows.get(f"recomputed-{point['precision']}")
         step = _plain(record, str(point["precision"]))
@@ -1676,7 +1649,6 @@ __all__ = [
     "DRAWN",
     "LIMITS",
     "PICTURES",
-    "SCATTER",
     "Curve",
     "Row",
     "answers",
@@ -1706,6 +1678,7 @@ __all__ = [
     "power",
     "products",
     "reference",
+    "scatters",
     "speedups",
     "summary",
     "sweep",

@@ -28,19 +28,28 @@ from efflab.formulas import memory as bytes_of
 from efflab.formulas import parallelism as formulas
 from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import (
+    LARGEST,
     NOTHING,
     agrees,
     answered,
+    check_values,
     columns,
     damaged,
     datasheet,
-    doubted,
+    disturbed,
+    doubted_cases,
     error,
+    joined,
+    median_of,
     of_topic,
     place,
+    plural,
     positive,
     signed,
+    table_of,
     unsigned,
+    unsteady,
+    values_of,
 )
 from efflab.reconcile import banner as shared_banner
 from efflab.records import Prediction, Record, Sample, iqr, median
@@ -62,7 +71,6 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {
     "latency": ("latency", SECOND), "bandwidth": ("bandwidth", BYTE_PER_SECOND), "step": ("time", SECOND),
 }  # fmt: skip
 BASE: tuple[str, ...] = tuple(f"{case}-{ranks}" for case in ("alone", "together") for ranks in range(1, 1025))
-SCATTER: tuple[str, ...] = ("fit", "all-reduce")  # gloo's threads poll and take turns
 PICTURES = ("ddp", "messages", "bandwidth", "efficiency", "restart", "errors")
 DRAWN = (*TIMES, "efficiency")
 
@@ -151,7 +159,6 @@ _WORDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "step": {"method": METHODS}, "efficiency": {"scaling": SCALINGS}, "memory": {"zero_stage": (0, 1, 2, 3)},
 }  # fmt: skip
 _RANKED = (*TIMES, "fit", "calibration", "efficiency", "sampler", "gradient", "memory")
-_LARGEST = 2**62
 # The units of what explains a case, and whether zero is a value.
 _DETAILS = {
     "forward_time": ("s", False), "backward_time": ("s", False), "update_time": ("s", True), "buckets": ("", False),
@@ -172,14 +179,16 @@ def _check(record: Record) -> None:
         if not isinstance(point.get("case"), str) or not point["case"]:
             raise damaged(record, index, "case", "a text")
         ranks: Any = point.get("ranks")
-        if role in _RANKED and not (positive(ranks, _LARGEST) and ranks == int(ranks)):
+        if (role in _RANKED or "ranks" in point) and not (positive(ranks, LARGEST) and ranks == int(ranks)):
             raise damaged(record, index, "ranks", "a whole number of at least one")
         for field, words in _WORDS.get(role, {}).items():
             if point.get(field) not in words or isinstance(point[field], bool):
                 raise damaged(record, index, field, f"one of {', '.join(map(str, words))}")
+        if role == "sampler" and not isinstance(point.get("set_epoch"), bool):
+            raise damaged(record, index, "set_epoch", "true or false")
         optional = (f for f in ("buckets", "delay", "killed_at", "checkpoint_steps") if f in point)
         for field in (*_NUMBERS.get(role, ()), *optional):
-            if not positive(point.get(field), _LARGEST):
+            if not positive(point.get(field), LARGEST):
                 raise damaged(record, index, field, "a number greater than zero")
         _check_values(sample, place(record, index))
 
@@ -198,27 +207,13 @@ def _check_values(sample: Sample, where: str) -> None:
         return
     if sample.unit != allowed:
         raise EfflabError(f"{where}: its {sample.metric} is in {sample.unit!r}. Measure it again.")
-    for value in sample.values:
-        if value < 0 or (value == 0 and not zero):
-            raise EfflabError(f"{where}: {sample.metric} cannot be {value!r}. Measure it again.")
+    check_values(sample, where, zero)
 
 
 def _samples(record: Record) -> list[Sample]:
     """The samples that are a predicted case's result."""
     _check(record)
     return [s for s in record.samples if s.point.get("role") in ROLES and s.metric == METRIC[s.point["role"]][0]]
-
-
-def _values(record: Record, point: Mapping[str, Any], metric: str) -> list[float]:
-    """All values of a metric at a point; empty where it was not measured."""
-    found = next((s for s in record.samples if s.metric == metric and s.point == point), None)
-    return list(found.values) if found and found.status == "ok" else []
-
-
-def _value(record: Record, point: Mapping[str, Any], metric: str) -> float | None:
-    """The median of a metric at a point; None where it was not measured."""
-    found = _values(record, point, metric)
-    return median(found) if found else None
 
 
 def _entry(record: Record, point: Mapping[str, Any], name: str) -> float:
@@ -229,10 +224,7 @@ def _entry(record: Record, point: Mapping[str, Any], name: str) -> float:
     """
     if name in point:
         return float(point[name])
-    found = _value(record, point, name)
-    resume = record.spec.get("resume")
-    if found is None and isinstance(resume, dict) and positive(resume.get(name)):
-        found = float(resume[name])
+    found = median_of(record, point, name)
     if found is None:
         raise EfflabError(f"record {record.id}: {point['case']} has no {name}. Measure it again.")
     return found
@@ -276,7 +268,9 @@ def counts(record: Record) -> list[int]:
 
 
 def _counts(record: Record) -> list[int]:
-    return sorted({int(s.point["ranks"]) for s in record.samples if s.point.get("role") in _RANKED})
+    return sorted(
+        {int(s.point["ranks"]) for s in record.samples if s.point.get("role") in _RANKED and s.status == "ok"}
+    )
 
 
 # Calibration
@@ -374,17 +368,17 @@ def spare_cores(record: Record, ranks: int) -> float:
     placed: dict[str, float] = {}
     for name, least in (("spare_cores", 0), ("ranks_per_node", 1), ("threads_per_rank", 1)):
         value = record.spec.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LARGEST:
             raise EfflabError(
                 f"record {record.id}: spec.{name} must be a number of at least {least}, got {value!r}. Measure it "
                 "again."
             )
         placed[name] = value
     bound = record.spec.get("cores_per_rank")
-    if isinstance(bound, int) and placed["threads_per_rank"] <= bound <= _LARGEST:  # other ranks' cores are not for it
+    if isinstance(bound, int) and placed["threads_per_rank"] <= bound <= LARGEST:  # other ranks' cores are not for it
         return (bound - placed["threads_per_rank"]) * min(ranks, placed["ranks_per_node"])
     idle = max(0.0, placed["ranks_per_node"] - ranks) * placed["threads_per_rank"]
-    return min(placed["spare_cores"] + idle, float(record.environment.cores or _LARGEST))
+    return min(placed["spare_cores"] + idle, float(record.environment.cores or LARGEST))
 
 
 def overlap(record: Record, point: Mapping[str, Any]) -> float:
@@ -426,7 +420,7 @@ def calibration_text(record: Record) -> str:
     lines += _step_table(record)
     if said := _model_text(record):
         lines.append(said)
-    lines += _warned(record, [c for c in _doubted(record) if _role(record, c) in BESIDE])
+    lines += _warned(record, [c for c in doubted_cases(record) if _role(record, c) in BESIDE])
     return "\n".join(lines) or "Neither messages nor steps were measured."
 
 
@@ -450,7 +444,9 @@ def _fit_text(record: Record, ranks: int) -> Iterator[str]:
     )
     (low, high), (slow, fast) = found.latency_range, found.bandwidth_range
     entry = datasheet(record)
-    if entry and entry.link and entry.link_bandwidth and record.spec.get("nodes") == 1:
+    between = record.environment.interconnect
+    linked = between is None or between.startswith("NV")  # else the messages take another way than the entry's link
+    if linked and entry and entry.link and entry.link_bandwidth and record.spec.get("nodes") == 1:
         yield (
             f"By the data sheet one direction of {entry.link.name} has {show(entry.link_bandwidth, BYTE_PER_SECOND)}; "
             f"the fit reaches {both[1] / entry.link_bandwidth:.0%} of it."
@@ -510,7 +506,7 @@ def _step_table(record: Record) -> Iterator[str]:
         sample = _case(record, f"{name}-{ranks}", "time")
         if sample is None or sample.status != "ok":
             continue
-        parts = [_value(record, sample.point, m) for m in ("forward_time", "backward_time", "update_time")]
+        parts = [median_of(record, sample.point, m) for m in ("forward_time", "backward_time", "update_time")]
         body.append(
             [f"{name}-{ranks}", f"{sample.point['microbatch']:,}", show(median(sample.values), SECOND),
              *("" if p is None else show(p, SECOND) for p in parts)]
@@ -532,16 +528,14 @@ def _model_text(record: Record) -> str:
     first, bucket = record.spec.get("first_bucket_bytes"), record.spec.get("bucket_bytes")
     if positive(first) and positive(bucket):
         said += f" DDP's first bucket holds {_size(float(first))}, each other {_size(float(bucket))}."  # type: ignore[arg-type]
+    ranks = max(_counts(record), default=1)
+    if ranks == 1:
+        return said
     if record.environment.kind != "cpu":
         return f"{said} On a GPU communication has streams of its own: the backward pass can hide it."
-    if not _counts(record):
-        return said
-    ranks = _counts(record)[-1]
     if idle := spare_cores(record, ranks):
-        return (
-            f"{said} While {ranks} ranks compute, {idle:.0f} cores of a node are spare: communication can run beside "
-            "the backward pass."
-        )
+        spare = "1 core of a node is" if idle == 1 else f"{idle:g} cores of a node are"
+        return f"{said} While {ranks} ranks compute, {spare} spare: communication can run beside the backward pass."
     return (
         f"{said} While {ranks} ranks compute, no core is spare: the formula takes an overlap of 0, as if the backward "
         "pass hid no communication."
@@ -552,20 +546,24 @@ def _role(record: Record, case: str) -> str:
     return next(str(s.point.get("role")) for s in record.samples if s.point.get("case") == case)
 
 
-def _doubted(record: Record) -> list[str]:
-    """The timed cases of which the record warns."""
-    named = doubted(record)
-    return list(dict.fromkeys(str(s.point["case"]) for s in record.samples if s.point.get("case") in named))
+def _polls(record: Record, ranks: int) -> bool:
+    """gloo's threads, which poll, and so many ranks take turns on the cores: the record says that none is spare."""
+    said = record.environment.kind == "cpu" and "spare_cores" in record.spec
+    return said and spare_cores(record, ranks) == 0
+
+
+def scatters(record: Record, case: str) -> bool:
+    """A message's time where gloo's threads and the ranks share cores: it takes one time or ten."""
+    point = _point(record, case)
+    return point.get("role") in ("fit", "all-reduce") and _polls(record, int(point["ranks"]))
 
 
 def _warned(record: Record, named: list[str]) -> list[str]:
     """Of cases that the record warns of, which were disturbed and which scatter by nature."""
+    scattered = [c for c in named if scatters(record, c)]
     kinds = (
-        ("Disturbed while measured, as the record warns", [c for c in named if _role(record, c) not in SCATTER]),
-        (
-            "Times that scatter, as those of messages do where no core is spare",
-            [c for c in named if _role(record, c) in SCATTER],
-        ),
+        ("Disturbed while measured, as the record warns", [c for c in named if c not in scattered]),
+        ("Times that scatter, as those of messages do where no core is spare", scattered),
     )
     return [f"{said}: {', '.join(cases)}." for said, cases in kinds if cases]
 
@@ -791,7 +789,7 @@ def _stepped(record: Record, point: Mapping[str, Any]) -> Sample:
 
 def _unset(point: Mapping[str, Any]) -> bool:
     """A sampler without set_epoch."""
-    return not point["set_epoch"] if "set_epoch" in point else str(point["case"]).startswith("no-set-epoch")
+    return not point["set_epoch"]
 
 
 # Reconciliation
@@ -839,27 +837,6 @@ def _limit(record: Record, point: Mapping[str, Any]) -> str:
     return "latency" if found.latency > float(point["message_bytes"]) / found.bandwidth else "bandwidth"
 
 
-def _disturbed(record: Record, sample: Sample, rests: Iterable[str]) -> Iterator[str]:
-    """What the record warns of, of a case and of what its prediction is built from."""
-    named = _doubted(record)
-    if sample.point["case"] in named:
-        yield "It was disturbed while measured, as the record warns."
-    if found := [c for c in dict.fromkeys(rests) if c in named]:
-        yield (
-            f"The prediction rests on {', '.join(found)}, which the record says {'were' if len(found) > 1 else 'was'} "
-            "disturbed."
-        )
-
-
-def _unsteady(sample: Sample, value: float) -> str:
-    spread = iqr(sample.values) / value
-    return f"Unsteady: the middle half of the repeats spans {spread:.0%} of the median." if spread > 0.25 else ""
-
-
-def _joined(texts: Iterable[str]) -> str:
-    return " ".join(t for t in texts if t) or NOTHING
-
-
 def _why_message(record: Record, sample: Sample, predicted: float, seconds: float) -> str:
     point, ranks = sample.point, int(sample.point["ranks"])
     found = _line(record, ranks)
@@ -873,10 +850,10 @@ def _why_message(record: Record, sample: Sample, predicted: float, seconds: floa
             texts += _cached(record, point, seconds / predicted)
     share = part / found.time(float(point["message_bytes"]))
     said = f"By the fit {'latency' if limit == 'latency' else 'transfer'} is {_share(share)} of it."
-    unsteady = _unsteady(sample, seconds)
-    if unsteady and record.environment.kind == "cpu" and record.spec.get("spare_cores") == 0:
-        unsteady += " Consistent with gloo's threads, which poll, and the ranks taking turns on the cores."
-    return f"{' '.join(t for t in texts if t) or NOTHING} {said} {unsteady}".rstrip()
+    scattered = unsteady(sample.values, seconds)
+    if scattered and _polls(record, ranks):
+        scattered += " Consistent with gloo's threads, which poll, and the ranks taking turns on the cores."
+    return f"{joined(texts)} {said} {scattered}".rstrip()
 
 
 def _share(value: float) -> str:
@@ -911,11 +888,11 @@ def _cached(record: Record, point: Mapping[str, Any], ratio: float) -> Iterator[
 
 
 def _rests_on(record: Record, point: Mapping[str, Any]) -> list[str]:
-    """The cases that a predicted step is built from."""
+    """The cases that a predicted step is built from, without messages whose times scatter in any case."""
     ranks = int(point["ranks"])
     messages = [
         str(s.point["case"]) for s in record.samples
-        if s.point.get("role") == "fit" and s.point["ranks"] == ranks
+        if s.point.get("role") == "fit" and s.point["ranks"] == ranks and not _polls(record, ranks)
     ]  # fmt: skip
     return [_beside(record, point, "together"), *messages]
 
@@ -924,10 +901,10 @@ def _why_step(record: Record, sample: Sample, predicted: float, seconds: float) 
     point = sample.point
     texts = [agrees(seconds / predicted)]
     if not texts[0]:
-        texts += _disturbed(record, sample, _rests_on(record, point))
+        texts += disturbed(record, sample.point["case"], _rests_on(record, point))
     texts += _left_over(record, sample, predicted, seconds)
-    texts.append(_unsteady(sample, seconds))
-    return _joined(texts)
+    texts.append(unsteady(sample.values, seconds))
+    return joined(texts)
 
 
 def _left_over(record: Record, sample: Sample, predicted: float, seconds: float) -> Iterator[str]:
@@ -946,18 +923,22 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
     rest = held["communication"] - parts.exposed
     if abs(rest) <= SHOWN * seconds:
         return
+    computing, beyond = f"computing{' and reducer' if reducer else ''}", show(abs(held["communication"]), SECOND)
     if held["communication"] <= 0:
-        longer = show(-held["communication"], SECOND)
+        longer = f"{computing.capitalize()} by themselves take {beyond} longer than this step"
         yield (
-            f"Computing{' and reducer' if reducer else ''} by themselves take {longer} longer than this step, so that "
-            "nothing is left for its messages. Consistent with steps that were disturbed while they were timed, or "
-            "with messages that are hidden."
+            f"{longer}; one rank sends nothing. Consistent with steps that were disturbed while they were timed."
+            if point["ranks"] == 1
+            else f"{longer}, so that nothing is left for its messages. Consistent with steps that were disturbed while "
+            "they were timed, or with messages that are hidden."
         )
         return
-    beyond = show(held["communication"], SECOND)
+    if point["ranks"] == 1:
+        yield f"Beyond {computing} {beyond} is left; one rank sends nothing."
+        return
     said = (
-        f"Beyond computing{' and reducer' if reducer else ''} the step takes {beyond}; for "
-        f"{_messages(parts.messages)} {show(parts.exposed, SECOND)} were predicted."
+        f"Beyond {computing} the step takes {beyond}; for {plural(parts.messages, 'message')} "
+        f"{show(parts.exposed, SECOND)} were predicted."
     )
     if rest > 0 and point["method"] == "flat":
         said += (
@@ -972,7 +953,8 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
         said += " Consistent with ranks that wait for each other, and with communication on cores that compute."
     elif parts.exposed and point["method"] == "ddp" and parts.overlap == 0:
         said += (
-            " More is hidden, or messages are faster, than the formula assumes: its overlap of 0 is a simplification."
+            " Consistent with more that is hidden, or with messages that are faster, than the formula assumes: its "
+            "overlap of 0 is a simplification."
         )
     elif parts.exposed:
         hidden = "more communication that is hidden, or " if point["method"] == "ddp" else ""
@@ -986,17 +968,13 @@ def _left_over(record: Record, sample: Sample, predicted: float, seconds: float)
         )
 
 
-def _messages(count: float) -> str:
-    return f"{count:,.0f} message{'' if count == 1 else 's'}"
-
-
 def _why_efficiency(record: Record, sample: Sample, predicted: float, measured: float) -> str:
     point, ranks = sample.point, int(sample.point["ranks"])
     step = _stepped(record, point)
     texts = [f"{_points(measured - predicted)} than predicted."] if abs(measured - predicted) >= 5e-4 else [
         "As predicted, within 0.1 points."
     ]  # fmt: skip
-    texts += _disturbed(record, sample, [f"alone-{ranks}", str(step.point["case"])])
+    texts += disturbed(record, sample.point["case"], [f"alone-{ranks}", str(step.point["case"])])
     held = measured_parts(record, str(step.point["case"])) if step.status == "ok" else None
     if held is not None:
         added = [
@@ -1014,8 +992,8 @@ def _why_efficiency(record: Record, sample: Sample, predicted: float, measured: 
             )
         if point["scaling"] == "strong":
             texts += _unshrunk(record, step.point)
-    texts.append(_unsteady(sample, measured))
-    return _joined(texts)
+    texts.append(unsteady(sample.values, measured))
+    return joined(texts)
 
 
 def _unshrunk(record: Record, point: Mapping[str, Any]) -> Iterator[str]:
@@ -1048,7 +1026,7 @@ def _why_straggler(record: Record, sample: Sample, predicted: float, seconds: fl
     assert step is not None
     texts = [agrees(seconds / predicted)]
     if not texts[0]:
-        texts += _disturbed(record, sample, [f"ddp-{ranks}"])
+        texts += disturbed(record, sample.point["case"], [f"ddp-{ranks}"])
     added = seconds - step
     said = f"lengthens the step by {show(added, SECOND)}" if added > 0 else "does not lengthen the step"
     if not texts[0] or abs(added - delay) > SHOWN * seconds:
@@ -1064,24 +1042,24 @@ def _why_straggler(record: Record, sample: Sample, predicted: float, seconds: fl
                 )
         elif 0 < added < delay:
             texts.append("Consistent with a delay of which the step hides a part.")
-    return _joined([*texts, _unsteady(sample, seconds)])
+    return joined([*texts, unsteady(sample.values, seconds)])
 
 
 def _why_sampler(record: Record, sample: Sample, predicted: float, measured: float) -> str:
     point, ranks = sample.point, int(sample.point["ranks"])
-    orders, epochs = f"{measured:,.0f} order{'' if measured == 1 else 's'}", float(point["epochs"])
-    if measured == predicted == 1:
+    orders, epochs = plural(measured, "order"), float(point["epochs"])
+    if _unset(point) and measured == predicted:
         said = f"One order in all of {epochs:,.0f} epochs: without set_epoch the sampler shuffles with the same seed."
     elif measured == predicted:
         said = f"{orders}, one for each epoch."
     else:
         said = f"{orders} in {epochs:,.0f} epochs; {predicted:,.0f} were to be expected."
-    return _joined([said, _twice(record, point, ranks)])
+    return joined([said, _twice(record, point, ranks)])
 
 
 def _twice(record: Record, point: Mapping[str, Any], ranks: int) -> str:
     """How many samples come twice in an epoch, counted and by the formula."""
-    repeated = _value(record, point, "repeated")
+    repeated = median_of(record, point, "repeated")
     if repeated is None:
         return ""
     each = float(formulas.samples_per_rank(samples=float(point["samples"]), ranks=ranks))
@@ -1125,7 +1103,7 @@ def _why_noise(record: Record, sample: Sample, predicted: float, measured: float
         )
         if not texts[0] and abs(measured - predicted) < 2 * math.hypot(*spreads):
             texts.append("They agree within two of these together.")
-    return _joined(texts)
+    return joined(texts)
 
 
 def _extrapolated(record: Record, batch: float) -> float:
@@ -1166,21 +1144,21 @@ def _why_memory(record: Record, sample: Sample, predicted: float, measured: floa
         texts.append("The optimizer's state is split by whole tensors, so that no two ranks hold quite the same.")
     elif stage == 3 and point["ranks"] > 1 and abs(rest) >= 1:
         texts.append("Consistent with tensors whose first dimension the ranks do not divide evenly.")
-    return _joined(texts)
+    return joined(texts)
 
 
 def _why_resume(record: Record, sample: Sample, predicted: float, measured: float) -> str:
-    return _joined(_resumed(record, sample.point, measured))
+    return joined(_resumed(record, sample.point, measured))
 
 
 def _resumed(record: Record, point: Mapping[str, Any], measured: float) -> Iterator[str]:
     """Where it stopped and went on, what was repeated, and whether the losses are the same."""
-    (kept, killed), every = _stop(record, point), _entry(record, point, "checkpoint_steps")
+    (kept, killed), every = _stop(record, point, measured), _entry(record, point, "checkpoint_steps")
     yield (
         f"Killed after step {killed:,.0f}, with a checkpoint every {every:,.0f} steps: it went on after step "
-        f"{kept:,.0f} and did {_steps(measured)} again."
+        f"{kept:,.0f} and did {plural(measured, 'step')} again."
     )
-    apart = _value(record, point, "difference")
+    apart = median_of(record, point, "difference")
     if apart == 0:
         yield "Every loss is that of the run without a stop, to the last bit."
     elif apart is not None:
@@ -1188,12 +1166,8 @@ def _resumed(record: Record, point: Mapping[str, Any], measured: float) -> Itera
             f"Its losses differ from those of the run without a stop by up to {show(apart, UNITS['nats'])}. Consistent "
             "with something that the checkpoint does not hold, or with sums in another order."
         )
-    if restart := _value(record, point, "restart_time"):
+    if restart := median_of(record, point, "restart_time"):
         yield f"From the kill to the first new step {show(restart, SECOND)} passed."
-
-
-def _steps(count: float) -> str:
-    return f"{count:,.0f} step{'' if count == 1 else 's'}"
 
 
 _WHY: dict[str, Callable[[Record, Sample, float, float], str]] = {
@@ -1225,14 +1199,27 @@ def absent(record: Record, roles: tuple[str, ...]) -> list[str]:
     return [m for m in missing(record) if m.partition(" ")[0] in names]
 
 
+_UNMEASURED = "its calibration could not be measured"
+
+
 def _lacks(record: Record, point: Mapping[str, Any]) -> str:
     """Why a case has no prediction."""
     if point["role"] == "noise":
-        return "the noise of the gradients hides their mean."
+        return f"{_no_noise(record)}."
     ranks = int(point["ranks"])
     if point["role"] != "straggler" and ranks > 1 and isinstance(why := _fit(record, ranks), str):
         return why
-    return "its calibration could not be measured."
+    return f"{_UNMEASURED}."
+
+
+def _no_noise(record: Record) -> str:
+    """Why the two batches show no noise scale."""
+    small, large = _noise_fits(record)
+    if small.status != "ok" or large.status != "ok":
+        return _UNMEASURED
+    if _mean(large.values) >= _mean(small.values):
+        return "no noise shows between the two batches"
+    return "the noise of the gradients hides their mean"
 
 
 # Training runs
@@ -1247,8 +1234,8 @@ def runs(record: Record) -> list[Run]:
     _check(record)
     return [
         Run(
-            str(s.point["case"]), list(s.values), _value(record, s.point, "checkpoint_time"),
-            _values(record, s.point, "resumed_at"),
+            str(s.point["case"]), list(s.values), median_of(record, s.point, "checkpoint_time"),
+            values_of(record, s.point, "resumed_at"),
         )
         for s in record.samples
         if s.point.get("role") in ("curve", "resume") and s.metric == "loss" and s.status == "ok"
@@ -1262,12 +1249,13 @@ def stop(record: Record) -> tuple[float, float] | None:
         EfflabError: the record is of another topic, a sample is damaged, or it does not say where the run was killed.
     """
     sample = next((s for s in _samples(record) if s.point["role"] == "resume" and s.status == "ok"), None)
-    return _stop(record, sample.point) if sample else None
+    return _stop(record, sample.point, median(sample.values)) if sample else None
 
 
-def _stop(record: Record, point: Mapping[str, Any]) -> tuple[float, float]:
-    killed, every = (_entry(record, point, n) for n in ("killed_at", "checkpoint_steps"))
-    return every * math.floor(killed / every), killed
+def _stop(record: Record, point: Mapping[str, Any], repeated: float) -> tuple[float, float]:
+    """As measured: it went on after the last step that it did not do again."""
+    killed = _entry(record, point, "killed_at")
+    return killed - repeated, killed
 
 
 # In words and tables
@@ -1330,16 +1318,21 @@ def _counted(record: Record) -> Iterator[str]:
         words = ", ".join(f"{s.point['case']} {median(s.values):,.0f}" for s in orders)
         yield f"Orders of the samples in {orders[0].point['epochs']:,} epochs: {words}."
     for sample in (s for s in _samples(record) if s.point["role"] == "gradient" and s.status == "ok"):
-        apart, order = median(sample.values), _entry(record, sample.point, "rounding")
-        said = (
-            "equal to the last bit" if not apart
-            else f"equal within rounding (relative difference {show(apart)}, of two orders of summation {show(order)})"
-            if apart <= ROUNDING * order
-            else f"relative difference {show(apart)}, more than rounding ({show(order)})"
-        )  # fmt: skip
-        yield f"Gradient of {_ranks(int(sample.point['ranks']))} against one process: {said}."
+        yield _gradients(record, sample)
     for sample in (s for s in _samples(record) if s.point["role"] == "resume" and s.status == "ok"):
         yield f"Restart: {' '.join(_resumed(record, sample.point, median(sample.values)))}"
+
+
+def _gradients(record: Record, sample: Sample) -> str:
+    """Whether the gradient of all ranks is that of one process."""
+    apart, order = median(sample.values), _entry(record, sample.point, "rounding")
+    said = (
+        "equal to the last bit" if not apart
+        else f"equal within rounding (relative difference {show(apart)}, of two orders of summation {show(order)})"
+        if apart <= ROUNDING * order
+        else f"relative difference {show(apart)}, more than rounding ({show(order)})"
+    )  # fmt: skip
+    return f"Gradient of {_ranks(int(sample.point['ranks']))} against one process: {said}."
 
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
@@ -1356,8 +1349,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         "error": [signed(r.error) for r in rows],
         "why": [r.explanation for r in rows],
     }
-    kept = {name: cells for name, cells in found.items() if any(cells) or name != "IQR"}
-    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)], tuple(range(1, len(kept) - 1))
+    return table_of(found, ("IQR",))
 
 
 def text(record: Record) -> str:
@@ -1375,12 +1367,15 @@ def text(record: Record) -> str:
         parts.append(_steps_text(record))
     if runs(record):
         parts.append(_restart_text(record))
-    if warned := _warned(record, _doubted(record)):
+    if warned := _warned(record, doubted_cases(record)):
         parts.append("\n".join(warned))
-    parts.append(
-        "Times rest on the fitted messages and on steps of one rank alone and of all without communication; none of "
-        "them is predicted."
-    )
+    if any(_fitted(record, n) for n in _counts(record)):
+        parts.append(
+            "Times rest on the fitted messages and on steps of one rank alone and of all without communication; none "
+            "of them is predicted."
+        )
+    elif any(s.point.get("role") == "calibration" and s.status == "ok" for s in record.samples):
+        parts.append("Times rest on steps without communication, which are not predicted.")
     parts.append(summary(record))
     return "\n\n".join(p for p in parts if p)
 
@@ -1461,11 +1456,10 @@ def _steps_text(record: Record) -> str:
     body = []
     for row in points(record, ("step",)):
         held, point = measured_parts(record, row.case), _point(record, row.case)
-        if held is None:
-            continue
-        cells = [show(v, SECOND) if abs(v) > 0.002 * row.measured else "" for v in held.values()]
+        cells = [show(held[part], SECOND) if held and abs(held[part]) > 0.002 * row.measured else "" for part in PARTS]
+        sent = "" if row.ranks == 1 else f"{_entry(record, point, 'buckets'):,.0f}"
         body.append(
-            [row.case, f"{_entry(record, point, 'buckets'):,.0f}", *cells, show(row.measured, SECOND),
+            [row.case, sent, *cells, show(row.measured, SECOND),
              show(row.predicted, SECOND), signed(row.error)]
         )  # fmt: skip
     head = ["case", "messages", "alone", "interference", "reducer", "messages and rest", "step", "predicted", "error"]
@@ -1492,7 +1486,7 @@ def _sampler_text(record: Record) -> str:
     body = []
     for sample in (s for s in _samples(record) if s.point["role"] == "sampler" and s.status == "ok"):
         point, ranks = sample.point, int(sample.point["ranks"])
-        twice = _value(record, point, "repeated")
+        twice = median_of(record, point, "repeated")
         each = float(formulas.samples_per_rank(samples=float(point["samples"]), ranks=ranks))
         body.append(
             [str(point["case"]), f"{point['epochs']:,}", f"{_expected(record, point):,.0f}",
@@ -1516,9 +1510,13 @@ def _noise_text(record: Record) -> str:
             [f"{batch:,.0f}", "held out" if sample.point["role"] == "noise" else "fitted", f"{len(sample.values)}",
              by, show(mean), f"±{_standard_error(sample.values) / mean:.0%}"]
         )  # fmt: skip
+    if not body:
+        return ""
     said = columns(["batch", "", "draws", "|G|² + S/b", "measured", "standard error"], body, (0, 2, 3, 4, 5))
     if found is None:
-        return f"{said}\nThe noise of the gradients hides their mean: more draws are needed."
+        why = _no_noise(record)
+        more = "" if why == _UNMEASURED else "; more draws are needed"
+        return f"{said}\nThere is no noise scale: {why}{more}."
     return (
         f"{said}\n|G|² is {show(found[0])}. Noise scale S/|G|²: {show(found[1])} sequences, at which noise and "
         "gradient are equal."
@@ -1529,7 +1527,7 @@ def _memory_text(record: Record) -> str:
     body = []
     for row in points(record, ("memory",)):
         point = _point(record, row.case)
-        peak = _value(record, point, "peak_bytes")
+        peak = median_of(record, point, "peak_bytes")
         per = row.measured / float(point["parameters"])
         body.append(
             [row.case, f"{point['zero_stage']}", show(row.predicted, BYTE), show(row.measured, BYTE),
@@ -1603,23 +1601,23 @@ def compare(record: Record, slow: str, fast: str) -> str:
     Raises:
         EfflabError: a case that is unknown, or two that measure different things.
     """
-    rows: dict[str, tuple[str, float | None, float, Unit]] = {
-        r.case: (r.metric, r.predicted, r.measured, r.unit) for r in points(record)
+    rows: dict[str, tuple[str, float | None, float, Callable[[float], str]]] = {
+        r.case: (r.metric, r.predicted, r.measured, functools.partial(_shown, r)) for r in points(record)
     }
     for sample in record.samples:
         if sample.point.get("role") == "calibration" and sample.metric == "time" and sample.status == "ok":
-            rows[str(sample.point["case"])] = ("time", None, median(sample.values), SECOND)
+            show_time = functools.partial(show, unit=SECOND)
+            rows[str(sample.point["case"])] = ("time", None, median(sample.values), show_time)
     for name in (slow, fast):
         if name not in rows:
-            gone = [m for m in missing(record) if m.startswith(f"{name} ")]
-            if gone:
-                return f"{gone[0].rstrip('.')}. So there is nothing to compare."
+            if said := _without_row(record, name):
+                return f"{said.rstrip('.')}. So there is nothing to compare."
             raise unknown("compare: case", name, rows)
     one, other = rows[slow], rows[fast]
     if one[0] != other[0]:
         raise EfflabError(f"compare: {slow} is a {one[0]} and {fast} is a {other[0]}. Name two of one kind.")
     lines = [
-        f"{name}: {'' if row[1] is None else f'predicted {show(row[1], row[3])}, '}measured {show(row[2], row[3])}"
+        f"{name}: {'' if row[1] is None else f'predicted {row[3](row[1])}, '}measured {row[3](row[2])}"
         for name, row in ((slow, one), (fast, other))
     ]
     # What calibrates is known, and so stands for its own prediction.
@@ -1636,12 +1634,9 @@ def evidence(record: Record, case: str) -> str:
         EfflabError: the record has no such case, or it was not measured.
     """
     rows = {r.case: r for r in points(record)}
-    results = {str(s.point["case"]): s for s in _samples(record) if s.status == "ok"}
-    if case in results and case not in rows:
-        return f"{case}: {_without_row(record, results[case])}"
     if case not in rows:
-        if gone := [m for m in missing(record) if m.startswith(f"{case} ")]:
-            return "\n".join(gone)
+        if said := _without_row(record, case):
+            return said
         raise unknown("case", case, rows)
     row, point = rows[case], _point(record, case)
     lines = [f"{case}: predicted {_shown(row, row.predicted)}, measured {_shown(row, row.measured)}"]
@@ -1666,21 +1661,28 @@ def evidence(record: Record, case: str) -> str:
     elif row.role == "memory":
         parts = _state_parts(point)
         lines.append(f"  predicted: {', '.join(f'{name} {show(v, BYTE)}' for name, v in parts.items())}")
-        if peak := _value(record, point, "peak_bytes"):
+        if peak := median_of(record, point, "peak_bytes"):
             lines.append(f"  at the peak of the step {show(peak, BYTE)}, activations and buffers included")
     lines.append(f"  {row.explanation}")
     return "\n".join(lines)
 
 
-def _without_row(record: Record, sample: Sample) -> str:
-    """What there is to say of a case that has no ratio of two numbers above zero."""
-    role, value = sample.point["role"], median(sample.values)
-    if role == "gradient":
-        rounding = _entry(record, sample.point, "rounding")
-        return f"the two gradients are the same to the last bit (rounding: {show(rounding)})."
-    if role == "resume":
-        return " ".join(_resumed(record, sample.point, value))
-    return next((m for m in missing(record) if m.startswith(f"{sample.point['case']} ")), NOTHING)
+def _without_row(record: Record, case: str) -> str:
+    """What there is to say of a case that has no ratio of two numbers above zero; empty where nothing is."""
+    if gone := [m for m in missing(record) if m.startswith(f"{case} ")]:
+        return "\n".join(gone)
+    sample = next((s for s in _samples(record) if s.point["case"] == case and s.status == "ok"), None)
+    if sample is None:
+        return ""
+    value = median(sample.values)
+    if sample.point["role"] == "resume":
+        return f"{case}: {' '.join(_resumed(record, sample.point, value))}"
+    if sample.point["role"] != "gradient":
+        return f"{case}: {NOTHING}"
+    if value > 0:
+        return f"{case}: {_gradients(record, sample)}"
+    rounding = _entry(record, sample.point, "rounding")
+    return f"{case}: the two gradients are the same to the last bit (rounding: {show(rounding)})."
 
 
 def _message_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterator[str]:
@@ -1714,16 +1716,21 @@ def _step_evidence(record: Record, row: Row, point: Mapping[str, Any]) -> Iterat
     if point["method"] == "ddp":
         known = reducer_time(record, row.ranks) is not None
         body.append(["DDP's reducer", "not in the formula", show(held["reducer"], SECOND) if known else "not measured"])
-    body += [
-        [f"latency of {_messages(parts.messages)}", show(parts.latency, SECOND), ""],
-        [f"transfer of {show(float(point['gradient_bytes']), BYTE)}", show(parts.transfer, SECOND), ""],
-        ["hidden by the backward pass", show(parts.latency + parts.transfer - parts.exposed, SECOND), ""],
-        ["messages that show, and the rest", show(parts.exposed, SECOND), show(held["communication"], SECOND)],
-        ["step", show(parts.total, SECOND), show(row.measured, SECOND)],
-    ]
+    if row.ranks == 1:
+        body.append(["the rest", "", show(held["communication"], SECOND)])
+    else:
+        body += [
+            [f"latency of {plural(parts.messages, 'message')}", show(parts.latency, SECOND), ""],
+            [f"transfer of {show(float(point['gradient_bytes']), BYTE)}", show(parts.transfer, SECOND), ""],
+            ["hidden by the backward pass", show(parts.latency + parts.transfer - parts.exposed, SECOND), ""],
+            ["messages that show, and the rest", show(parts.exposed, SECOND), show(held["communication"], SECOND)],
+        ]
+    body.append(["step", show(parts.total, SECOND), show(row.measured, SECOND)])
     for text in columns(["part of a step", "predicted", "measured"], body, (1, 2)).splitlines():
         yield f"  {text}"
-    if point["method"] != "ddp":
+    if row.ranks == 1:
+        yield "  One rank sends nothing."
+    elif point["method"] != "ddp":
         yield "  Its messages are sent after the backward pass, which therefore hides none."
     elif parts.overlap == 0:
         yield "  No core is spare: the formula takes an overlap of 0, as if the backward pass hid no communication."
@@ -1766,7 +1773,8 @@ def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
     """Of those outputs, the ones that this record answers: where the inputs are the run's own.
 
     Of "ddp-scaling" the times of a step are those of a rank alone, latency and bandwidth those of the fit, and there
-    are as many ranks, parameters and bytes. The time of a step is answered for the times of all ranks at once too.
+    are as many ranks, parameters, bytes and buckets. The time of a step is answered for the times of all ranks at once
+    too.
 
     Raises:
         EfflabError: as `points`.
@@ -1803,12 +1811,22 @@ def _close(a: Any, b: float | None) -> bool:
 
 
 def _sends(record: Record, point: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """The gradients and the link of a prediction are those of this step."""
+    """The gradients, their buckets and the link of a prediction are those of this step."""
     both = _ring(record, int(point["ranks"]))
     if both is None or inputs.get("gradients") != "fp32" or inputs.get("overlap") != overlap(record, point):
         return False
+    if _buckets(point, inputs) != _entry(record, point, "buckets"):
+        return False
     own = {"own_parameters": point["gradient_bytes"] / 4, "latency": both[0]}
     return _close(_carried(inputs), both[1]) and all(_close(inputs.get(name), value) for name, value in own.items())
+
+
+def _buckets(point: Mapping[str, Any], inputs: Mapping[str, Any]) -> float | None:
+    """The messages that a prediction makes of a step's gradients."""
+    bucket = inputs.get("bucket_bytes")
+    if not positive(bucket, LARGEST) or bucket < 1:
+        return None
+    return float(formulas.gradient_buckets(gradient_bytes=float(point["gradient_bytes"]), bucket_bytes=bucket))
 
 
 def _carried(inputs: Mapping[str, Any]) -> Any:

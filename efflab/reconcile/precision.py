@@ -26,6 +26,7 @@ from efflab.formulas import memory as bytes_of
 from efflab.formulas import precision as formulas
 from efflab.formulas import roofline, transformer
 from efflab.reconcile import (
+    LARGEST,
     NEAR,
     NOTHING,
     agrees,
@@ -33,14 +34,18 @@ from efflab.reconcile import (
     damaged,
     doubted,
     error,
+    joined,
+    median_of,
     of_topic,
     place,
     positive,
     signed,
     unsigned,
+    unsteady,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
+from efflab.reconcile import scatters as scatters
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, Unit, show
 
@@ -55,7 +60,6 @@ CALIBRATION: dict[str, tuple[str, Unit]] = {f"peak-{d}": ("performance", FLOP_PE
 CALIBRATION |= {f"speedup-{d}": ("speedup", NUMBER) for d in DTYPES if d != "fp32"}
 CALIBRATION |= {"block": ("terms", NUMBER)}
 BASE: tuple[str, ...] = ()  # what every prediction rests on
-SCATTER: tuple[str, ...] = ()
 PICTURES = ("precision", "memory", "errors")
 DRAWN = ("product", "error")
 
@@ -123,7 +127,6 @@ _WORDS: dict[str, Sequence[str]] = {
     "weights": tuple(STATE), "attention": ("math", "sdpa"), "recomputation": ("none", "full"),
     "method": ("counted", "allocator"),
 }  # fmt: skip
-_LARGEST = 2**62
 
 
 def _check(record: Record) -> None:
@@ -149,7 +152,7 @@ def _check(record: Record) -> None:
             raise wrong("dtype", f"one of {', '.join(DTYPES)}")
         for field in DECODER if role in MEMORY else _SIZES:
             value = point.get(field)
-            if not positive(value, _LARGEST):
+            if not positive(value, LARGEST):
                 raise wrong(field, "a number greater than zero")
 
 
@@ -172,12 +175,6 @@ def _products(record: Record, dtype: str) -> list[Sample]:
 
 def _flops(point: Mapping[str, Any]) -> float:
     return float(roofline.matmul_flops(m=point["m"], n=point["n"], k=point["k"]))
-
-
-def _value(record: Record, sample: Sample, metric: str) -> float | None:
-    """The median of another metric at a sample's point."""
-    found = next((s for s in record.samples if s.metric == metric and s.point == sample.point), None)
-    return median(found.values) if found and found.status == "ok" else None
 
 
 # Calibration
@@ -455,17 +452,16 @@ def _row(record: Record, sample: Sample) -> Row | None:
 
 
 def _why_time(record: Record, sample: Sample, predicted: float, seconds: float) -> str:
-    spread = iqr(sample.values) / seconds
-    unsteady = f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median." if spread > 0.25 else ""
+    scattered = unsteady(sample.values, seconds)
     if said := agrees(seconds / predicted):
-        return said + unsteady
+        return joined([said, scattered])
     causes = _slower if seconds > predicted else _faster
-    return next(causes(record, sample, predicted, seconds), NOTHING) + unsteady
+    return f"{next(causes(record, sample, predicted, seconds), NOTHING)} {scattered}".rstrip()
 
 
 def _slower(record: Record, sample: Sample, predicted: float, seconds: float) -> Iterator[str]:
     dtype, n = str(sample.point["dtype"]), sample.point["m"]
-    alone = _value(record, sample, "time_one_thread")
+    alone = median_of(record, sample.point, "time_one_thread")
     threads = record.environment.threads
     if alone and threads > 1 and alone < 0.9 * seconds:
         times = f"it takes {show(alone, SECOND)}, {threads} take {show(seconds, SECOND)}"
@@ -547,7 +543,7 @@ def _waited(record: Record, dtype: str) -> tuple[int, float] | None:
     The shortest may be one on one thread, where the others waited.
     """
     times = [(median(s.values), int(s.point["m"])) for s in _products(record, dtype)]
-    alone = [_value(record, s, "time_one_thread") for s in _products(record, dtype)]
+    alone = [median_of(record, s.point, "time_one_thread") for s in _products(record, dtype)]
     times += [(a, m) for a, (_, m) in zip(alone, list(times), strict=True) if a]
     shortest, size = min(times, default=(math.inf, 0))
     wait = overheads(record).get(dtype, 0.0)
@@ -651,19 +647,19 @@ def _why_memory(record: Record, sample: Sample, predicted: float, measured: floa
         texts.append(
             "Nothing is left over." if abs(rest) < 1 else f"Left over: {'−' * (rest < 0)}{show(abs(rest), BYTE)}."
         )
-    return " ".join(texts) or NOTHING
+    return joined(texts)
 
 
 def _allocated(record: Record, sample: Sample, measured: float) -> Iterator[str]:
     """What the allocator holds beyond the tensors that autograd keeps."""
-    if counted := _value(record, sample, "counted"):
+    if counted := median_of(record, sample.point, "counted"):
         difference = measured - counted
         sign = "−" if difference < 0 else ""
         yield (
             f"The kept tensors are {show(counted, BYTE)} by count; the allocator differs by "
             f"{sign}{show(abs(difference), BYTE)}."
         )
-    forward, rounding = _value(record, sample, "after_forward"), _value(record, sample, "rounding")
+    forward, rounding = median_of(record, sample.point, "after_forward"), median_of(record, sample.point, "rounding")
     if forward:
         yield (
             f"At the end of the forward pass {show(forward, BYTE)} are allocated; the peak lies "
@@ -906,17 +902,15 @@ def evidence(record: Record, case: str) -> str:
             f"  {show(_flops(point) / peak, SECOND)} of arithmetic at {show(peak, FLOP_PER_SECOND)}, "
             f"{show(wait, SECOND)} of overhead; it reaches {show(_flops(point) / row.measured, FLOP_PER_SECOND)}."
         )
-        if alone := _value(record, sample, "time_one_thread"):
+        if alone := median_of(record, sample.point, "time_one_thread"):
             lines.append(f"  On one thread: {show(alone, SECOND)}.")
     elif row.role == "error":
         lines += _error_parts(record, row.dtype, int(point["k"]), float(point["m"]))
     else:
         expected = expected_bytes(point, record.environment.kind)
         names = (*PARTS, "activations", "outside") if row.role == "step" else ()
-        body = [
-            [name, show(expected[name], BYTE), show(seen, BYTE) if (seen := _value(record, sample, name)) else ""]
-            for name in names
-        ]
+        seen = {name: median_of(record, sample.point, name) for name in names}
+        body = [[name, show(expected[name], BYTE), show(size, BYTE) if size else ""] for name, size in seen.items()]
         if body:
             parts = columns(["part", "predicted", "measured"], body, (1, 2))
             lines += [f"  {line}" for line in parts.splitlines()]
@@ -977,7 +971,6 @@ __all__ = [
     "DRAWN",
     "LIMITS",
     "PICTURES",
-    "SCATTER",
     "Row",
     "answers",
     "asked",
@@ -1001,6 +994,7 @@ __all__ = [
     "parameter_count",
     "peaks",
     "points",
+    "scatters",
     "summary",
     "sweep",
     "table",

@@ -30,8 +30,23 @@ from typing import Any
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import profiling as formulas
 from efflab.formulas import roofline, transformer
-from efflab.reconcile import NOTHING, agrees, answered, columns, damaged, doubted, error, of_topic, place, signed
+from efflab.reconcile import (
+    LARGEST,
+    NOTHING,
+    agrees,
+    answered,
+    columns,
+    damaged,
+    doubted,
+    error,
+    joined,
+    of_topic,
+    place,
+    signed,
+    unsteady,
+)
 from efflab.reconcile import banner as banner
+from efflab.reconcile import scatters as scatters
 from efflab.records import Prediction, Record, Sample, iqr, median, quantile
 from efflab.units import BYTE, FLOP, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, WATT, Unit, show
 
@@ -48,7 +63,6 @@ COUNTERS = {"utilization": NUMBER, "memory": BYTE, "power": WATT}
 LIMITS: tuple[str, ...] = ()
 CALIBRATION: dict[str, tuple[str, Unit]] = {f"share-{name}": ("share", NUMBER) for name in FAULTS}
 BASE: tuple[str, ...] = (ALL, PROFILE)  # what every prediction rests on
-SCATTER: tuple[str, ...] = ()
 PICTURES = ("profiling", "waterfall", "monitor", "errors")
 DRAWN = ROLES
 GONE = 1e12  # speedup of a part that a mend leaves nothing of: the most that the formulas take
@@ -60,7 +74,6 @@ TYPED = 0.01  # a number that was typed with three digits differs by less than t
 SAME, BARE = "nothing", "without faults"  # in what a run differs from another one
 
 _UNIT = {"loss": "nats", "elapsed": "s", "time": "s", "baseline": "s", "memory": "B", "power": "W", "utilization": ""}
-_MOST = 2**62
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def _check(record: Record) -> None:
 
         def count(field: str, least: int, point: dict[str, Any] = point) -> bool:
             value = point.get(field)
-            return not isinstance(value, bool) and isinstance(value, int | float) and least <= value <= _MOST
+            return not isinstance(value, bool) and isinstance(value, int | float) and least <= value <= LARGEST
 
         if not isinstance(point.get("case"), str) or not point["case"]:
             raise wrong("case", "a text")
@@ -664,16 +677,14 @@ def _causes(record: Record, sample: Sample, mended: Sequence[str], expected: flo
 
 def _why_loader(record: Record, sample: Sample, predicted: float) -> str:
     case, seconds = str(sample.point["case"]), median(sample.values)
-    spread = iqr(sample.values) / seconds
     texts = (
         [said] if (said := agrees(seconds / predicted, 1 + AGREES)) else list(_loader_causes(record, sample, predicted))
     )
-    if spread > 0.25:
-        texts.append(f"Unsteady: the middle half of the repeats spans {spread:.0%} of the median.")
+    texts.append(unsteady(sample.values, seconds))
     named = _doubted(record, (LOAD, *((HAND,) if sample.point["workers"] else ()), COMPUTE, case))
     if not said and named:
         texts.append(f"The record warns of {', '.join(named)}.")
-    return " ".join(texts or [NOTHING])
+    return joined(texts)
 
 
 def _loader_causes(record: Record, sample: Sample, predicted: float) -> Iterator[str]:
@@ -1402,7 +1413,6 @@ __all__ = [
     "MONITORED",
     "PARTS",
     "PICTURES",
-    "SCATTER",
     "SERIES",
     "Curve",
     "Level",
@@ -1432,6 +1442,7 @@ __all__ = [
     "remaining",
     "saved",
     "saved_between",
+    "scatters",
     "seeds_text",
     "shares",
     "speedups",

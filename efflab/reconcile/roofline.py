@@ -22,10 +22,23 @@ from typing import Any
 from efflab import catalog
 from efflab.errors import EfflabError, unknown
 from efflab.formulas import roofline as formulas
-from efflab.reconcile import NEAR, NOTHING, answered, damaged, error, of_topic, percent, positive
+from efflab.reconcile import (
+    LARGEST,
+    NEAR,
+    NOTHING,
+    answered,
+    damaged,
+    error,
+    median_of,
+    of_topic,
+    percent,
+    positive,
+    unsteady,
+)
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
 from efflab.reconcile import datasheet as datasheet
+from efflab.reconcile import scatters as scatters
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, BYTE_PER_SECOND, FLOP, FLOP_PER_BYTE, FLOP_PER_SECOND, SECOND, Unit, show, show_binary
 
@@ -36,7 +49,6 @@ CALIBRATION = {
     "overhead": ("time", SECOND),
 }
 BASE: tuple[str, ...] = ()  # what every prediction rests on
-SCATTER: tuple[str, ...] = ()
 PICTURES = ("roofline", "errors")
 DRAWN = ("kernel", "lesson")
 ROLES = ("kernel", "series", "lesson")
@@ -211,7 +223,6 @@ def peak_dtype(record: Record, index: int) -> str:
 # Points are a topic's own: what is read from them is checked here, so that a damaged one is named.
 
 _FLAGS = ("causal",)
-_LARGEST = 2**62  # no size of a tensor, no count of bytes
 
 
 def _check(record: Record) -> None:
@@ -240,7 +251,7 @@ def _check(record: Record) -> None:
             if field in _FLAGS:
                 if not isinstance(value, bool):
                     raise wrong(field, "true or false")
-            elif not positive(value, _LARGEST):
+            elif not positive(value, LARGEST):
                 raise wrong(field, "a number greater than zero")
 
 
@@ -368,12 +379,6 @@ def _kernels(record: Record) -> list[tuple[int, Sample]]:
     return [(i, s) for i, s in enumerate(record.samples) if s.metric == "time" and s.point.get("role") in ROLES]
 
 
-def _value(record: Record, sample: Sample, metric: str) -> float | None:
-    """The median of another metric at a sample's point."""
-    found = next((s for s in record.samples if s.metric == metric and s.point == sample.point), None)
-    return median(found.values) if found and found.status == "ok" else None
-
-
 def _series(record: Record, sample: Sample) -> list[Sample]:
     """The samples that differ from this one in one size, from the least work to the most."""
     name = sample.point.get("series")
@@ -416,7 +421,7 @@ class _Facts:
     seconds: float
 
     def value(self, metric: str) -> float | None:
-        return _value(self.record, self.sample, metric)
+        return median_of(self.record, self.sample.point, metric)
 
     @property
     def point(self) -> dict[str, Any]:
@@ -453,17 +458,16 @@ def _explain(facts: _Facts) -> str:
     Each says what was measured. A cause that the record does not hold stands behind "Consistent with".
     """
     ratio = facts.seconds / facts.predicted
-    unsteady = _unsteady(facts)
+    scattered = _unsteady(facts)
     if 1 / NEAR <= ratio <= NEAR:
-        return AGREES + unsteady
+        return AGREES + scattered
     causes = _faster if ratio < 1 else _slower
-    return next(causes(facts), NOTHING) + unsteady
+    return next(causes(facts), NOTHING) + scattered
 
 
 def _unsteady(facts: _Facts) -> str:
-    spread = iqr(facts.sample.values) / facts.seconds
-    if spread > 0.25:
-        return f" Unsteady: the middle half of the repeats spans {spread:.0%} of the median."
+    if said := unsteady(facts.sample.values, facts.seconds):
+        return f" {said}"
     usual = measured_ceilings(facts.record)
     for name, what in (("copy", "the copy"), (facts.product, "the matrix product")):
         around = _around(facts.record, facts.index, name)
@@ -664,7 +668,7 @@ def _in_cache(facts: _Facts) -> Sample | None:
         for s in _series(facts.record, facts.sample)
         if s.point.get("inputs") == "warm"
         and s is not facts.sample
-        and (_value(facts.record, s, "working_set") or math.inf) <= half
+        and (median_of(facts.record, s.point, "working_set") or math.inf) <= half
         and median(s.values) > 10 * facts.ceilings.overhead
     ]
     return found[-1] if found else None
@@ -954,7 +958,6 @@ __all__ = [
     "CALIBRATION",
     "LIMITS",
     "PICTURES",
-    "SCATTER",
     "Ceilings",
     "Row",
     "answers",
@@ -975,6 +978,7 @@ __all__ = [
     "points",
     "predict",
     "regimes_text",
+    "scatters",
     "series",
     "summary",
     "sweep",

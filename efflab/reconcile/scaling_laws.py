@@ -24,6 +24,7 @@ from efflab.fits import Fit, fit_parametric_loss
 from efflab.formulas import scaling_laws as formulas
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns, damaged, error, of_topic, percent, place, positive
+from efflab.reconcile import scatters as scatters
 from efflab.records import Prediction, Record, median, quantile
 from efflab.units import FLOP, FLOP_PER_SECOND, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
 
@@ -36,7 +37,6 @@ CALIBRATION = {
     "floor": ("loss", NAT),
 }
 BASE: tuple[str, ...] = ()  # what every prediction rests on
-SCATTER: tuple[str, ...] = ()
 PICTURES = ("scaling_laws", "errors")
 ROLES = ("fit", "repeat", "held-out")
 DRAWN = ("repeat", "held-out")  # what the law has not seen
@@ -676,7 +676,6 @@ __all__ = [
     "DRAWN",
     "LIMITS",
     "PICTURES",
-    "SCATTER",
     "Row",
     "Run",
     "StepTime",
@@ -698,6 +697,7 @@ __all__ = [
     "points",
     "runs",
     "scatter",
+    "scatters",
     "schedules",
     "step_time",
     "summary",

@@ -59,8 +59,9 @@ def document() -> dict[str, Any]:
     for scaling, value in (("weak", 70 / 88), ("strong", 70 / 110)):
         samples.append(sample(f"efficiency-{scaling}-2", "efficiency", "efficiency", value, scaling=scaling))
     for case, orders in (("set-epoch-2", 4.0), ("no-set-epoch-2", 1.0)):
-        samples.append(sample(case, "sampler", "orders", [orders], samples=101, epochs=4))
-        samples.append(sample(case, "sampler", "repeated", [1.0] * 4, samples=101, epochs=4))
+        how = {"samples": 101, "epochs": 4, "set_epoch": orders > 1}
+        samples.append(sample(case, "sampler", "orders", [orders], **how))
+        samples.append(sample(case, "sampler", "repeated", [1.0] * 4, **how))
     samples.append(sample("gradient-2", "gradient", "difference", [2e-7]))
     samples.append(sample("gradient-2", "gradient", "rounding", [2e-7]))
     for name, stage, parts in (("ddp", 0, 16.0), ("zero1", 1, 12.0), ("fsdp", 3, 8.0)):

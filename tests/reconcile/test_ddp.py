@@ -88,8 +88,8 @@ ACCUMULATED = step("accumulate", microbatches=4)
 WEAK = {"case": "efficiency-weak-2", "role": "efficiency", "ranks": 2, "scaling": "weak"}
 SPLIT = WEAK | {"case": "efficiency-strong-2", "scaling": "strong"}
 STRAGGLER = {"case": "straggler-2", "role": "straggler", "ranks": 2}
-SET = {"case": "set-epoch-2", "role": "sampler", "ranks": 2, "samples": 101, "epochs": 6}
-UNSET = SET | {"case": "no-set-epoch-2"}
+SET = {"case": "set-epoch-2", "role": "sampler", "ranks": 2, "samples": 101, "epochs": 6, "set_epoch": True}
+UNSET = SET | {"case": "no-set-epoch-2", "set_epoch": False}
 EQUAL = {"case": "gradient-2", "role": "gradient", "ranks": 2}
 RESUMED = {"case": "resumed", "role": "resume", "ranks": 2, "steps": STEPS, "checkpoint_steps": EVERY,
            "killed_at": KILLED}  # fmt: skip
@@ -120,6 +120,7 @@ def record(*middle: Sample, kind: str = "cpu", **changes: Any) -> Record:
         memory=changes.pop("memory", 2**34), threads=1,
         cores=changes.pop("cores", 2), caches={"L2": 2**20, "L3": 2**24}, torch="2.13", python="3.11", efflab="0.1",
         platform="Linux x86_64", ranks=2, backend="gloo" if kind == "cpu" else "nccl",
+        interconnect=changes.pop("interconnect", None),
     )  # fmt: skip
     spec: dict[str, Any] = {
         "scale": "cpu", "ranks_per_node": 2, "threads_per_rank": 1, "spare_cores": 0, "nodes": 1,
@@ -233,6 +234,9 @@ def test_a_gpus_link_is_held_against_its_data_sheet() -> None:
     said = ddp.calibration_text(record(samples=fast, **changes))
     assert "By the data sheet one direction of NVLink 4 has 450 GB/s; the fit reaches 80% of it." in said
     assert "data sheet" not in ddp.calibration_text(record(samples=fast, spec={"nodes": 2}, **changes))
+    for link, held in (("NV18", True), ("PIX", False), ("SYS", False)):
+        between = ddp.calibration_text(record(samples=fast, interconnect=link, **changes))
+        assert ("data sheet" in between) is held, "over PCIe the fit says nothing of NVLink"
     assert "data sheet" not in ddp.calibration_text(full())
 
 
@@ -290,6 +294,8 @@ def test_spare_cores_hide_communication_on_a_cpu() -> None:
     assert half.predicted == pytest.approx(0.077 + (0.0108 + 0.0054) / 2, rel=1e-9)
     said = ddp.evidence(record(*counted(DDP, 0.1, 2), spec={"spare_cores": 1}, cores=3), "ddp-2")
     assert "Cores are spare for 50% of the ranks" in said
+    for cores, words in ((1, "1 core of a node is spare"), (2, "2 cores of a node are spare")):
+        assert f"compute, {words}: " in ddp.calibration_text(record(spec={"spare_cores": cores}, cores=4))
     for bad in (None, -1, "two", True):
         with pytest.raises(EfflabError, match=r"record r: spec\.spare_cores must be a number of at least 0"):
             ddp.points(record(*counted(DDP, 0.1, 2), spec={"spare_cores": bad}))
@@ -342,21 +348,43 @@ def test_explanations_of_steps_follow_the_records_own_numbers() -> None:
     assert "by themselves take 3 ms longer than this step, so that nothing is left for its messages" in said(0.080)
     assert said(0.090) == (
         "As predicted, within 5%. DDP's reducer, which fills the buckets and empties them, takes 6 ms; the formula "
-        "leaves it out. Beyond computing and reducer the step takes 7 ms; for 2 messages 10.8 ms were predicted. More "
-        "is hidden, or messages are faster, than the formula assumes: its overlap of 0 is a simplification. Two errors "
-        "cancel: the reducer adds 6 ms and the messages take 3.8 ms less than predicted. Of both, 2.2 ms are left."
+        "leaves it out. Beyond computing and reducer the step takes 7 ms; for 2 messages 10.8 ms were predicted. "
+        "Consistent with more that is hidden, or with messages that are faster, than the formula assumes: its overlap "
+        "of 0 is a simplification. Two errors cancel: the reducer adds 6 ms and the messages take 3.8 ms less than "
+        "predicted. Of both, 2.2 ms are left."
     )
     assert "cancel" not in said(0.0915), "2.3 ms less do not make up for 6 ms more"
     assert "more communication that is hidden, or messages that are faster" in said(0.0846, kind="cuda")
     assert "Consistent with communication that is not hidden in full" in said(0.1, kind="cuda")
     assert "DDP's reducer" not in said(0.0878, samples=[*without("reducer-2"), *counted(DDP, 0.0878, 2)])
-    warned = said(0.2, warnings=["together-2: wide: 40%", "all-reduce-1KiB-2: disturbed: x", "ddp-2: short: y"])
-    assert warned.startswith(
-        "It was disturbed while measured, as the record warns. The prediction rests on together-2, all-reduce-1KiB-2, "
-        "which the record says were disturbed."
-    )
+    warnings = ["together-2: wide: 40%", "all-reduce-1KiB-2: disturbed: x", "ddp-2: short: y"]
+    warned = "It was disturbed while measured, as the record warns. The prediction rests on together-2"
+    assert said(0.2, warnings=warnings).startswith(f"{warned}, which the record says was disturbed.")
+    for quiet in ({"kind": "cuda"}, {"spec": {"spare_cores": 1}, "cores": 3}):
+        both = said(0.2, warnings=warnings, **quiet)
+        assert both.startswith(f"{warned}, all-reduce-1KiB-2, which the record says were disturbed."), quiet
     unsteady = row(record(*counted(DDP, 0.0878, 2, spread=0.4)), "ddp-2").explanation
     assert unsteady.endswith("Unsteady: the middle half of the repeats spans 40% of the median.")
+
+
+def test_messages_scatter_only_where_the_ranks_take_turns_on_the_cores() -> None:
+    warnings = ["all-reduce-1KiB-2: wide: 40%", "together-2: wide: 30%"]
+    scatter = "Times that scatter, as those of messages do where no core is spare: all-reduce-1KiB-2."
+    wide = sample(message(2 * MIB), exact(2 * MIB, 2), spread=0.4)
+
+    def said(**changes: Any) -> tuple[str, str]:
+        found = record(wide, warnings=warnings, **changes)
+        return ddp.calibration_text(found), row(found, "all-reduce-2MiB-2").explanation
+
+    text, why = said()
+    assert scatter in text
+    assert "Disturbed while measured, as the record warns: together-2." in text
+    assert why.endswith("gloo's threads, which poll, and the ranks taking turns on the cores.")
+    for quiet in ({"kind": "cuda"}, {"cores": 4, "spec": {"spare_cores": 2}}, {"spec": {"cores_per_rank": 2}}):
+        text, why = said(**quiet)
+        assert "scatter" not in text
+        assert "Disturbed while measured, as the record warns: all-reduce-1KiB-2, together-2." in text
+        assert why.endswith("Unsteady: the middle half of the repeats spans 40% of the median."), quiet
 
 
 # Efficiency and stragglers
@@ -448,6 +476,9 @@ def test_a_sampler_that_repeats_itself_is_named() -> None:
     )
     said = row(full(), "no-set-epoch-2").explanation
     assert said.startswith("One order in all of 6 epochs: without set_epoch the sampler shuffles with the same seed.")
+    once = SET | {"epochs": 1}
+    said = row(record(sample(once, [1.0], "orders", "")), "set-epoch-2").explanation
+    assert said == "1 order, one for each epoch.", "set_epoch was called"
     named = SET | {"case": "other", "set_epoch": False}
     assert row(record(sample(named, [1.0], "orders", "")), "other").predicted == 1
 
@@ -470,6 +501,10 @@ def test_equal_gradients_have_no_ratio_and_are_said() -> None:
         "gradient-2: the two gradients are the same to the last bit (rounding: 0)."
     )
     assert "Gradient of 2 ranks against one process: equal to the last bit." in ddp.summary(found)
+    apart = record(sample(EQUAL, [2.18e-7], "difference", ""), sample(EQUAL, [0.0], "rounding", ""))
+    assert ddp.evidence(apart, "gradient-2") == (
+        "gradient-2: Gradient of 2 ranks against one process: relative difference 2.18 × 10⁻⁷, more than rounding (0)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -515,7 +550,18 @@ def test_a_norm_follows_from_two_others() -> None:
     hidden = record(*norms(truth=-1.0), sample(norm(4, "noise"), [0.5] * 3, "norm_squared", ""))
     assert ddp.points(hidden) == []
     assert ddp.missing(hidden) == ["norm-4x has no prediction: the noise of the gradients hides their mean."]
-    assert "more draws are needed" in ddp.sweep(hidden, "noise")
+    assert ddp.sweep(hidden, "noise").endswith("the noise of the gradients hides their mean; more draws are needed.")
+    larger = record(*norms(noise=-2.0), sample(norm(4, "noise"), [2.0] * 3, "norm_squared", ""))
+    assert ddp.missing(larger) == ["norm-4x has no prediction: no noise shows between the two batches."]
+    assert "no noise shows between the two batches; more draws" in ddp.sweep(larger, "noise")
+    lost = [norms()[0], failed(norm(2), "norm_squared", "")]
+    alone = record(*lost, sample(norm(4, "noise"), [3.0] * 3, "norm_squared", ""))
+    assert ddp.missing(alone)[1] == "norm-4x has no prediction: its calibration could not be measured."
+    assert ddp.sweep(alone, "noise").endswith("There is no noise scale: its calibration could not be measured.")
+    none = record(*(failed(norm(k, r), "norm_squared", "") for k, r in ((1, "noise-fit"), (2, "noise-fit"))))
+    assert ddp.sweep(none, "noise").splitlines() == [f"norm-{k}x ran out of memory: no room" for k in (1, 2)], (
+        "no table without a row"
+    )
     with pytest.raises(EfflabError, match="no squared norms of two batch sizes"):
         ddp.points(record(norms()[0], sample(norm(4, "noise"), [3.0], "norm_squared", "")))
 
@@ -603,11 +649,12 @@ def test_the_restart_is_told() -> None:
     assert "25 ms" in ddp.sweep(found, "restart")
     other = record(sample(RESUMED, [3.0], "repeated", ""), sample(RESUMED, [0.01], "difference", "nats"))
     assert "differ from those of the run without a stop by up to 0.01 nats" in row(other, "resumed").explanation
-    by_spec = {k: v for k, v in RESUMED.items() if k not in ("killed_at", "checkpoint_steps")}
-    said = {"resume": {"killed_at": 8, "checkpoint_steps": 5}}
-    assert row(record(sample(by_spec, [3.0], "repeated", ""), spec=said), "resumed").predicted == 3
+    lost = record(sample(RESUMED, [8.0], "repeated", ""))
+    assert "it went on after step 0 and did 8 steps again" in row(lost, "resumed").explanation, "as it was measured"
+    assert ddp.stop(lost) == (0, 8)
+    unsaid = {k: v for k, v in RESUMED.items() if k != "killed_at"}
     with pytest.raises(EfflabError, match="resumed has no killed_at"):
-        ddp.points(record(sample(by_spec, [3.0], "repeated", "")))
+        ddp.points(record(sample(unsaid, [3.0], "repeated", ""), spec={"resume": {"killed_at": 8}}))
     none = record(sample(RESUMED | {"killed_at": 10}, [0.0], "repeated", ""))
     assert ddp.points(none) == []
     assert "did 0 steps again" in ddp.evidence(none, "resumed")
@@ -673,11 +720,31 @@ def test_one_rank_alone_has_no_messages() -> None:
         {"alone": 0.070, "interference": 0, "reducer": 0.002, "communication": 0.0005}
     )
     assert ddp.calibration(found) == pytest.approx({"step": 0.070})
+    assert ddp.counts(found) == [1], "between two ranks nothing was measured"
     assert len(ddp.missing(found)) == 5
     assert ddp.evidence(found, "straggler-2") == "straggler-2 was not measured: one GPU; two are needed"
     assert ddp.sweep(found, "efficiency") == "efficiency-weak-2 was not measured: one GPU; two are needed"
     assert ddp.sweep(found, "messages").startswith("all-reduce-8MiB-2 was not measured")
-    assert "reducer-1" in ddp.text(found)
+    said = ddp.text(found)
+    assert "reducer-1" in said
+    assert "the backward pass can hide" not in said
+    assert "Times rest on steps without communication, which are not predicted." in said
+    assert "Times rest" not in ddp.text(record(samples=[]))
+    assert "Times rest on the fitted messages and on steps" in ddp.text(full())
+    parts = [line.split("  ")[1] for line in ddp.evidence(found, "ddp-1").splitlines()[3:8]]
+    assert parts == ["computing, a rank alone", "computing, all ranks at once", "DDP's reducer", "the rest", "step"]
+    assert ddp.sweep(found, "steps").splitlines()[2].split() == [
+        "ddp-1", "70", "ms", "2", "ms", "500", "µs", "72.5", "ms", "70", "ms", "−3.4%",
+    ], "no message is counted"  # fmt: skip
+    slow, fast = (
+        row(record(samples=[*found.samples, *counted(step("other", 1), seconds, 2)]), "other-1").explanation
+        for seconds in (0.080, 0.065)
+    )
+    assert slow.endswith("Beyond computing and reducer 8 ms is left; one rank sends nothing.")
+    assert fast.endswith(
+        "Computing and reducer by themselves take 7 ms longer than this step; one rank sends nothing. Consistent with "
+        "steps that were disturbed while they were timed."
+    )
     said = ddp.describe(ddp.cases([s.point for s in found.samples]))
     assert "under DDP on 1 rank, each" in said
     assert "state on the only rank: 5,000,000" in said
@@ -738,6 +805,13 @@ def test_comparisons() -> None:
         "faster by: predicted 1.13×, measured 1.1×",
     ]  # fmt: skip
     assert ddp.compare(found, "ddp-2", "alone-2").splitlines()[1] == "alone-2: measured 70 ms"
+    assert ddp.compare(found, "efficiency-weak-2", "efficiency-strong-2").splitlines()[0] == (
+        "efficiency-weak-2: predicted 79.7%, measured 70.0%"
+    )
+    equal = record(sample(EQUAL, [0.0], "difference", ""), sample(EQUAL, [0.0], "rounding", ""))
+    assert ddp.compare(equal, "gradient-2", "alone-2") == (
+        "gradient-2: the two gradients are the same to the last bit (rounding: 0). So there is nothing to compare."
+    )
     assert "smaller by: predicted 2×" in ddp.compare(found, "memory-ddp-2", "memory-fsdp-2")
     with pytest.raises(EfflabError, match="Did you mean"):
         ddp.compare(found, "ddp-3", "alone-2")
@@ -795,8 +869,8 @@ OWN = {
     "model": "custom", "own_parameters": PARAMETERS, "gradients": "fp32", "forward_time": 0.020,
     "backward_time": 0.041, "update_time": 0.010, "ranks": 2, "scaling": "weak", "link": "custom",
     "own_link": 2e9, "own_ranks_per_node": 8, "network": "custom", "own_network": 1e9, "latency": 200e-6,
-    "bucket_bytes": 2**23, "overlap": 0,
-}  # fmt: skip
+    "bucket_bytes": 2**24, "overlap": 0,
+}  # fmt: skip  # 20 MB in buckets of 16 MiB are 2, as `full` has them
 
 
 def predicted(**inputs: Any) -> Prediction:
@@ -819,7 +893,9 @@ def test_scaling_is_answered_where_the_inputs_are_the_runs_own() -> None:
     assert set(ddp.answers(found, predicted(**together))) == {"step_time"}
     for other in ({"ranks": 4}, {"gradients": "bf16"}, {"own_link": 1e9}, {"latency": 1e-5}, {"overlap": 1},
                   {"forward_time": 0.5}, {"own_parameters": 8e9}, {"own_link": "fast"}, {"own_ranks_per_node": 1},
-                  {"own_ranks_per_node": "all"}, {"own_ranks_per_node": 1, "network": "400 Gbit/s"}):  # fmt: skip
+                  {"own_ranks_per_node": "all"}, {"bucket_bytes": 2**23}, {"bucket_bytes": 25 * MIB},
+                  {"bucket_bytes": "large"}, {"bucket_bytes": 0}, {"bucket_bytes": 1e-320},
+                  {"own_ranks_per_node": 1, "network": "400 Gbit/s"}):  # fmt: skip
         assert ddp.answers(found, predicted(**other)) == {}, other
     across = {"own_ranks_per_node": 1, "own_link": 9e9, "own_network": 2e9}  # one rank in each of two nodes
     assert set(ddp.answers(found, predicted(**across))) == {"share", "speedup", "step_time"}
@@ -863,6 +939,9 @@ READERS = (
         (sample(message(MIB) | {"message_bytes": 10**400}, 0.1), "point.message_bytes"),
         (sample(WEAK | {"scaling": "none"}, [0.5], "efficiency", ""), "one of weak, strong"),
         (sample(SET | {"epochs": 0}, [1.0], "orders", ""), "point.epochs"),
+        (sample(SET | {"set_epoch": "no"}, [1.0], "orders", ""), "point.set_epoch must be true or false, got 'no'"),
+        (sample({k: v for k, v in UNSET.items() if k != "set_epoch"}, [1.0], "orders", ""), "point.set_epoch must be"),
+        (sample(norm(4, "noise") | {"ranks": "two"}, [1.0], "norm_squared", ""), "point.ranks must be a whole number"),
         (sample(state("x", 4), [1.0], "state_bytes", "B"), "one of 0, 1, 2, 3"),
         (sample(state("x", True), [1.0], "state_bytes", "B"), "point.zero_stage"),  # type: ignore[arg-type]
         (sample(norm(1) | {"batch": None or 0}, [1.0], "norm_squared", ""), "point.batch"),
@@ -920,6 +999,7 @@ def test_pictures_are_drawn_of_what_there_is(plots: Any) -> None:
     for name in ("messages", "bandwidth", "efficiency", "restart"):
         figure = getattr(plots, name)(alone_on_a_gpu())
         assert "was not measured: one GPU" in figure.axes[0].texts[0].get_text()
+        assert figure.axes[0].get_title().endswith(" to draw"), "what says why need not be that nothing was measured"
         plt.close(figure)
 
 
@@ -939,6 +1019,20 @@ def test_the_picture_of_steps_stacks_what_was_measured(plots: Any) -> None:
     assert axes.texts[0].get_text() == "100 ms (−12%)"
 
 
+def test_a_step_whose_parts_are_not_known_is_shown_whole(plots: Any) -> None:
+    """alone-2 failed, together-2 did not: the step has a prediction, its parts have no first one."""
+    alone = {"case": "alone-2", "role": "calibration", "ranks": 2, "microbatch": 8}
+    kept = [*without("alone-2"), failed(alone), *counted(DDP, 0.1, 2), *counted(STRONG, 0.07, 2)]
+    found = record(samples=kept)
+    assert ddp.sweep(found, "steps").splitlines()[2].split() == [
+        "ddp-2", "2", "100", "ms", "87.8", "ms", "−12%",
+    ]  # fmt: skip
+    axes = plots.ddp(found).axes[0]
+    assert [b.get_width() for b in axes.patches] == pytest.approx([100, 21 + 10 + 11, 6, 6, 16])
+    legend = axes.get_legend_handles_labels()[1]
+    assert sorted(legend) == sorted(["predicted", plots.WHOLE[1], *(words for _, words in plots.PARTS.values())])
+
+
 def test_the_picture_of_messages_shows_line_and_points(plots: Any) -> None:
     line, points, held_out = plots.messages(full()).axes[0].lines
     assert [exact(s, 2) for s in line.get_xdata()] == pytest.approx(list(line.get_ydata()))
@@ -950,7 +1044,21 @@ def test_the_picture_of_messages_shows_line_and_points(plots: Any) -> None:
     assert measured[8 * MIB] == pytest.approx(8 * MIB / 0.0046)
 
 
+def test_messages_without_a_fit_are_drawn_too(plots: Any) -> None:
+    for fitted in ([], [failed(message(s, 2, "fit")) for s in SIZES]):
+        found = record(samples=[*fitted, *(sample(message(s), exact(s, 2)) for s in (32 * KIB, 8 * MIB))])
+        (points,) = plots.messages(found).axes[0].lines
+        assert list(points.get_xdata()) == [32 * KIB, 8 * MIB]
+        (bus,) = plots.bandwidth(found).axes[0].lines
+        assert bus.get_ydata()[1] == pytest.approx(8 * MIB / exact(8 * MIB, 2))
+    assert plots.messages(record(samples=[sample(message(MIB), 0.003)])).axes[0].lines
+
+
 def test_the_pictures_of_efficiency_and_restart(plots: Any) -> None:
+    turns = sample(WEAK, [0.60, 0.69, 0.70, 0.75, 0.90], "efficiency", "")
+    (bars,) = (c for c in plots.efficiency(record(*counted(DDP, 0.1, 2), turns)).axes[0].containers)
+    (low, high) = bars.lines[2][0].get_segments()[1]
+    assert (low[1], high[1]) == pytest.approx((69, 75)), "the quarters, which do not lie as far from the median"
     weak = plots.efficiency(full()).axes[0].lines[1]
     assert list(weak.get_ydata()) == pytest.approx([100, 100 * 70 / 87.8])
     figure = plots.restart(full())
