@@ -71,6 +71,15 @@ class Slurm:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def empty(self, seconds: float = 30) -> None:
+        """Cancel what is left in the queue and wait until none of it runs."""
+        deadline = time.time() + seconds
+        while left := self.run("squeue", "-h", "-o", "%i").stdout.split():
+            self.run("scancel", *left)
+            if time.time() > deadline:
+                raise EfflabError(f"jobs {', '.join(left)} are not gone {seconds} s after they were cancelled")
+            time.sleep(0.3)
+
     def wait(self, job: str, seconds: float = 180) -> str:
         """Wait until a job has ended; its final state. (`sbatch --wait` would round up to ten seconds.)"""
         deadline = time.time() + seconds
@@ -94,8 +103,7 @@ def book(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(submit, "POLL", (0.5, 2.0))  # this controller has nobody else to answer
     monkeypatch.setattr(submit, "_find", lambda path: Path(path) if path else None)  # no cluster.yml of this machine
     yield folder
-    if left := slurm.run("squeue", "-h", "-o", "%i").stdout.split():
-        slurm.run("scancel", *left)
+    slurm.empty()
 
 
 def _ports(count: int) -> list[int]:
@@ -159,6 +167,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
                 pytest.fail(f"Slurm did not come up: {cluster.run('sinfo').stdout}\n{logs}")
             time.sleep(0.3)
         yield cluster
+        cluster.empty()  # the daemons would leave a job's processes running
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()

@@ -41,8 +41,8 @@ def test_a_submitted_lab_comes_back_as_a_record(topic, slurm, book, capsys):
     assert (folder / "status").read_text() == "0\n"
 
 
-def test_the_script_works_by_hand(slurm, tmp_path):
-    slurm.environment["EFFLAB_LABBOOK"] = str(tmp_path / "labbook")
+def test_the_script_works_by_hand(slurm, tmp_path, monkeypatch):
+    monkeypatch.setitem(slurm.environment, "EFFLAB_LABBOOK", str(tmp_path / "labbook"))
     log = tmp_path / "job.log"
     job = slurm.submit(f"--output={log}", str(SCRIPTS / "gpu.sbatch"), "roofline", "--scale", "smoke", cwd=ROOT)
     assert slurm.wait(job) == "COMPLETED", log.read_text()[-3000:]
@@ -50,9 +50,9 @@ def test_the_script_works_by_hand(slurm, tmp_path):
     of_the_job(path, "roofline", job)
 
 
-def test_a_job_that_cannot_write_fails_and_says_so(slurm, tmp_path):
+def test_a_job_that_cannot_write_fails_and_says_so(slurm, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    slurm.environment["EFFLAB_LABBOOK"] = str(tmp_path / "file" / "labbook")
+    monkeypatch.setitem(slurm.environment, "EFFLAB_LABBOOK", str(tmp_path / "file" / "labbook"))
     log = tmp_path / "job.log"
     job = slurm.submit(f"--output={log}", str(SCRIPTS / "gpu.sbatch"), "roofline", "--scale", "smoke", cwd=ROOT)
     assert slurm.wait(job) == "FAILED"

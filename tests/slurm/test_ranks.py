@@ -32,7 +32,7 @@ def goes_on(world):
     raise Stopping
 """
 PROGRAM = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from efflab.measure import distributed
 
@@ -58,13 +58,23 @@ found["goes_on"] = [ranks.process.returncode, (out / "goes_on" / distributed.STR
 ranks = launch("goes_on", "killed")
 next(iter(ranks))
 ranks.kill()
-found["left"] = []
-for path in Path("/proc").glob("[0-9]*/cmdline"):  # both nodes are on this machine
-    try:
-        if str(out / "killed").encode() in path.read_bytes().split(b"\\0"):
-            found["left"].append(path.read_text())
-    except OSError:
-        pass
+
+
+def left():
+    here = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):  # both nodes are on this machine
+        try:
+            if str(out / "killed").encode() in path.read_bytes().split(b"\\0"):
+                here.append(path.read_text())
+        except OSError:
+            pass
+    return here
+
+
+deadline = time.monotonic() + 15  # a watcher may just be ending
+while left() and time.monotonic() < deadline:
+    time.sleep(0.2)
+found["left"] = left()
 (out / "found.json").write_text(json.dumps(found))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from efflab import cli, experiments, records, submit
 from efflab.errors import EfflabError
 from efflab.experiments.runner import Interrupted
 from efflab.lab import Lab
+from efflab.measure import distributed
 from efflab.records import LabBook
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,7 @@ def start(slurm, book: Path, *words: str) -> subprocess.Popen:
         [sys.executable, "-m", "efflab.cli", "submit", *words], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, **slurm.environment, "EFFLAB_LABBOOK": str(book)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )  # fmt: skip
 
 
@@ -117,14 +120,20 @@ def test_a_job_that_will_never_start_says_so_and_can_be_cancelled(slurm, book, c
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(slurm, book, tmp_path, capsys):
     waiting = start(slurm, book, *SMOKE, "--cluster", held(tmp_path))
-    until(lambda: list(book.glob("submitted/*/job.json")), "the job is queued")
-    job = until(lambda: slurm.run("squeue", "-h", "-o", "%i").stdout.strip(), "the job is queued")
-    time.sleep(1)
-    waiting.send_signal(signal.SIGINT)
-    out, said = waiting.communicate(timeout=60)
+    try:
+        early = ""
+        while "JobHeldUser" not in early:
+            line = waiting.stderr.readline()
+            assert line, f"it ended and said:\n{early}"
+            early += line
+        job = slurm.run("squeue", "-h", "-o", "%i").stdout.strip()
+        waiting.send_signal(signal.SIGINT)
+        out, late = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+    said = early + late
     assert waiting.returncode == 130, said
     assert f"Submitted: job {job}, 1 node with 1 GPU" in out
-    assert "JobHeldUser" in said
     assert f"efflab submit --collect {job}" in said and f"scancel {job}" in said and "Traceback" not in said
     assert cli.main(["submit", "--collect", job, "--no-wait"]) == 1
     assert "has not ended" in capsys.readouterr().out
@@ -148,7 +157,7 @@ def test_a_failing_job_shows_the_end_of_its_log(slurm, book, tmp_path, capsys):
     assert not (book / "records").exists()
 
 
-def test_a_job_submitted_from_within_a_job(slurm, book, tmp_path):
+def test_a_job_submitted_from_within_a_job(slurm, book, tmp_path, monkeypatch):
     """As from a notebook that runs in a job: nothing of the outer job, or of a torchrun in it, reaches this one."""
     listed = tmp_path / "inner"
     inner = site(tmp_path, f"setup: ['env > {listed}']\npython: {sys.executable}\n")
@@ -157,7 +166,7 @@ def test_a_job_submitted_from_within_a_job(slurm, book, tmp_path):
         "#!/bin/bash\nexport RANK=3 WORLD_SIZE=8 MASTER_ADDR=nowhere SBATCH_PARTITION=nosuch SLURM_MEM_PER_CPU=1\n"
         f"'{sys.executable}' -m efflab.cli submit {' '.join(SMOKE)} --gpus 0 --cluster '{inner}'\n"
     )
-    slurm.environment["EFFLAB_LABBOOK"] = str(book)
+    monkeypatch.setitem(slurm.environment, "EFFLAB_LABBOOK", str(book))
     log = tmp_path / "outer.log"
     job = slurm.submit(f"--output={log}", "--cpus-per-task=1", "--gpus-per-node=1", "--mem=500M", str(outer), cwd=ROOT)
     assert slurm.wait(job) == "COMPLETED", log.read_text()[-3000:]
@@ -211,13 +220,31 @@ def test_a_preempted_job_goes_on_where_it_stopped(slurm, book, capsys):
     assert "asked to leave" in log and "is queued again" in log and "kept from the earlier run" in log
 
 
-def preempt(slurm, book: Path, capsys, topic: str, ready, *options: str) -> None:
+@contextlib.contextmanager
+def standing_still(folder: Path):
+    """Hold the ranks of a job where they are until they have been asked to stop: the signal takes its time."""
+    here = [json.loads(path.read_text())["pid"] for path in folder.rglob("begun-*.json")]
+    before = {*folder.rglob(distributed.STOP)}  # of launches that are over
+    try:
+        for pid in here:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        yield
+        until(lambda: {*folder.rglob(distributed.STOP)} - before, "they are asked to stop")
+    finally:
+        for pid in here:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def preempt(slurm, book: Path, capsys, topic: str, ready, *options: str, hold=contextlib.nullcontext) -> None:
     """Submit, signal the job when `ready` says so of its folder, let it start again at once, and collect."""
     waiting = Waiting(topic, "--scale", "smoke", *options)
     log = until(lambda: list(book.glob("submitted/*/job.log")), "the job runs")[0]
     until(lambda: ready(log.parent), "far enough")
     job = json.loads((log.parent / "job.json").read_text())["jobs"][0]
-    assert slurm.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
+    with hold(log.parent):
+        assert slurm.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
     waiting.until(f"job {job}: queued again (1), PENDING", capsys)
     until(lambda: slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now").returncode == 0, "it may start")
     assert waiting.end() == 0, log.read_text()[-3000:]
@@ -291,6 +318,7 @@ def test_a_preempted_training_goes_on_at_its_checkpoint(slurm, book, tmp_path, c
         "2",
         "--cluster",
         cores,
+        hold=standing_still,
     )
     record = records.load_record(only(book / "records"))
     assert any(w.startswith("resumed at") for w in record.warnings)
