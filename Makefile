@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+WORKERS ?= 2
 BIN := .venv/bin
 BOOK := _build/html
 
@@ -41,7 +42,7 @@ test: assets
 	$(BIN)/ruff format --check efflab tests bench
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python -m efflab.cli notebooks --check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix efflab tests bench
