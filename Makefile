@@ -37,12 +37,13 @@ book: assets
 serve: book
 	@$(BIN)/python -m efflab.site.serve $(BOOK) $(PORT)
 
+# Two workers share the tests by file, in order: a file's tests share fixtures, such as the built book.
 test: assets
 	$(BIN)/ruff check efflab tests bench
 	$(BIN)/ruff format --check efflab tests bench
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python -m efflab.cli notebooks --check
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix efflab tests bench

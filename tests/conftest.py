@@ -28,12 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine's devices rule out, and say which tests one worker runs together.
-
-    Missing programs are another matter: see `require`. The book and the Slurm of the tests are made once: all tests
-    of either go to one worker. A notebook's tests take minutes and share nothing: they go one by one, where there is
-    room. Other tests go by file, whose fixtures they share.
-    """
+    """Leave out what this machine's devices rule out. Missing programs are another matter: see `require`."""
     import torch
 
     other = "no_gpu" if torch.cuda.is_available() else "gpu"
@@ -41,11 +36,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [i for i in items if not i.get_closest_marker(other)]
-    for item in items:
-        used = {"book", "slurm"} & set(getattr(item, "fixturenames", ()))
-        if not used and item.path.parent.name == "notebooks":
-            continue
-        item.add_marker(pytest.mark.xdist_group(min(used, default=str(item.path))))
 
 
 def require(*names: str, mend: str) -> str:

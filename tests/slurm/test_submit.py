@@ -220,17 +220,22 @@ def test_a_preempted_job_goes_on_where_it_stopped(slurm, book, capsys):
     assert "asked to leave" in log and "is queued again" in log and "kept from the earlier run" in log
 
 
+def asked(folder: Path) -> list[Path]:
+    """The launches of a job whose ranks were asked to stop."""
+    return [path.parent for path in folder.rglob(distributed.STOP) if distributed.asked_to_stop(path.parent)]
+
+
 @contextlib.contextmanager
 def standing_still(folder: Path):
     """Hold the ranks of a job where they are until they have been asked to stop: the signal takes its time."""
     here = [json.loads(path.read_text())["pid"] for path in folder.rglob("begun-*.json")]
-    before = {*folder.rglob(distributed.STOP)}  # of launches that are over
+    before = {*asked(folder)}  # of launches that are over
     try:
         for pid in here:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         yield
-        until(lambda: {*folder.rglob(distributed.STOP)} - before, "they are asked to stop")
+        until(lambda: {*asked(folder)} - before, "they are asked to stop")
     finally:
         for pid in here:
             with contextlib.suppress(ProcessLookupError):
