@@ -39,7 +39,7 @@ CPUS = 4  # cores for each GPU, where cluster.yml says nothing
 SHORTEST = 3  # min; a job is asked to leave 60 s before its time is up, and Slurm may be a minute early
 POLL = (2.0, 15.0)  # s between two questions to the controller, at first and at most
 SILENCE = 900.0  # s for which a controller may not answer
-SILENT = 124  # the exit status of a command that gave no answer
+NO_ANSWER = 124  # the exit status of a command that gave no answer
 LATE = 30.0  # s for which a shared file system may hide what a node has written
 
 
@@ -525,7 +525,7 @@ def _block(wanted: Request, folder: Path) -> list[str]:
         lines += [f"module load {m} || exit 2" for m in c.modules]
     for line in c.setup:
         lines.append(line)
-        if line.split()[0] in ("source", "."):
+        if line.split()[:1] in (["source"], ["."]):
             lines.append(f"[ $? -eq 0 ] || {{ echo {q(f'setup in cluster.yml failed: {line}')} >&2; exit 2; }}")
     if c.python or c.container:
         lines.append("unset EFFLAB_PYTHON")
@@ -548,7 +548,8 @@ def clean(variables: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of a command of Slurm's, without what an outer job or torchrun has set.
 
     A notebook often runs in a job itself. A job that inherited its SLURM_* would take its limits, or be refused. A
-    user's own SBATCH_* go too, since they would win over the script: `request` writes what they say into it.
+    user's own SBATCH_* go too, since they would win over the script: `request` writes into it what they say of account,
+    partition, qos, reservation and constraint.
     """
     variables = dict(os.environ) if variables is None else variables
     inside = "SLURM_JOB_ID" in variables
@@ -582,7 +583,7 @@ def _slurm(*command: str, cwd: Path | None = None) -> subprocess.CompletedProces
             command, cwd=cwd, env=clean(), capture_output=True, text=True, errors="replace", timeout=120
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, SILENT, "", f"{command[0]} gave no answer in 120 s")
+        return subprocess.CompletedProcess(command, NO_ANSWER, "", f"{command[0]} gave no answer in 120 s")
 
 
 # What sbatch says, and what to change.
@@ -998,7 +999,7 @@ def _sent(wanted: Request, labbook: LabBook, folder: Path, earlier: Job | None) 
     _renamed(folder, aside)
     done = _slurm("sbatch", "--parsable", SCRIPT, cwd=folder)
     found = re.match(r"(\d+)", done.stdout.strip())
-    if done.returncode == SILENT:
+    if done.returncode == NO_ANSWER:
         raise EfflabError(
             f"submit: {done.stderr}. The job may be queued all the same: look with 'squeue --me' and cancel it with "
             f"'scancel JOB' before you submit again. Its script is in {folder}."

@@ -260,11 +260,10 @@ class Accelerators(_Directive):
         peaks = table(
             ["Data type", "Dense peak", "Sparse peak (2:4)", "Ridge point, dense"], rows, entry.name, "", {1, 2, 3}
         )
-        link = (
-            f"{show(entry.link_bandwidth, BYTE_PER_SECOND)} each way ({entry.link.name}, joins {entry.link.joins})"
-            if entry.link
-            else "PCIe only"
-        )
+        link = "PCIe only"
+        if entry.link:
+            each = show(entry.link_bandwidth, BYTE_PER_SECOND)
+            link = f"{each} each way ({entry.link.name}, joins {entry.link.joins} devices)"
         facts = [
             f"{html.escape(entry.vendor)}, {entry.year}",
             f"memory {entry.memory_gb:g} GB {html.escape(entry.memory_type)}",

@@ -365,7 +365,7 @@ def test_a_refusal_leaves_the_earlier_jobs_files(slurm, tmp_path):
 def test_a_silent_sbatch_may_have_queued_the_job(slurm, tmp_path):
     """Nothing that such a job needs is removed, and nobody is told to submit it again."""
     job = early(tmp_path)
-    slurm.sbatch = subprocess.CompletedProcess([], submit.SILENT, "", "sbatch gave no answer in 120 s")
+    slurm.sbatch = subprocess.CompletedProcess([], submit.NO_ANSWER, "", "sbatch gave no answer in 120 s")
     with pytest.raises(EfflabError, match=r"may be queued all the same: look with 'squeue --me'"):
         again(job)
     assert (job.folder / "job.sbatch").exists() and not (job.folder / "job.log").exists()

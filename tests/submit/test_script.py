@@ -403,6 +403,10 @@ def test_the_python_that_a_job_runs(setup, mine, runs, tmp_path, monkeypatch):
     assert done.stdout.splitlines()[-1] == f"this is {tmp_path / runs}"
 
 
+def test_a_setup_may_hold_a_blank_line(tmp_path):
+    complete(render(request("roofline", cluster=Cluster(setup=[" ", "# nothing"])), tmp_path))
+
+
 def test_a_setup_that_cannot_be_sourced_ends_the_job(tmp_path):
     script = render(request("roofline", cluster=Cluster(setup=["source /nowhere/activate"])), tmp_path)
     done = subprocess.run(
