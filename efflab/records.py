@@ -162,6 +162,21 @@ class Environment(_Model):
         return self
 
 
+class Window(_Model):
+    """What a counter gained while a sample was timed. Divided by `calls` it is the energy of one.
+
+    Attributes:
+        joules: of all devices.
+        seconds: from one reading of the counter to the other. A counter changes every so often (`Energy.period_s`),
+            so that the joules are right within that period over these seconds.
+        calls: that were made in between.
+    """
+
+    joules: float = Field(gt=0)
+    seconds: float = Field(gt=0)
+    calls: int = Field(ge=1)
+
+
 class Timing(_Model):
     """How a sample was timed.
 
@@ -174,6 +189,7 @@ class Timing(_Model):
         inputs: distinct sets of inputs that the calls cycle through.
         cold: the inputs together exceed the last-level cache, so that no call finds its own in it.
         stop: why repeating ended: "stable" (the criterion was met), "time limit" or "repeat limit".
+        energy: of the timed calls; None where no counter was read.
     """
 
     clock: str
@@ -183,6 +199,7 @@ class Timing(_Model):
     inputs: int = Field(default=1, ge=1)
     cold: bool = False
     stop: Literal["stable", "time limit", "repeat limit"] = "stable"
+    energy: Window | None = None
 
 
 class Sample(_Model):
@@ -223,17 +240,50 @@ class Sample(_Model):
 
 
 class Energy(_Model):
-    """Energy of the whole run. `band` is [low, high] in J where the source is "modelled"."""
+    """Energy of the whole run, from its first case to its last, setting up and waiting included.
+
+    Measured (`joules`), modelled (`band`) or absent, and never two of them.
+
+    Attributes:
+        source: "nvml-counter" and "rapl" are measured.
+        joules: of all devices, summed over the sessions of a run that was continued.
+        band: [low, high] in J, from the rated power, where nothing was measured.
+        window_s: how long the devices were counted.
+        period_s: how often the counter changes.
+        rating: [low, high] in W: the rated power of the devices used, of which `band` is a share over `window_s`.
+        of: what was counted, or what is rated so, in words.
+        why: nothing was measured.
+        shared: why others may be in the count.
+    """
 
     source: Literal["nvml-counter", "rapl", "modelled", "none"] = "none"
-    joules: float | None = Field(default=None, ge=0)
+    joules: float | None = Field(default=None, gt=0)
     band: list[float] | None = Field(default=None, min_length=2, max_length=2)
     window_s: float | None = Field(default=None, gt=0)
+    period_s: float | None = Field(default=None, gt=0)
+    rating: list[float] | None = Field(default=None, min_length=2, max_length=2)
+    of: str = Field(default="", max_length=500)
+    why: str = Field(default="", max_length=500)
+    shared: str = Field(default="", max_length=500)
+
+    @property
+    def measured(self) -> bool:
+        """A counter was read."""
+        return self.joules is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Energy:
-        if (self.source == "none") != (self.joules is None):
-            raise ValueError("joules must be given unless the source is 'none', and only then")
+        wanted = {"modelled": "band", "none": None}.get(self.source, "joules")
+        for name in ("joules", "band"):
+            if (getattr(self, name) is not None) != (name == wanted):
+                raise ValueError(
+                    f"{name} must {'be' if name == wanted else 'not be'} given where the source is {self.source!r}"
+                )
+        if wanted and self.window_s is None:
+            raise ValueError(f"window_s must be given where the source is {self.source!r}")
+        for name in ("band", "rating"):
+            if (pair := getattr(self, name)) is not None and not 0 < pair[0] <= pair[1]:
+                raise ValueError(f"{name} must be two numbers above zero, the smaller one first, got {pair!r}")
         return self
 
 

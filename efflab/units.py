@@ -1,6 +1,6 @@
 """Unit types, reading and writing quantities.
 
-Inside efflab every number is in SI base units: s, B, FLOP, FLOP/s, B/s, FLOP/B, J, W. A unit type such as
+Inside efflab every number is in SI base units: s, B, FLOP, FLOP/s, B/s, FLOP/B, J, W; masses are in g. A unit type such as
 `BytePerSecond` is `Annotated[float, Unit(...)]`, so a formula's signature states its units. `parse` turns
 what a person writes ("4.8 TB/s", "512 GiB") into base units and `show` turns a number into text.
 
@@ -50,6 +50,7 @@ class Unit:
         counted: it counts things: shown as "70B parameters", written with k, M, B, T or in words; a bare number is
             accepted.
         shown: the unit that people read instead, and its size in this one: ("USD/h", 1 / 3600) for USD/s.
+        beyond: a larger unit that is read from one of it on, and its size in the unit that is shown: ("t", 1e6) for g.
         digits: how many significant digits `show` prints.
         signed: a formula takes any number: negative, infinite or NaN too.
     """
@@ -63,6 +64,7 @@ class Unit:
     extra: tuple[tuple[str, float], ...] = field(default=())
     counted: bool = False
     shown: tuple[str, float] | None = None
+    beyond: tuple[str, float] | None = None
     digits: int = 3
     signed: bool = False
 
@@ -158,6 +160,72 @@ JOULE = Unit(
     extra=(("Wh", 3600.0), ("kWh", 3.6e6), ("MWh", 3.6e9)),
 )
 WATT = Unit("W", "watt", prefixes=("m", "", "k", "M", "G"))
+# Energy that is billed, and what follows from it. Kept in J and read in Wh: 1 kWh is 3.6 MJ.
+_PER_KWH = 1 / 3.6e6
+_WATT_HOURS = tuple((prefix + "Wh", 3600 * factor) for prefix, factor in SI_PREFIXES.items() if factor >= 1e-6)
+_GRAMS = (
+    ("g", 1.0), ("kg", 1e3), ("t", 1e6), ("kt", 1e9), ("Mt", 1e12), ("lb", 453.59237),
+)  # fmt: skip
+_EQUIVALENT = (
+    "",
+    "CO2e",
+    "CO₂e",
+    " CO2e",
+    " CO₂e",
+    "CO2",
+    " CO2",
+)  # all greenhouse gases as the CO2 that warms as much
+WATT_HOUR = Unit(
+    "W·s",
+    "joule",
+    prefixes=("", "k", "M", "G", "T"),
+    spellings=("J",),
+    extra=_WATT_HOURS,
+    shown=("Wh", 3600.0),
+)
+GRAM = Unit(
+    "g", "gram", prefixes=("µ", "m", "", "k"), beyond=("t", 1e6),
+    extra=(
+        *((name + what, size) for name, size in _GRAMS for what in _EQUIVALENT),
+        *((name, 1e6) for name in ("tonne", "tonnes", "metric tons")), *((name, 453.59237) for name in ("lbs", "pounds")),
+    ),
+)  # fmt: skip
+GRAM_PER_JOULE = Unit(
+    "g/J", "gram/joule", shown=("g/kWh", _PER_KWH),
+    extra=tuple(
+        (f"{name}{what}/{per}", size * factor)
+        for name, size in (("g", 1.0), ("kg", 1e3), ("t", 1e6), ("lb", 453.59237))
+        for what in _EQUIVALENT for per, factor in (("kWh", _PER_KWH), ("MWh", _PER_KWH / 1e3))
+    ),
+)  # fmt: skip
+LITRE = Unit(
+    "L",
+    "liter",
+    prefixes=("m", ""),
+    spellings=("l", "litres", "litre"),
+    beyond=("m³", 1e3),
+    extra=(("m³", 1e3), ("m3", 1e3)),
+)
+LITRE_PER_JOULE = Unit(
+    "L/J", "liter/joule", shown=("L/kWh", _PER_KWH),
+    extra=(("L/kWh", _PER_KWH), ("l/kWh", _PER_KWH), ("mL/Wh", _PER_KWH), ("m³/MWh", _PER_KWH), ("m3/MWh", _PER_KWH)),
+)  # fmt: skip
+DOLLAR_PER_JOULE = Unit(
+    "USD/J", "usd/joule", shown=("USD/kWh", _PER_KWH),
+    extra=(("USD/kWh", _PER_KWH), ("$/kWh", _PER_KWH), ("USD/MWh", _PER_KWH / 1e3), ("$/MWh", _PER_KWH / 1e3)),
+)  # fmt: skip
+FLOP_PER_JOULE = Unit(
+    "FLOP/J", "flop/joule", prefixes=_RATE,
+    spellings=("FLOPs/J", "FLOP/s/W", "FLOPS/W", "FLOPs/W", "Flops/W", "flops/W", "flop/J"),
+)  # fmt: skip
+JOULE_PER_FLOP = Unit("J/FLOP", "joule/flop", prefixes=("f", "p", "n", "µ", "m", ""), spellings=("J/flop", "J/FLOPs"))
+JOULE_PER_BYTE = Unit(
+    "J/B",
+    "joule/byte",
+    prefixes=("p", "n", "µ", "m", ""),
+    spellings=("J/byte",),
+    extra=(("kWh/GB", 3.6e6 / 1e9), ("Wh/GB", 3600 / 1e9)),
+)
 NUMBER = Unit("", "dimensionless")
 COUNT = Unit("", "dimensionless", positive=True)
 REAL = Unit("", "dimensionless", signed=True)
@@ -173,8 +241,17 @@ DOLLAR_PER_SECOND = Unit(
     "USD/s", "usd/second", True, shown=("USD/h", 1 / 3600),
     extra=(("USD/h", 1 / 3600), ("$/h", 1 / 3600), ("USD/GPU-h", 1 / 3600)),
 )  # fmt: skip
+TOKEN_PER_JOULE = Unit("tokens/J", "1/joule", False, _COUNTED, ("token/J", "tok/J"), counted=True)
+JOULE_PER_TOKEN = Unit(
+    "J/token",
+    "joule",
+    prefixes=("µ", "m", "", "k", "M"),
+    spellings=("J/tok", "J/tokens"),
+    extra=(("Wh/token", 3600.0),),
+)
 DEVICE_SECOND = Unit(
-    "GPU·s", "second", False, _COUNTED, ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh"),
+    "GPU·s", "second", False, _COUNTED,
+    ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh", "device-hours", "chip-hours"),
     counted=True, shown=("GPU-h", 3600.0),
 )  # fmt: skip
 
@@ -186,6 +263,17 @@ BytePerSecond = Annotated[float, BYTE_PER_SECOND]
 FlopPerByte = Annotated[float, FLOP_PER_BYTE]
 Joule = Annotated[float, JOULE]
 Watt = Annotated[float, WATT]
+WattHour = Annotated[float, WATT_HOUR]  # in J, read in Wh
+Gram = Annotated[float, GRAM]
+GramPerJoule = Annotated[float, GRAM_PER_JOULE]
+Litre = Annotated[float, LITRE]
+LitrePerJoule = Annotated[float, LITRE_PER_JOULE]
+DollarPerJoule = Annotated[float, DOLLAR_PER_JOULE]
+FlopPerJoule = Annotated[float, FLOP_PER_JOULE]
+JoulePerFlop = Annotated[float, JOULE_PER_FLOP]
+JoulePerByte = Annotated[float, JOULE_PER_BYTE]
+TokenPerJoule = Annotated[float, TOKEN_PER_JOULE]
+JoulePerToken = Annotated[float, JOULE_PER_TOKEN]
 Number = Annotated[float, NUMBER]
 Count = Annotated[float, COUNT]
 Real = Annotated[float, REAL]
@@ -201,7 +289,9 @@ UNITS = {
     u.symbol: u
     for u in (
         SECOND, BYTE, FLOP, FLOP_PER_SECOND, BYTE_PER_SECOND, FLOP_PER_BYTE, JOULE, WATT, NUMBER,
-        NAT, PARAMETER, TOKEN, TOKEN_PER_SECOND, DOLLAR, DOLLAR_PER_SECOND, DEVICE_SECOND,
+        NAT, PARAMETER, TOKEN, TOKEN_PER_SECOND, DOLLAR, DOLLAR_PER_SECOND, DEVICE_SECOND, WATT_HOUR, GRAM,
+        GRAM_PER_JOULE, LITRE, LITRE_PER_JOULE, DOLLAR_PER_JOULE, FLOP_PER_JOULE, JOULE_PER_FLOP, JOULE_PER_BYTE,
+        TOKEN_PER_JOULE, JOULE_PER_TOKEN,
     )
 }  # fmt: skip
 
@@ -350,6 +440,10 @@ def quantity(unit: Unit) -> str:
         "B/s": "bandwidth (B/s)", "FLOP/B": "arithmetic intensity (FLOP/B)", "J": "energy", "W": "power",
         "nats": "loss (nats)", "parameters": "parameters", "tokens": "tokens", "tokens/s": "throughput (tokens/s)",
         "USD": "money (USD)", "USD/s": "a price per hour (USD/h)", "GPU·s": "accelerator time (GPU-h)",
+        "W·s": "energy (Wh)", "g": "mass (g, kg, t)", "g/J": "carbon intensity (g/kWh)", "L": "a volume (L)",
+        "L/J": "water per energy (L/kWh)", "USD/J": "a price of energy (USD/kWh)", "FLOP/J": "operations per energy (FLOP/J)",
+        "J/FLOP": "energy per operation (J/FLOP)", "J/B": "energy per byte (J/B)", "tokens/J": "tokens per energy (tokens/J)",
+        "J/token": "energy per token (J/token)",
     }.get(unit.symbol, "a pure number")  # fmt: skip
 
 
@@ -381,6 +475,8 @@ def show(value: float, unit: Unit = NUMBER, digits: int | None = None) -> str:
     tail = f" {symbol}" if symbol else ""
     if value == 0:
         return f"0{tail}"
+    if unit.beyond and value >= unit.beyond[1]:
+        return f"{sign}{_plain(value / unit.beyond[1], digits)} {unit.beyond[0]}"
     if unit is SECOND and value >= 120:
         for name, size, limit in _LONG_TIMES[1:]:
             if value < limit:
@@ -439,7 +535,7 @@ def javascript() -> str:
     def spellings(unit: Unit) -> list[tuple[float, str]]:
         """Each factor with all its spellings, which is shorter than each spelling with its factor."""
         accepted = unit.accepted()
-        return [(f, " ".join(n for n, g in accepted.items() if g == f)) for f in dict.fromkeys(accepted.values())]
+        return [(f, ";".join(n for n, g in accepted.items() if g == f)) for f in dict.fromkeys(accepted.values())]
 
     table = {
         u.symbol: {
@@ -451,6 +547,7 @@ def javascript() -> str:
             "bytes": u in (BYTE, BYTE_PER_SECOND),
             "counted": u.counted,
             "shown": u.shown or (u.symbol, 1),
+            **({"beyond": u.beyond} if u.beyond else {}),
             "digits": u.digits,
         }
         for u in UNITS.values()

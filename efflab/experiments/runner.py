@@ -20,15 +20,19 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from efflab.catalog import energy as ratings
+from efflab.catalog import match_device
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
+from efflab.measure import energy as meters
 from efflab.measure.memory import out_of_memory
 from efflab.records import (
+    Energy,
     Environment,
     LabBook,
     NotSaved,
@@ -75,6 +79,8 @@ class Plan:
 
     Attributes:
         environment: what the record's environment says differently, such as the number of ranks.
+        devices: torch devices of this node that the run uses, all of whose energy counts; empty means the one it was
+            given.
         close: called when the run ends, however it ends.
     """
 
@@ -82,6 +88,7 @@ class Plan:
     cases: list[Case]
     warnings: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    devices: list[Any] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
 
 
@@ -190,8 +197,10 @@ def _run(
         say.warn(f"{experiment.topic}: {scale} scale on {environment.device} ({chosen}), cases: {len(plan.cases)}")
         for unexpected in _unexpected(environment, chosen):
             say.warn(f"warning: {unexpected}")
+        account = Account(plan.devices or [chosen], record)
         try:
-            _measure(record, plan, partial, chosen, say)
+            with account.meter, meters.metering(account.meter):
+                _measure(record, plan, partial, chosen, say, account)
         except KeyboardInterrupt:
             stopped = f"{experiment.topic}: stopped after {_done(record, plan)} of {len(plan.cases)} cases."
             if not record.samples and not place.path.exists():
@@ -217,6 +226,82 @@ def _run(
         else:
             place.clear()
         return record, path
+
+
+class Account:
+    """The energy of a run: of its earlier sessions and of this one, so far.
+
+    Args:
+        of: the torch devices that count.
+        record: it and its earlier sessions' energy.
+    """
+
+    def __init__(self, of: Sequence[Any], record: Record) -> None:
+        self.meter = meters.Meter(of)
+        self._before = record.energy if record.samples else None
+        self._rating = rating(of, record.environment)
+        self._began = self.meter.begin()
+
+    def so_far(self) -> Energy:
+        """Read the counters. To be called so often that none goes round twice in between."""
+        reading = self.meter.since(self._began)
+        if reading.total is not None:
+            now = Energy(
+                source=self.meter.source, joules=reading.total, window_s=reading.seconds, period_s=self.meter.period,
+                of=self.meter.of, shared=self.meter.shared,
+            )  # fmt: skip
+        elif self._rating is None:
+            now = Energy(why=f"{reading.why}; and the catalog has no rated power of this device")
+        else:
+            low, high, of = self._rating
+            band = [reading.seconds * share * watts for share, watts in zip(ratings.LOADS, (low, high), strict=True)]
+            now = Energy(
+                source="modelled", band=band, rating=[low, high], of=of, why=reading.why, window_s=reading.seconds
+            )  # fmt: skip
+        return now if self._before is None else _sum(self._before, now)
+
+
+def _sum(before: Energy, now: Energy) -> Energy:
+    """The energy of an earlier session and of this one. It is measured where both are, and absent where one is."""
+    if "none" in (before.source, now.source):
+        return Energy(why=before.why or now.why or "it was not read in an earlier session of this run")
+    joined = {
+        "window_s": (before.window_s or 0.0) + (now.window_s or 0.0),
+        "shared": before.shared or now.shared,
+    }
+    if before.joules is not None and now.joules is not None:
+        return now.model_copy(update={"joules": before.joules + now.joules, **joined})
+    ends = [one.band or [one.joules or 0.0] * 2 for one in (before, now)]
+    band = [sum(pair) for pair in zip(*ends, strict=True)]
+    return (now if now.band else before).model_copy(update={"band": band, **joined})
+
+
+def rating(of: Sequence[Any], environment: Environment) -> tuple[float, float, str] | None:
+    """Rated power of devices together, W, least and most, and of what; None where nobody says.
+
+    A GPU's is its power limit, or the catalog's TDP. A processor's is that of the cores that this process may use.
+
+    Args:
+        of: torch devices, all of one kind.
+        environment: where they are.
+    """
+    if of[0].type == "cuda":
+        entry = match_device(environment.device, environment.memory or 0)
+        watts = environment.power_limit or (entry.tdp if entry else None)
+        if watts is None:
+            return None
+        what = "power limit" if environment.power_limit else "TDP"
+        return (
+            len(of) * watts,
+            len(of) * watts,
+            f"{what} of {environment.device}, {watts:g} W" + f", {len(of)} of them" * (len(of) > 1),
+        )
+    found = ratings.rated_per_core(environment.device, devices.cpuid())
+    if found is None:
+        return None
+    low, high, what = found
+    count = environment.cores or 1
+    return count * low, count * high, f"{what}; {count} core{'s' * (count > 1)}"
 
 
 class _Workspace:
@@ -400,7 +485,7 @@ def _done(record: Record, plan: Plan) -> int:
     return len({s.point.get("case") for s in record.samples if s.point.get("case") in names})
 
 
-def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progress) -> None:
+def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progress, account: Account) -> None:
     done = {s.point.get("case") for s in record.samples}
     unwritten = ""
     for case in plan.cases:
@@ -429,6 +514,7 @@ def _measure(record: Record, plan: Plan, partial: Path, device: Any, say: _Progr
             say.line(case.name, show(median(result.values), UNITS[result.unit]))
         else:
             say.line(case.name, f"{result.status}: {result.message}")
+        record.energy = account.so_far()
         why = _keep(record, partial)
         if why and not unwritten:
             unwritten = why

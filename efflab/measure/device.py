@@ -216,6 +216,16 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset()
 
 
+def cpuid(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor says it is, whatever its name: "AuthenticAMD/25/17"; "" where the system does not say."""
+    found: dict[str, str] = {}
+    for line in (_text(cpuinfo) or "").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    parts = [found.get(key, "") for key in ("vendor_id", "cpu family", "model")]
+    return "/".join(parts) if all(parts) else ""
+
+
 def instructions(device: Any) -> list[str] | None:
     """Those of `INSTRUCTIONS` that a CPU offers, sorted; None for a GPU."""
     return sorted(cpu_flags() & set(INSTRUCTIONS)) if device.type == "cpu" else None

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from efflab.errors import EfflabError
-from efflab.records import Timing, iqr, median
+from efflab.measure import energy
+from efflab.records import Timing, Window, iqr, median
 from efflab.units import SECOND, show
 
 SHORTEST = 5e-3  # s; 10^4 times the resolution of perf_counter and of CUDA events (0.5 µs)
@@ -212,6 +213,7 @@ def _repeat(
         warmup += loops
         late = clock.now() - began > max(CALIBRATION, time_limit)
         if took >= shortest or late:
+            mark = energy.begin()
             faults, begin = _faults(), clock.now()
             took = once(sequence)  # the first value, unless the loop before it still held one-time costs
             if took >= shortest / 2 or late:
@@ -239,11 +241,15 @@ def _repeat(
             break
         values.append(once(sequence) / loops)
     end = _faults()
+    used = energy.window(mark, loops * len(values))
     per_call = (end - faults) / (loops * len(values)) if faults is not None and end is not None else None
     if min(values) <= 0:
         raise EfflabError("timer: the clock did not advance while the call ran. Use a longer call.")
     name = clock.name if mode == "back-to-back" or clock.name == "perf_counter" else "perf_counter+synchronize"
-    timing = Timing(clock=name, mode=mode, loops=loops, warmup=warmup, inputs=len(calls), cold=cold, stop=stop)  # type: ignore[arg-type]
+    timing = Timing(
+        clock=name,
+        mode=mode, loops=loops, warmup=warmup, inputs=len(calls), cold=cold, stop=stop, energy=used,
+    )  # fmt: skip
     return Timed(
         values, timing, short(values, loops, shortest, "the first calls were much slower") + _wide(values), per_call
     )
@@ -342,10 +348,21 @@ def together(found: Sequence[Timed]) -> Timed:
             "loops": min(t.loops for t in timings),
             "warmup": sum(t.warmup for t in timings),
             "stop": next((t.stop for t in timings if t.stop != "stable"), "stable"),
+            "energy": _summed([t.energy for t in timings]),
         }
     )
     short = [w for timed in found for w in timed.warnings if w.startswith("short")][:1]
     return Timed(values, timing, short + _wide(values))
+
+
+def _summed(windows: Sequence[Window | None]) -> Window | None:
+    """Several windows as one; None where one of them is missing."""
+    known = [w for w in windows if w]
+    if not known or len(known) < len(windows):
+        return None
+    return Window(
+        joules=sum(w.joules for w in known), seconds=sum(w.seconds for w in known), calls=sum(w.calls for w in known)
+    )
 
 
 def _faults() -> int | None:

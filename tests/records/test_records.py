@@ -44,7 +44,10 @@ DOCUMENT: dict[str, Any] = {
         },
         {"point": {"case": "big"}, "metric": "time", "unit": "s", "values": [], "status": "oom", "message": "full"},
     ],
-    "energy": {"source": "modelled", "joules": 5.0, "band": [1.0, 9.0], "window_s": 3.0},
+    "energy": {
+        "source": "nvml-counter", "joules": 5.0, "window_s": 3.0, "period_s": 0.1, "of": "NVML's counter of GPU 0",
+        "shared": "others",
+    },
     "warnings": ["one"],
     "predictions": ["roofline-lab-1"],
 }  # fmt: skip
@@ -159,7 +162,14 @@ def test_an_added_field_is_named_and_required_ones_are_missed(path: tuple[Any, .
         (("environment", "caches"), {"L2": 0}, "L2"),
         (("environment", "commit"), "a user name", "commit"),
         (("energy", "joules"), None, "joules"),
+        (("energy", "joules"), 0.0, "joules"),
         (("energy", "band"), [1.0], "band"),
+        (("energy", "band"), [1.0, 9.0], "band must not be given where the source is 'nvml-counter'"),
+        (("energy", "source"), "none", "joules must not be given"),
+        (("energy", "source"), "modelled", "joules must not be given"),
+        (("energy", "window_s"), None, "window_s must be given"),
+        (("energy", "rating"), [9.0, 1.0], "rating must be two numbers above zero, the smaller one first"),
+        (("energy", "rating"), [0.0, 1.0], "rating must be two numbers above zero, the smaller one first"),
         (("spec",), {}, "scale"),
     ],
 )
