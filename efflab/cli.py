@@ -30,6 +30,21 @@ NEEDED = {
     "scipy": "scipy",
     "torch": "torch",
 }
+# What helps where an energy counter cannot be read, by a part of the message that says why. The first that fits counts.
+ENERGY_MENDS = {
+    "only root may read": "an administrator can allow it until the next boot: "
+    "'chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj'. Linux keeps it from users because a program can learn "
+    "other programs' secrets from it (CVE-2020-8694), so not on a shared machine. Or measure on a GPU",
+    "no energy counter of a processor package": "a virtual machine hides the counter, and not every processor has "
+    "one: measure on a machine of your own that runs Linux, or on a GPU",
+    "the energy counter does not answer": "an administrator can look at /sys/class/powercap/intel-rapl:*/energy_uj",
+    "(MIG)": "measure on a whole GPU",
+    "zeus": "'pip install zeus'",
+    "nvidia-ml-py": "'pip install nvidia-ml-py'",
+    "AMD GPU": "none: of GPUs efflab reads NVIDIA's counters",
+    "has no energy counter": "measure on a newer GPU",
+    "NVML": "'nvidia-smi' must run here; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+}
 EPILOG = "Messages about bad input go to stderr; the exit status is then 2. 'efflab COMMAND --help' shows each command."
 
 
@@ -234,6 +249,7 @@ def _stopped_by_scheduler() -> Iterator[None]:
 def _tell(record: Any, path: Path) -> int:
     """Print what a run measured, and where its record is; the exit status."""
     from efflab.lab import disturbed
+    from efflab.reconcile import energy_text
     from efflab.reconcile import topic as reconcile_topic
 
     print(f"Kept in {path}")
@@ -242,6 +258,7 @@ def _tell(record: Any, path: Path) -> int:
     print()
     try:
         print(reconcile_topic(record.topic).summary(record))
+        print(energy_text(record))
         if said := disturbed(record):
             print(said)
     except KeyboardInterrupt:
@@ -300,6 +317,7 @@ def _collect(job: Any, out: str | None) -> int:
 
 def _replay(given: argparse.Namespace) -> int:
     from efflab import records
+    from efflab.reconcile import energy_text
     from efflab.reconcile import topic as reconcile_topic
 
     module = reconcile_topic(_topic(given.topic))
@@ -318,6 +336,8 @@ def _replay(given: argparse.Namespace) -> int:
     print(module.banner(record))
     print()
     print(module.text(record))
+    print()
+    print(energy_text(record))
     return 0
 
 
@@ -436,12 +456,32 @@ def _device_findings() -> list[Finding]:
         found.append(Finding("ok", "C++ compiler", f"{Path(cxx).name}, for torch.compile on a CPU"))
     elif e.kind == "cpu":
         found.append(Finding("note", "C++ compiler", "none", "install g++; without it the fused chain is left out"))
+    found.append(_energy_finding(chosen, e))
     caches = ", ".join(f"{n} {show_binary(s)}" for n, s in e.caches.items())
     if caches:
         found.append(Finding("ok", "caches", caches))
     else:
         found.append(Finding("note", "caches", "not reported", "none needed: 32 MiB is assumed for the sweeps"))
     return found
+
+
+def _energy_finding(chosen: Any, environment: Any) -> Finding:
+    from efflab.experiments.runner import rating
+    from efflab.measure.energy import Meter
+    from efflab.reconcile import span
+    from efflab.units import WATT
+
+    with Meter([chosen]) as meter:
+        if meter.source != "none":
+            if not meter.shared:
+                return Finding("ok", "energy", f"measured by {meter.of}")
+            mend = "measure where nobody else computes, as in a job that has the whole node"
+            return Finding("note", "energy", f"measured by {meter.of}; {meter.shared}", mend)
+    said = "records then hold none, since the catalog has no rated power of this device"
+    if rated := rating([chosen], environment):
+        said = f"records then hold a band that is modelled from the rated power, {span(rated[:2], WATT)}: {rated[2]}"
+    mends = (mend for fragment, mend in ENERGY_MENDS.items() if fragment in meter.why)
+    return Finding("note", "energy", f"not measured here: {meter.why}; {said}", next(mends, ""))
 
 
 def _labbook_findings() -> list[Finding]:

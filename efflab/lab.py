@@ -16,7 +16,18 @@ from typing import Any
 
 from efflab import records, submit
 from efflab.errors import EfflabError, unknown
-from efflab.reconcile import CALIBRATED, PERCENT, SHARES, Topic, columns, error, percent
+from efflab.reconcile import (
+    CALIBRATED,
+    PERCENT,
+    SHARES,
+    Topic,
+    columns,
+    energy_cell,
+    energy_evidence,
+    energy_text,
+    error,
+    percent,
+)
 from efflab.reconcile import topic as topic_module
 from efflab.records import LabBook, Prediction, Record, Sample, median
 from efflab.units import BYTE, SECOND, UNITS, Unit, parse, show
@@ -353,20 +364,21 @@ class Lab:
     # Reconcile
 
     def reconcile(self) -> None:
-        """Print your prediction, the formula's and the measurement in one table, with why they part.
+        """Print your prediction, the formula's and the measurement in one table, with why they part, and the energy.
 
         Raises:
             EfflabError: nothing is measured yet.
         """
         record = self._measured()
-        rows = {r.case: r for r in self._topic.points(record)}
+        rows = self._topic.points(record)
         yours = {tuple(name.rpartition(".")[::2]): value for name, value in self._outputs.items()}
         limited = any(what == "limiting_factor" for _, what in yours)
         table, reasons, factors = [], [], []
         for case in dict.fromkeys(case for case, _ in yours if not case.startswith(CALIBRATED)):
-            row = rows.get(case)
+            its = sorted((r for r in rows if r.case == case), key=lambda r: (case, r.metric) not in yours)
+            row = next(iter(its), None)  # of several numbers of a case the one that was predicted
             if row is None:
-                table.append([case, "", "", "", "not measured", "", ""])
+                table.append([case, "", "", "", "not measured", "", "", ""])
                 continue
             value, limit = yours.get((case, row.metric)), yours.get((case, "limiting_factor"))
             said = self._topic.LIMITS[int(limit)] if limit is not None else ""
@@ -382,28 +394,31 @@ class Lab:
                     ),
                     percent(error(value, row.measured)) if value is not None else "",
                     percent(row.error),
+                    energy_cell(record, row),
                 ]
             )
             reasons.append(f"{case}: {row.explanation}")
         if not table:
             raise EfflabError("reconcile: you predicted no case. Commit to values with lab.predict(...) first.")
-        head = ["case", "your limit", "you", "formula", "measured", "your error", "formula's error"]
-        if not limited:
-            head, table = [h for h in head if h != "your limit"], [[r[0], *r[2:]] for r in table]
+        head = ["case", "your limit", "you", "formula", "measured", "your error", "formula's error", "energy"]
+        texts = {"your limit": limited, "energy": any(r[-1] for r in table)}
+        kept = [i for i, name in enumerate(head) if texts.get(name, True)]
+        head, table = [head[i] for i in kept], [[r[i] for i in kept] for r in table]
         self._seen = True
-        print(columns(head, table, range(len(head) - 5, len(head))))
+        print(columns(head, table, range(head.index("you"), len(head))))
         if reasons:
             print("\nWhy the formula and the measurement part:")
             print("\n".join(reasons))
         if factors:
             off = show(records.median(factors), digits=3 if records.median(factors) < 1.1 else 2)
             print(f"\nYour predictions are off by a factor of {off} (median of {len(factors)}).")
+        print(f"\n{energy_text(record)}")
         if (said := disturbed(record)).endswith(AGAIN):
             print(f"\n{said}")
 
     def table(self) -> None:
-        """Print every case of the run: predicted, measured, and why they part."""
-        print(self._topic.text(self.record()))
+        """Print every case of the run: predicted, measured, and why they part; and what energy it took."""
+        print(f"{self._topic.text(self.record())}\n\n{energy_text(self.record())}")
 
     def evidence(self, *names: str) -> None:
         """Print the numbers behind the named cases: on the roofline what limits them, by three methods.
@@ -411,7 +426,12 @@ class Lab:
         Raises:
             EfflabError: nothing is measured yet, or an unknown case.
         """
-        print("\n".join(self._topic.evidence(self.record(), name) for name in names))
+        record = self.record()
+        timed = {r.case: r for r in self._topic.points(record) if r.metric == "time"}
+        for name in names:
+            print(self._topic.evidence(record, name))
+            if name in timed and (said := energy_evidence(record, timed[name])):
+                print(said)
 
     regimes = evidence  # the roofline lab's word
 

@@ -14,7 +14,7 @@ from efflab import records
 from efflab.errors import EfflabError
 from efflab.exercises import progress_file
 from efflab.experiments import ablation
-from efflab.reconcile import CALIBRATED, PERCENT, Topic, error, percent
+from efflab.reconcile import CALIBRATED, PERCENT, Topic, energy_text, error, percent
 from efflab.reconcile import topic as reconcile_topic
 from efflab.reconcile import topics as reconcile_topics
 from efflab.records import LabBook, Prediction, Record
@@ -28,9 +28,13 @@ CALLED_OTHERWISE = (
     "least",
     "lost",
     "mfu",
+    "of_gemini",
+    "of_popular",
+    "part",
     "restarting",
     "skipped",
     "useful",
+    "wanted",
     "written",
 )
 
@@ -305,20 +309,22 @@ def _records(found: list[Record], problems: list[str]) -> str:
 
 def _of_record(record: Record, problems: list[str]) -> list[str]:
     unfinished = [] if record.finished else ["<p>This run did not finish.</p>"]
-    if record.topic == ablation.TOPIC:  # no lab's: nothing is predicted of it
-        said, table = ablation.summary(record), ([*ablation.HEAD], ablation.rows(record), range(1, len(ablation.HEAD)))
-    elif record.topic not in reconcile_topics():
-        return [*unfinished, f"<p>{len(record.samples)} samples.</p>"]
-    else:
-        module: Topic = reconcile_topic(record.topic)
-        try:
+    try:
+        energy = f"<p>{html.escape(energy_text(record))}</p>"
+        if record.topic == ablation.TOPIC:  # no lab's: nothing is predicted of it
+            said = ablation.summary(record)
+            table = ([*ablation.HEAD], ablation.rows(record), range(1, len(ablation.HEAD)))
+        elif record.topic not in reconcile_topics():
+            return [*unfinished, f"<p>{len(record.samples)} samples.</p>", energy]
+        else:
+            module: Topic = reconcile_topic(record.topic)
             said, table = module.summary(record), module.table(record)
-        except EfflabError as error_:
-            if str(error_) not in problems:
-                problems.append(str(error_))
-            return [*unfinished, "<p>This record cannot be reconciled.</p>"]
+    except EfflabError as error_:
+        if str(error_) not in problems:
+            problems.append(str(error_))
+        return [*unfinished, "<p>This record cannot be reconciled.</p>"]
     head, rows, numeric = table
-    return [*unfinished, f"<p>{html.escape(said)}</p>", _table(head, rows, tuple(numeric))]
+    return [*unfinished, f"<p>{html.escape(said)}</p>", energy, _table(head, rows, tuple(numeric))]
 
 
 _START = """<h2>It is empty. How to start</h2>

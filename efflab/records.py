@@ -167,14 +167,16 @@ class Window(_Model):
 
     Attributes:
         joules: of all devices.
-        seconds: from one reading of the counter to the other. A counter changes every so often (`Energy.period_s`),
-            so that the joules are right within that period over these seconds.
+        seconds: from one reading of the counter to the other.
         calls: that were made in between.
+        windows: stretches of time that were added. A counter changes every so often (`Energy.period_s`), so that each
+            is known to one such period: the joules are right within windows · period / seconds.
     """
 
     joules: float = Field(gt=0)
     seconds: float = Field(gt=0)
     calls: int = Field(ge=1)
+    windows: int = Field(default=1, ge=1)
 
 
 class Timing(_Model):
@@ -249,6 +251,7 @@ class Energy(_Model):
         joules: of all devices, summed over the sessions of a run that was continued.
         band: [low, high] in J, from the rated power, where nothing was measured.
         window_s: how long the devices were counted.
+        windows: stretches of time that were added: one for each session of a run that was continued.
         period_s: how often the counter changes.
         rating: [low, high] in W: the rated power of the devices used, of which `band` is a share over `window_s`.
         of: what was counted, or what is rated so, in words.
@@ -260,6 +263,7 @@ class Energy(_Model):
     joules: float | None = Field(default=None, gt=0)
     band: list[float] | None = Field(default=None, min_length=2, max_length=2)
     window_s: float | None = Field(default=None, gt=0)
+    windows: int = Field(default=1, ge=1)
     period_s: float | None = Field(default=None, gt=0)
     rating: list[float] | None = Field(default=None, min_length=2, max_length=2)
     of: str = Field(default="", max_length=500)

@@ -93,7 +93,10 @@ class Processor(_Entry):
 
     @model_validator(mode="after")
     def _readable(self) -> Processor:
-        re.compile(self.names)
+        try:
+            re.compile(self.names)
+        except re.error as error:
+            raise ValueError(f"names is not a regular expression: {error}") from None
         return self
 
     def watts_per_core(self, name: str) -> tuple[float, float, str]:

@@ -37,7 +37,7 @@ from efflab.experiments.runner import Case, Plan, RunFailed, Unavailable
 from efflab.experiments.text import corpus
 from efflab.measure import device as devices
 from efflab.measure import distributed
-from efflab.records import Environment, Record, Sample, Timing, identifier
+from efflab.records import Energy, Environment, Record, Sample, Timing, identifier
 
 KI, MI, GI = 2**10, 2**20, 2**30
 MICROBATCHES = 4  # of a step that accumulates gradients
@@ -205,6 +205,8 @@ class Session:
     done: set[str] = field(default_factory=set)
     curve: list[float] = field(default_factory=list)  # the loss of the run that nobody killed
     _launch: distributed.Launch | None = None
+    _latest: distributed.Launch | None = None  # also when it is over
+    _accounts: Path | None = None  # of the nodes' energy, in this session of the run
     _stream: Iterator[dict[str, Any]] | None = None
     _said: dict[str, dict[str, Any]] = field(default_factory=dict)
     _failed: dict[str, Exception] = field(default_factory=dict)
@@ -212,12 +214,22 @@ class Session:
     def launch(self, target: str, arguments: dict[str, Any]) -> distributed.Launch:
         """Start the ranks."""
         place = runner.workspace()
-        return distributed.Launch(
+        if self.layout.nodes and self._accounts is None:
+            self._accounts = place / identifier("energy")
+        self._latest = distributed.Launch(
             f"efflab.experiments.ranks:{target}",
             self.arguments | {"workspace": str(place)} | arguments,
             layout=self.layout,
             folder=place / identifier("launch"),
+            accounts=self._accounts,
         )
+        return self._latest
+
+    def energy(self) -> Energy:
+        """What the devices of all nodes took so far in this session of the run; see `distributed.energy_of`."""
+        if self._latest is None or self._accounts is None:
+            return Energy(why="no rank has run yet")
+        return distributed.energy_of(self._accounts, len(self.layout.nodes), self._latest)
 
     def close(self) -> None:
         """End the ranks, after a chance to write a checkpoint."""
@@ -235,6 +247,8 @@ class Session:
         self.done.add(name)
         if name in self._failed:
             raise self._failed[name]
+        if not {n for g in self.groups for n in _names(g)} - {*self.done, *self._failed, *self._said}:
+            self.close()  # the nodes hand over their last reading before this case's energy is counted
         said = self._said.pop(name)
         if "unavailable" in said:
             raise Unavailable(said["unavailable"])
@@ -400,7 +414,13 @@ class DDP:
             "count": layout.ranks if device.type == "cuda" else max(1, len(layout.nodes)),
             "interconnect": distributed.interconnect(layout),
         }  # fmt: skip
-        return Plan(spec, cases, warnings, environment=changes, close=session.close)
+        torch = devices.import_torch()
+        here = range(layout.first_device, layout.first_device + layout.per_node)
+        return Plan(
+            spec, cases, warnings, environment=changes, close=session.close, nodes=max(1, len(layout.nodes)),
+            devices=[torch.device("cuda", i) for i in here] if layout.device == "cuda" else [],
+            energy=session.energy if layout.nodes else None,
+        )  # fmt: skip
 
     def elsewhere(self, scale: str, *, nodes: int, gpus: int, cores: int) -> list[Case]:
         """The cases of a scale on nodes that are not here, with so many GPUs and cores each: to predict, not to run."""

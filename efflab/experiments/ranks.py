@@ -517,6 +517,7 @@ def measure(world: World) -> None:
                 else:
                     getattr(bench, kind)(ranks, **given)
         world.barrier()
+        world.count()
     if world.stopping():
         raise Stopping
 

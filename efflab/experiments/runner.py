@@ -81,6 +81,9 @@ class Plan:
         environment: what the record's environment says differently, such as the number of ranks.
         devices: torch devices of this node that the run uses, all of whose energy counts; empty means the one it was
             given.
+        nodes: that have as many devices and cores as this one.
+        energy: what the run took so far in this session on all of them, or why that is not known; None means what the
+            counters of `devices` say, which are this node's.
         close: called when the run ends, however it ends.
     """
 
@@ -89,6 +92,8 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     devices: list[Any] = field(default_factory=list)
+    nodes: int = 1
+    energy: Callable[[], Energy] | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -197,10 +202,17 @@ def _run(
         say.warn(f"{experiment.topic}: {scale} scale on {environment.device} ({chosen}), cases: {len(plan.cases)}")
         for unexpected in _unexpected(environment, chosen):
             say.warn(f"warning: {unexpected}")
-        account = Account(plan.devices or [chosen], record)
+        account = Account(plan.devices or [chosen], record, plan.nodes, plan.energy)
+        ends = contextlib.ExitStack()
+        ends.callback(plan.close)  # once
         try:
             with account.meter, meters.metering(account.meter):
-                _measure(record, plan, partial, chosen, say, account)
+                try:
+                    _measure(record, plan, partial, chosen, say, account)
+                except KeyboardInterrupt:
+                    ends.close()  # what the plan started hands over its last reading
+                    record.energy = account.so_far()  # the case that was stopped is measured again, and took this too
+                    raise
         except KeyboardInterrupt:
             stopped = f"{experiment.topic}: stopped after {_done(record, plan)} of {len(plan.cases)} cases."
             if not record.samples and not place.path.exists():
@@ -214,7 +226,7 @@ def _run(
             ) from None
         finally:
             try:
-                plan.close()
+                ends.close()
             finally:
                 say.close()
         record.finished = now()
@@ -234,29 +246,38 @@ class Account:
     Args:
         of: the torch devices that count.
         record: it and its earlier sessions' energy.
+        nodes, energy: as `Plan` has them.
     """
 
-    def __init__(self, of: Sequence[Any], record: Record) -> None:
+    def __init__(
+        self, of: Sequence[Any], record: Record, nodes: int = 1, energy: Callable[[], Energy] | None = None
+    ) -> None:
         self.meter = meters.Meter(of)
-        self._before = record.energy if record.samples else None
-        self._rating = rating(of, record.environment)
+        # A session that was stopped in its first case has energy and no samples.
+        self._before = record.energy if record.samples or record.energy != Energy() else None
+        self._rating = rating(of, record.environment, nodes)
+        self._energy = energy
         self._began = self.meter.begin()
 
     def so_far(self) -> Energy:
         """Read the counters. To be called so often that none goes round twice in between."""
         reading = self.meter.since(self._began)
-        if reading.total is not None:
+        if self._energy is not None:
+            now = self._energy()
+        elif reading.total is not None:
             now = Energy(
                 source=self.meter.source, joules=reading.total, window_s=reading.seconds, period_s=self.meter.period,
                 of=self.meter.of, shared=self.meter.shared,
             )  # fmt: skip
-        elif self._rating is None:
-            now = Energy(why=f"{reading.why}; and the catalog has no rated power of this device")
         else:
+            now = Energy(why=plain(reading.why))
+        if not now.measured and self._rating is None:
+            now = Energy(why=f"{now.why}; and the catalog has no rated power of this device")
+        elif not now.measured and self._rating is not None:
             low, high, of = self._rating
             band = [reading.seconds * share * watts for share, watts in zip(ratings.LOADS, (low, high), strict=True)]
             now = Energy(
-                source="modelled", band=band, rating=[low, high], of=of, why=reading.why, window_s=reading.seconds
+                source="modelled", band=band, rating=[low, high], of=of, why=now.why, window_s=reading.seconds
             )  # fmt: skip
         return now if self._before is None else _sum(self._before, now)
 
@@ -267,6 +288,7 @@ def _sum(before: Energy, now: Energy) -> Energy:
         return Energy(why=before.why or now.why or "it was not read in an earlier session of this run")
     joined = {
         "window_s": (before.window_s or 0.0) + (now.window_s or 0.0),
+        "windows": before.windows + now.windows,
         "shared": before.shared or now.shared,
     }
     if before.joules is not None and now.joules is not None:
@@ -276,7 +298,7 @@ def _sum(before: Energy, now: Energy) -> Energy:
     return (now if now.band else before).model_copy(update={"band": band, **joined})
 
 
-def rating(of: Sequence[Any], environment: Environment) -> tuple[float, float, str] | None:
+def rating(of: Sequence[Any], environment: Environment, nodes: int = 1) -> tuple[float, float, str] | None:
     """Rated power of devices together, W, least and most, and of what; None where nobody says.
 
     A GPU's is its power limit, or the catalog's TDP. A processor's is that of the cores that this process may use.
@@ -284,24 +306,25 @@ def rating(of: Sequence[Any], environment: Environment) -> tuple[float, float, s
     Args:
         of: torch devices, all of one kind.
         environment: where they are.
+        nodes: that have as many each.
     """
+    each = f", on each of {nodes} nodes" * (nodes > 1)
     if of[0].type == "cuda":
         entry = match_device(environment.device, environment.memory or 0)
         watts = environment.power_limit or (entry.tdp if entry else None)
         if watts is None:
             return None
         what = "power limit" if environment.power_limit else "TDP"
+        total = nodes * len(of) * watts
         return (
-            len(of) * watts,
-            len(of) * watts,
-            f"{what} of {environment.device}, {watts:g} W" + f", {len(of)} of them" * (len(of) > 1),
-        )
+            total, total, f"{what} of {environment.device}, {watts:g} W" + f", {len(of)} of them" * (len(of) > 1) + each
+        )  # fmt: skip
     found = ratings.rated_per_core(environment.device, devices.cpuid())
     if found is None:
         return None
     low, high, what = found
     count = environment.cores or 1
-    return count * low, count * high, f"{what}; {count} core{'s' * (count > 1)}"
+    return nodes * count * low, nodes * count * high, f"{what}; {count} core{'s' * (count > 1)}{each}"
 
 
 class _Workspace:

@@ -17,6 +17,9 @@ can see to that.
 `Launch.close` asks the ranks to stop before it ends them. They find that out with `World.stopping`, between two steps,
 and all of them at the same one, so that they can write a checkpoint.
 
+The energy of one node's devices the parent reads itself (`efflab.measure.energy`). It sees no other node's: there the
+first rank of each node keeps an account (`NodeAccount`), and `energy_of` adds them up.
+
 Collectives that are measured use NCCL on GPUs and gloo on CPUs. Whatever only coordinates (`barrier`, `share`,
 `gather`) goes through gloo: a rank that waits there leaves its core and its GPU idle.
 """
@@ -42,14 +45,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
-from efflab.measure import memory, timer
-from efflab.records import Timing, median
+from efflab.measure import energy, memory, timer
+from efflab.records import Energy, Timing, median
 
 TIMEOUT = 120.0  # s; for a collective that is measured; then a rank is taken to hang
 WAITING = 900.0  # s; for those who wait while others measure
@@ -289,6 +292,8 @@ class Launch:
         timeout: of a collective that is measured, s.
         waiting: how long ranks wait for each other where nothing is measured, s.
         starting: until the first rank runs, s.
+        accounts: folder in which each node of a Slurm job keeps account of its devices' energy, the same one for all
+            launches of a run; None: nobody does.
 
     Iterating gives what rank 0 says, and raises `RankFailed` where a rank fails. Use it as a context, or call `close`.
     """
@@ -303,6 +308,7 @@ class Launch:
         timeout: float = TIMEOUT,
         waiting: float = WAITING,
         starting: float = STARTING,
+        accounts: Path | None = None,
     ) -> None:
         for name, value in (("timeout", timeout), ("waiting", waiting), ("starting", starting)):
             if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
@@ -318,7 +324,10 @@ class Launch:
             settings = {
                 "arguments": arguments, "device": layout.device, "first_device": layout.first_device,
                 "threads": layout.threads, "per_node": layout.per_node, "timeout": timeout, "waiting": waiting,
+                "accounts": str(accounts.absolute()) if accounts else None,
             }  # fmt: skip
+            if accounts:
+                accounts.mkdir(parents=True, exist_ok=True)
             (self.folder / "settings.json").write_text(json.dumps(settings, allow_nan=False))
             (self.folder / STREAM).touch()
             (self.folder / STOP).touch()
@@ -396,11 +405,8 @@ class Launch:
     def _gone(self, patience: float = 2 * GRACE) -> None:
         """Wait until every rank that began has ended; each one's watcher ends it when torchrun is gone."""
         deadline = time.monotonic() + patience
-        probe = self.folder / "look"
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # a change of the folder makes a network drive list it anew
-                probe.touch()
-                probe.unlink()
+            _look_anew(self.folder)
             begun, ended = (
                 {p.stem.partition("-")[2] for p in self.folder.glob(f"{kind}-*.json")} for kind in ("begun", "ended")
             )
@@ -417,6 +423,46 @@ class Launch:
                 "interface of their common network, as 'ip address' names it on each of them.",
             )
         return found
+
+
+def _look_anew(folder: Path) -> None:
+    """Change a folder and change it back, which makes a network drive list it anew."""
+    probe = folder / "look"
+    with contextlib.suppress(OSError):
+        probe.touch()
+        probe.unlink()
+
+
+def energy_of(accounts: Path, nodes: int, last: Launch) -> Energy:
+    """What the devices of all nodes took, from the first rank's start to the latest reading of the last launch.
+
+    Args:
+        accounts: of the launches of one run.
+        nodes: how many keep one.
+        last: the latest launch of the run. When it is over, each node has to have read its counters at the end.
+
+    Returns:
+        What was measured; else source "none", with why. A sum that lacks a node is none.
+    """
+    ended = last.process.poll() is not None  # before reading
+    _look_anew(accounts)
+    found = []
+    for path in sorted(accounts.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(path.read_text()))
+    found = [one for one in found if one["launch"] == last.folder.name and (one["over"] or not ended)]
+    if len(found) < nodes:
+        return Energy(why=f"{nodes - len(found)} of {nodes} nodes handed over no reading at the end of their ranks")
+    why = next((one["why"] for one in found if one["why"]), "")
+    if why or len({one["source"] for one in found}) > 1:
+        return Energy(why=why or "the nodes have different counters")
+    counted = sum(len(one["first"]["joules"]) for one in found)
+    first = found[0]
+    return Energy(
+        source=first["source"], joules=sum(one["joules"] for one in found), window_s=max(o["seconds"] for o in found),
+        period_s=first["period"], shared=next((one["shared"] for one in found if one["shared"]), ""),
+        of=f"{counted} device{'s' * (counted > 1)} of {nodes} nodes, on one of them {first['of']}"[:500],
+    )  # fmt: skip
 
 
 def command_line(target: str, folder: Path, layout: Layout) -> list[str]:
@@ -577,10 +623,13 @@ def _note(folder: Path, kind: str, **entries: Any) -> None:
     """Write down something about this rank, whole or not at all."""
     rank = int(os.environ["RANK"])
     entries = {"rank": rank, "node": int(os.environ["GROUP_RANK"]), "time": time.time(), **entries}
-    path = folder / f"{kind}-{rank}.json"
     with contextlib.suppress(OSError):  # a full disk; the exit status still says that something failed
-        path.with_suffix(".tmp").write_text(json.dumps(entries))
-        os.replace(path.with_suffix(".tmp"), path)
+        _replace(folder / f"{kind}-{rank}.json", entries)
+
+
+def _replace(path: Path, entries: dict[str, Any]) -> None:
+    path.with_suffix(".tmp").write_text(json.dumps(entries))
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def _watched(target: str, folder: Path) -> int:
@@ -698,6 +747,11 @@ class World:
             self.backend = "nccl"
         else:
             self.device, self.backend = torch.device("cpu"), "gloo"
+        self._account: NodeAccount | None = None
+        if settings["accounts"] and self.local_rank == 0:
+            here = range(settings["first_device"], settings["first_device"] + settings["per_node"])
+            of = [torch.device("cuda", i) for i in here] if settings["device"] == "cuda" else [self.device]
+            self._account = NodeAccount(Path(settings["accounts"]), folder.name, of)
         # Without device_id. With it, ranks outside a new group take part in splitting NCCL's communicator, also where
         # the new group is one of gloo, whose members do not: with three GPUs or more they wait for each other.
         dist.init_process_group(self.backend, timeout=self._timeouts[0])
@@ -777,11 +831,63 @@ class World:
         seen = self.rank == 0 and asked_to_stop(self.folder)
         return bool(self.share([float(seen)], ranks)[0])
 
+    def count(self, over: bool = False) -> None:
+        """Let the nodes that keep account of their energy read it now; `over`: for the last time in this launch."""
+        if self._account is not None:
+            self._account.count(over)
+
     def close(self) -> None:
         """Wait for the others and leave the groups."""
         dist = devices.import_torch().distributed
         self.barrier()
+        self.count(over=True)
         dist.destroy_process_group()
+
+
+class NodeAccount:
+    """The energy of one node's devices in all launches of a run, in a file that the next launch goes on with.
+
+    The node's first rank reads the counters at its start, when `count` is called, and at its end. They go on between
+    launches: what a launch took that was killed is in the reading of the next one.
+
+    Args:
+        folder: of the accounts, seen by every node.
+        launch: name of the present one.
+        of: torch devices of this node that ranks use.
+    """
+
+    def __init__(self, folder: Path, launch: str, of: Sequence[Any]) -> None:
+        self._path = folder / f"{os.environ['SLURMD_NODENAME']}.json"  # torchrun numbers the nodes anew each time
+        self._launch, self._meter = launch, energy.Meter(of)
+        self._lost = ""  # why no later reading can make up for it
+        if self._path.exists():
+            held = json.loads(self._path.read_text())
+            self._first, self._last = (energy.Mark(**held[name]) for name in ("first", "last"))
+            self._lost = held["lost"]
+            if self._meter.source == "rapl":  # a round that nobody saw would be missing
+                self._lost = "the processors' counters (RAPL) go round, and between two launches nobody reads them"
+        else:
+            mark = self._meter.begin()
+            self._first = self._last = energy.Mark(mark.at, mark.joules, self._meter.why or mark.why)
+        self.count()
+
+    def count(self, over: bool = False) -> None:
+        """Read the counters and write down what they gained since the first launch began; see `World.count`."""
+        now = self._meter.begin()
+        if not (self._meter.why or now.why or self._first.why):
+            # The driver sets a counter to zero when it is loaded anew, which it may have passed the first mark since.
+            if any(b < a for a, b in zip(self._last.joules, now.joules, strict=True)):
+                self._lost = self._lost or "a counter was set to zero during the run"
+            self._last = now
+        reading = self._meter.since(self._first)
+        entries = {
+            "launch": self._launch, "over": over, "first": asdict(self._first), "last": asdict(self._last),
+            "lost": self._lost, "joules": reading.total, "seconds": reading.seconds, "why": self._lost or reading.why,
+            "source": self._meter.source, "of": self._meter.of, "period": self._meter.period,
+            "shared": self._meter.shared,
+        }  # fmt: skip
+        with contextlib.suppress(OSError):  # a full disk; then the account does not say that it is over
+            _replace(self._path, entries)
 
 
 # Time
@@ -921,6 +1027,8 @@ def _in_turns(
             stop = "stable" if known else "repeat limit" if n >= most else "time limit"
             break
     for turns, call, count, made in zip(found, calls, loops, warmup, strict=True):
+        # Without the energy of these calls: a value lasts milliseconds and other calls follow each, while a counter
+        # changes every 0.1 s. The energy of the whole run is in its record.
         # Where more calls are not allowed, 1,000 times the clock's resolution has to do.
         wanted = min(shortest, timer.SHORTEST / 5) if count == call.most_loops else shortest
         timing = Timing(clock=clock.name, mode="back-to-back", loops=count, warmup=made, stop=stop)  # type: ignore[arg-type]

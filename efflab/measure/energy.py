@@ -113,7 +113,8 @@ class Meter:
         self.why = ""
         try:
             kind: Literal["nvml-counter", "rapl"] = "nvml-counter" if self._devices[0].type == "cuda" else "rapl"
-            found = [counter(d, self._held) for d in self._devices]
+            # Two devices may be one board: "cuda" and "cuda:0".
+            found = list({c.of: c for c in (counter(d, self._held) for d in self._devices)}.values())
             for one in found:
                 _number(one)
             self._counters, self.source = found, kind
@@ -134,30 +135,45 @@ class Meter:
         """End the use of the counters."""
         self._held.close()
 
-    def begin(self) -> Mark:
-        """Wait for the devices and read the counters: where a window begins."""
-        _wait(self._devices)
+    def begin(self, *, wait: bool = True) -> Mark:
+        """Read the counters: where a window begins.
+
+        Args:
+            wait: for the devices to finish what they were given. Without it the window may begin within a call.
+        """
+        if wait:
+            _wait(self._devices)
         return self._read()
 
     def since(self, mark: Mark) -> Reading:
         """Wait for the devices and say what they took since a mark."""
-        _wait(self._devices)
-        now = self._read()
-        seconds = now.at - mark.at
-        why = self.why or mark.why or now.why
-        if not why and seconds < self.period:
-            why = f"the window of {seconds:.3g} s is shorter than the counter's period of {self.period:.3g} s"
-        if why:
-            return Reading(seconds, None, why)
-        joules = tuple(b - a for a, b in zip(mark.joules, now.joules, strict=True))
-        for one, gained in zip(self._counters, joules, strict=True):
+        found = self.gained(mark)
+        why = found.why
+        if not why and found.seconds < self.period:
+            why = f"the window of {found.seconds:.3g} s is shorter than the counter's period of {self.period:.3g} s"
+        for one, gained in zip(self._counters, found.joules or (), strict=False):
+            if why:
+                break
             if gained < 0:
                 why = f"{one.of} went back by {-gained:.3g} J: something set it to zero"
             elif gained == 0:
-                why = f"{one.of} did not move in {seconds:.3g} s"
-            elif one.limit is not None and gained > TOO_FAST * one.limit * (seconds + self.period):
-                why = f"{one.of} rose by {gained:.3g} J in {seconds:.3g} s, at a power limit of {one.limit:.3g} W"
-        return Reading(seconds, None if why else joules, why)
+                why = f"{one.of} did not move in {found.seconds:.3g} s"
+            elif one.limit is not None and gained > TOO_FAST * one.limit * (found.seconds + self.period):
+                why = f"{one.of} rose by {gained:.3g} J in {found.seconds:.3g} s, at a power limit of {one.limit:.3g} W"
+        return Reading(found.seconds, None if why else found.joules, why)
+
+    def gained(self, mark: Mark, *, wait: bool = True) -> Reading:
+        """What the counters show more than at a mark, as it is: zero, below zero and of short windows too.
+
+        Args:
+            wait: as `begin`.
+        """
+        if wait:
+            _wait(self._devices)
+        now = self._read()
+        why = self.why or mark.why or now.why
+        joules = None if why else tuple(b - a for a, b in zip(mark.joules, now.joules, strict=True))
+        return Reading(now.at - mark.at, joules, why)
 
     def _read(self) -> Mark:
         at = time.perf_counter()
@@ -168,9 +184,13 @@ class Meter:
 
 
 def _wait(of: Sequence[Any]) -> None:
+    """Wait for what this process gave the devices. Without a context it gave nothing, and waiting would make one."""
+    torch = devices.import_torch()
     for one in of:
-        if one.type == "cuda":
-            devices.import_torch().cuda.synchronize(one)
+        if one.type != "cuda" or not torch.cuda.is_initialized():
+            continue
+        if torch._C._cuda_hasPrimaryContext(torch.cuda.current_device() if one.index is None else one.index):
+            torch.cuda.synchronize(one)
 
 
 def _number(one: Counter) -> float:
@@ -259,6 +279,36 @@ def _of_cpu(root: Path | None = None) -> Counter:
     shared = f"RAPL counts whole packages, and {granted} of {whole} cores are this process's" * (granted < whole)
     what = f"RAPL's counter{'s' * (packages.count > 1)} of {packages.count} package{'s' * (packages.count > 1)}"
     return Counter(what, packages.joules, None, shared)
+
+
+def limits(device: Any) -> dict[str, float]:
+    """Power limits of a GPU, W: "enforced" now, "default", and the "least" and "most" that can be set.
+
+    What the driver does not say is left out. Nothing is changed.
+
+    Raises:
+        NoCounter: NVML says nothing of this GPU's limits.
+    """
+    found: dict[str, float] = {}
+    why = ""
+    try:
+        with devices.nvml(device) as (pynvml, handle):
+            for names, ask in (
+                (("enforced",), pynvml.nvmlDeviceGetEnforcedPowerLimit),
+                (("default",), pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
+                (("least", "most"), pynvml.nvmlDeviceGetPowerManagementLimitConstraints),
+            ):
+                try:
+                    said = ask(handle)
+                except Exception as error:
+                    why = why or str(error)
+                    continue
+                found.update(zip(names, [w / 1e3 for w in (said if len(names) > 1 else [said])], strict=True))
+    except devices.NoNVML as error:
+        raise NoCounter(str(error)) from None
+    if not found:
+        raise NoCounter(f"NVML says nothing of this GPU's power limits: {why}")
+    return found
 
 
 # Windows around what is timed

@@ -361,8 +361,9 @@ def _summed(windows: Sequence[Window | None]) -> Window | None:
     if not known or len(known) < len(windows):
         return None
     return Window(
-        joules=sum(w.joules for w in known), seconds=sum(w.seconds for w in known), calls=sum(w.calls for w in known)
-    )
+        joules=sum(w.joules for w in known), seconds=sum(w.seconds for w in known),
+        calls=sum(w.calls for w in known), windows=sum(w.windows for w in known),
+    )  # fmt: skip
 
 
 def _faults() -> int | None:

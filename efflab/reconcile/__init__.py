@@ -14,15 +14,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from efflab import catalog, records
+from efflab.catalog.energy import LOADS
 from efflab.errors import EfflabError, unknown
+from efflab.formulas import energy as formulas
 from efflab.records import DOUBTS as DOUBTS
 from efflab.records import Prediction, Record, Sample, iqr, median
-from efflab.units import Unit
+from efflab.units import JOULE, SECOND, WATT, Unit, show
 
 NOTHING = "The record does not explain it."
 NEAR = 1.25  # measured and predicted within this factor count as agreeing
 UNSTEADY = 0.25  # a middle half that spans more of the median than this is said
 LARGEST = 2**62  # no size, no count of bytes
+OPEN = 0.5  # a call's energy that the counter's period leaves open by a larger share is not shown
 SHARES = ("gain", "share")  # metrics that are shares of one, read and shown in percent
 PERCENT = (*SHARES, "efficiency")  # shown in percent; an efficiency may be one and more
 CALIBRATED = "calibration-"  # begins the name of a prediction's output that is about no case but the calibration
@@ -116,10 +119,13 @@ class Topic(Protocol):
         """Median and worst error in words, and why."""
 
     def table(self, record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
-        """Head, rows of text (the last column explains) and the indices of numeric columns."""
+        """Head, rows of text (the last column explains) and the indices of numeric columns.
+
+        `with_energy` adds the column of what a call took.
+        """
 
     def text(self, record: Record) -> str:
-        """Everything in plain text, the same for the same record."""
+        """Everything in plain text, the same for the same record, but `energy_text`, which follows it everywhere."""
 
     def calibration_text(self, record: Record) -> str:
         """What of the record the predictions are built from, in words. It gives away no case's result."""
@@ -338,3 +344,126 @@ def table_of(
     """
     kept = {name: cells for name, cells in found.items() if any(cells) or name not in optional}
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)], tuple(range(1, len(kept) - 1))
+
+
+# Energy beside time
+
+
+def energy_text(record: Record) -> str:
+    """What the whole run took: measured, modelled as a band, or why neither; and of how many calls it is known.
+
+    Raises:
+        FormulaError: a period or a length of time that no run has.
+    """
+    found = record.energy
+    not_measured = f"Energy of the run: not measured: {found.why.rstrip('.')}."
+    if found.source == "none":
+        return not_measured if found.why else "Energy was not recorded."
+    assert found.window_s is not None  # the record's own check
+    lasted = show(found.window_s, SECOND)
+    parts = []
+    if found.joules is not None:
+        power = formulas.mean_power(energy=found.joules, duration=found.window_s)
+        by = f" by {found.of}" if found.of else ""
+        mean = f"{show(power, WATT)} on average"
+        parts.append(f"Energy of the run: {show(found.joules, JOULE)} in {lasted}, {mean}, measured{by}.")
+        if found.period_s:
+            share = formulas.counter_error(update_period=found.period_s * found.windows, window=found.window_s)
+            parts.append(
+                f"The counter changes every {show(found.period_s, SECOND)}, which leaves {unsigned(share)} open; the "
+                "sensor's own error comes on top."
+            )
+        if found.source == "nvml-counter":
+            parts.append("The host's processors and memory are not in it.")
+        parts.append(_calls_text(record))
+    elif found.band is not None:
+        of = f" ({found.of})" if found.of else ""
+        low, high = found.band
+        said = f"Modelled: between {show(low, JOULE)} and {show(high, JOULE)} in {lasted}"
+        if found.rating:
+            said += f", from a rated power of {span(found.rating, WATT)}{of}"
+            said += f", {LOADS[0]:g} to {LOADS[1]:g} of it on average"
+        parts += [not_measured if found.why else "Energy of the run: not measured.", f"{said}."]
+        if second := modelled_energy(record, 1.0):
+            parts.append(f"A call then takes {span(second, JOULE)} for each second of its time.")
+    if found.shared:
+        parts.append(f"{found.shared[0].upper()}{found.shared[1:].rstrip('.')}.")
+    return " ".join(parts)
+
+
+def span(pair: Sequence[float], unit: Unit) -> str:
+    """Two numbers, the smaller first, such as "1.05 W to 20 W", or "400 W" where both are one."""
+    low, high = pair
+    return show(low, unit) if low == high else f"{show(low, unit)} to {show(high, unit)}"
+
+
+def _calls_text(record: Record) -> str:
+    """Of how many timed samples the energy of one call is known."""
+    timed = [s for s in record.samples if s.metric == "time" and s.status == "ok"]
+    if not any(s.timing and s.timing.energy for s in timed):
+        return "No call was counted alone."
+    known = sum(call_energy(record, s) is not None for s in timed)
+    return (
+        f"The energy of a call is given where the counter's period leaves at most {OPEN:.0%} of it open: in {known} of "
+        f"{plural(len(timed), 'timed sample')}."
+    )
+
+
+def call_energy(record: Record, sample: Sample) -> tuple[float, float] | None:
+    """What one call of a timed sample took, J, and the share of it that the counter's period leaves open.
+
+    None where no counter was read, where its period is not known and where that share exceeds `OPEN`.
+    """
+    window, period = sample.timing.energy if sample.timing else None, record.energy.period_s
+    if window is None or period is None:
+        return None
+    left = formulas.counter_error(update_period=period * window.windows, window=window.seconds)
+    return None if left > OPEN else (window.joules / window.calls, left)
+
+
+def modelled_energy(record: Record, seconds: float) -> tuple[float, float] | None:
+    """The band of what so many seconds take by the record's rated power, J; None where it has none."""
+    if record.energy.rating is None:
+        return None
+    low, high = (
+        formulas.energy_from_rating(rated_power=watts, load=load, device_time=seconds)
+        for watts, load in zip(record.energy.rating, LOADS, strict=True)
+    )
+    return low, high
+
+
+def energy_cell(record: Record, row: Row) -> str:
+    """The energy of a call whose time a row shows, such as "1.84 J ±5.0%"; empty where no counter gives it."""
+    # The row's time may come of several samples; then no window is of it.
+    samples = record.find("time", case=row.case) if row.metric == "time" else []
+    its = [s for s in samples if s.status == "ok" and median(s.values) == row.measured]
+    if len(its) != 1 or (found := call_energy(record, its[0])) is None:
+        return ""
+    return f"{show(found[0], JOULE)} ±{unsigned(max(found[1], 0.001))}"
+
+
+def energy_evidence(record: Record, row: Row) -> str:
+    """A line on the energy of the call whose time a row shows, measured or modelled; empty where neither is known."""
+    if said := energy_cell(record, row):
+        return f"  energy of a call: {said}, measured"
+    band = modelled_energy(record, row.measured) if row.metric == "time" else None
+    return f"  energy of a call: {span(band, JOULE)}, modelled from the rated power" if band else ""
+
+
+def with_energy(
+    record: Record, rows: Sequence[Row], table: tuple[list[str], list[list[str]], tuple[int, ...]]
+) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """A topic's table with a column "energy" before the one that explains, where a counter gives any of it.
+
+    What is modelled gets no column: it would repeat the times, multiplied by one wide band. `energy_text` gives that.
+
+    Args:
+        rows: what the table's rows show, in their order.
+        table: head, rows of text and the indices of numeric columns.
+    """
+    head, body, numeric = table
+    cells = [energy_cell(record, r) for r in rows]
+    if not any(cells):
+        return table
+    wider = [[*texts[:-1], cell, texts[-1]] for texts, cell in zip(body, cells, strict=True)]
+    return [*head[:-1], "energy", head[-1]], wider, (*numeric, len(head) - 1)

@@ -53,6 +53,7 @@ from efflab.reconcile import (
     unsigned,
     unsteady,
     values_of,
+    with_energy,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
@@ -1167,10 +1168,10 @@ def _shown(row: Row, value: float) -> str:
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Head, rows of text (the last column explains) and the indices of numeric columns."""
-    return _table(points(record))
+    return _table(record, points(record))
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+def _table(record: Record, rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Columns that no row has anything for are left out."""
     found = {
         "case": [r.case for r in rows],
@@ -1181,7 +1182,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         "error": [signed(r.error) for r in rows],
         "why": [r.explanation for r in rows],
     }
-    return table_of(found, ("data sheet", "IQR"))
+    return with_energy(record, rows, table_of(found, ("data sheet", "IQR")))
 
 
 def text(record: Record) -> str:
@@ -1190,7 +1191,7 @@ def text(record: Record) -> str:
     for roles in (*(roles for roles, _ in KINDS), ("scale",)):
         rows = points(record, roles)
         if rows:
-            head, body, numeric = _table(rows)
+            head, body, numeric = _table(record, rows)
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
             parts.append("\n".join(f"{r[0]}: {r[-1]}" for r in body))
     if curves(record):

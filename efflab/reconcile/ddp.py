@@ -50,6 +50,7 @@ from efflab.reconcile import (
     unsigned,
     unsteady,
     values_of,
+    with_energy,
 )
 from efflab.reconcile import banner as shared_banner
 from efflab.records import Prediction, Record, Sample, iqr, median
@@ -1337,10 +1338,10 @@ def _gradients(record: Record, sample: Sample) -> str:
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Head, rows of text (the last column explains) and the indices of numeric columns."""
-    return _table(points(record))
+    return _table(record, points(record))
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+def _table(record: Record, rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     found = {
         "case": [r.case for r in rows],
         "predicted": [_shown(r, r.predicted) for r in rows],
@@ -1349,7 +1350,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         "error": [signed(r.error) for r in rows],
         "why": [r.explanation for r in rows],
     }
-    return table_of(found, ("IQR",))
+    return with_energy(record, rows, table_of(found, ("IQR",)))
 
 
 def text(record: Record) -> str:
@@ -1358,7 +1359,7 @@ def text(record: Record) -> str:
     for role in ROLES:
         rows = points(record, (role,))
         if rows:
-            head, body, numeric = _table(rows)
+            head, body, numeric = _table(record, rows)
             if role in ("step", "noise"):  # the other names say what they are
                 parts.append(describe({r.case: _point(record, r.case) for r in rows}))
             parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))

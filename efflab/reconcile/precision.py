@@ -42,6 +42,7 @@ from efflab.reconcile import (
     signed,
     unsigned,
     unsteady,
+    with_energy,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import datasheet as datasheet
@@ -731,7 +732,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     return _table(record, _headline(record))
 
 
-def _table(record: Record, rows: Iterable[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+def _table(record: Record, rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     entry = datasheet(record)
     head = ["case", "predicted", *(["data sheet"] if entry else []), "measured", "IQR", "error", "why"]
     body = []
@@ -742,7 +743,7 @@ def _table(record: Record, rows: Iterable[Row]) -> tuple[list[str], list[list[st
             [r.case, show(r.predicted, r.unit), *sheet, show(r.measured, r.unit), spread, signed(r.error),
              r.explanation]
         )  # fmt: skip
-    return head, body, tuple(range(1, len(head) - 1))
+    return with_energy(record, rows, (head, body, tuple(range(1, len(head) - 1))))
 
 
 def text(record: Record) -> str:

@@ -44,6 +44,7 @@ from efflab.reconcile import (
     place,
     signed,
     unsteady,
+    with_energy,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import scatters as scatters
@@ -1006,10 +1007,10 @@ def _gain(record: Record, done: Row) -> str:
 
 def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Head, rows of text and the indices of numeric columns: times, and the share of the step that mends take off."""
-    return _table(points(record))
+    return _table(record, points(record))
 
 
-def _table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+def _table(record: Record, rows: Sequence[Row]) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     head = ["case", "share predicted", "share saved", "predicted", "measured", "IQR", "error", "why"]
     body = [
         [
@@ -1019,7 +1020,7 @@ def _table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]], tuple[int, 
         ]
         for r in rows
     ]  # fmt: skip
-    return head, body, tuple(range(1, len(head) - 1))
+    return with_energy(record, rows, (head, body, tuple(range(1, len(head) - 1))))
 
 
 def text(record: Record) -> str:
@@ -1027,7 +1028,7 @@ def text(record: Record) -> str:
     parts = [calibration_text(record)]
     rows = points(record)
     if rows:
-        head, body, numeric = _table(rows)
+        head, body, numeric = _table(record, rows)
         parts.append(columns(head[:-1], [r[:-1] for r in body], numeric))
         parts.append("\n".join(f"{r.case}: {r.explanation}" for r in rows))
     timed = dict.fromkeys(str(s.point["case"]) for s in record.samples if s.metric == "time" and s.point.get("case"))

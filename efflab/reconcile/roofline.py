@@ -34,6 +34,7 @@ from efflab.reconcile import (
     percent,
     positive,
     unsteady,
+    with_energy,
 )
 from efflab.reconcile import banner as banner
 from efflab.reconcile import columns as _columns
@@ -705,8 +706,8 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
     """Head, rows of text and the indices of numeric columns: every kernel and lesson, predicted and measured."""
     entry = datasheet(record)
     head = [*HEAD[:4], *(["data sheet"] if entry else []), *HEAD[4:]]
-    rows = []
-    for r in points(record, roles=("kernel", "lesson")):
+    found, rows = points(record, roles=("kernel", "lesson")), []
+    for r in found:
         sheet = [show(r.datasheet_time, SECOND) if r.datasheet_time else "none"] if entry else []
         rows.append(
             [
@@ -721,8 +722,7 @@ def table(record: Record) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
                 r.explanation,
             ]
         )
-    numeric = tuple(range(2, 7 + bool(entry)))
-    return head, rows, numeric
+    return with_energy(record, found, (head, rows, tuple(range(2, 7 + bool(entry)))))
 
 
 def calibration_text(record: Record) -> str:

@@ -20,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from efflab import catalog, chapters, records, validation
 from efflab.errors import EfflabError
 from efflab.formulas import reading, transformer
+from efflab.reconcile import energy_text
 from efflab.reconcile import topic as reconcile_topic
 from efflab.site.tables import table
 from efflab.units import BYTE_PER_SECOND, FLOP_PER_BYTE, FLOP_PER_SECOND, NUMBER, Unit, show
@@ -353,6 +354,7 @@ class RecordedRuns(_Directive):
         banner = html.escape(module.banner(record))
         lines = [html.escape(line) for line in module.summary(record).splitlines()]
         said = f"<p>{lines[0]}</p>" if len(lines) == 1 else f"<ul>{''.join(f'<li>{x}</li>' for x in lines)}</ul>"
+        said += f"<p>{html.escape(energy_text(record))}</p>"
         return f'<p class="efflab-run-banner">{banner}</p>{said}' + table(
             [html.escape(h) for h in head[:-1]], cells, banner, "efflab-run-table efflab-stack", numeric, notes
         )

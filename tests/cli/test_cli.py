@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -290,7 +293,7 @@ def test_the_doctor_looks_at_everything(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert status in (0, 1)
     for what in ("Python", "torch", "device", "threads", "lab book", "disk space", "Slurm", "cluster.yml", "JupyterLab",
-                 "caches"):  # fmt: skip
+                 "caches", "energy"):  # fmt: skip
         assert f"{what}:" in said
     assert ("Ready" in said) == (status == 0)
 
@@ -318,6 +321,99 @@ def test_the_doctor_gives_a_mend_for_each_missing_part(monkeypatch: pytest.Monke
     assert found["disk space"].state == "problem"
     assert found["Slurm"].state == "note"
     assert all(f.mend for f in found.values() if f.state == "problem")
+
+
+ENERGY = [  # what the driver or the system says, and what has to stand in the finding and in its mend
+    ("denied", "only root may read", "chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"),
+    ("absent", "no energy counter of a processor package", "a virtual machine hides the counter"),
+    ("broken", "the energy counter does not answer", "an administrator can look at"),
+    ("nonsense", "the energy counter does not answer: ValueError", "an administrator can look at"),
+]
+
+
+@pytest.mark.parametrize(("state", "said", "mend"), ENERGY, ids=[e[0] for e in ENERGY])
+def test_the_doctor_says_why_a_processors_energy_cannot_be_measured_and_what_helps(
+    state: str, said: str, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from efflab.measure import device, monitor
+
+    if state != "absent":
+        package = tmp_path / "intel-rapl:0"
+        package.mkdir()
+        (package / "name").write_text("package-0")
+        (package / "energy_uj").write_text("a lot" if state == "nonsense" else "5000000")
+    read = Path.read_text
+
+    def answer(self: Path, *arguments: object, **more: object) -> str:
+        if self.name == "energy_uj" and state in ("denied", "broken"):
+            raise PermissionError if state == "denied" else OSError("gone")
+        return read(self, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", answer)
+    monkeypatch.setattr(monitor, "POWERCAP", tmp_path)
+    cpu = torch.device("cpu")
+    here = device.environment(cpu).model_copy(update={"device": "Abacus", "cores": 2})
+    monkeypatch.setattr(device, "cpuid", lambda: "")
+    unrated = cli._energy_finding(cpu, here)
+    assert unrated.state == "note" and said in unrated.said and mend in unrated.mend
+    assert "records then hold none, since the catalog has no rated power" in unrated.said
+    rated = cli._energy_finding(cpu, here.model_copy(update={"device": "AMD EPYC 9634 84-Core Processor"}))
+    assert "modelled from the rated power, 6.9 W:" in rated.said, "290 W for 84 cores, of which two are used"
+
+
+def test_the_doctor_says_that_a_processors_energy_is_measured_and_who_else_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from efflab.measure import device, monitor
+
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (package / "name").write_text("package-0")
+    (package / "energy_uj").write_text("5000000")
+    monkeypatch.setattr(monitor, "POWERCAP", tmp_path)
+    cpu = torch.device("cpu")
+    here = device.environment(cpu)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(device, "cores", lambda: 4)
+    assert cli._energy_finding(cpu, here) == cli.Finding("ok", "energy", "measured by RAPL's counter of 1 package")
+    monkeypatch.setattr(device, "cores", lambda: 1)
+    shared = cli._energy_finding(cpu, here)
+    assert shared.state == "note" and "1 of 4 cores are this process's" in shared.said
+    assert "a job that has the whole node" in shared.mend
+
+
+@pytest.mark.parametrize(
+    ("refused", "sliced", "said", "mend"),
+    [
+        ("", True, "MIG", "a whole GPU"),
+        ("the package nvidia-ml-py is not installed", False, "not installed", "pip install nvidia-ml-py"),
+        ("NVML is NVIDIA's, and this is an AMD GPU", False, "AMD GPU", "NVIDIA's counters"),
+        ("NVML does not start: Driver Not Loaded", False, "Driver Not Loaded", "'nvidia-smi' must run here"),
+    ],
+    ids=["MIG", "no package", "AMD", "no driver"],
+)
+def test_the_doctor_says_why_a_gpus_energy_cannot_be_measured(
+    refused: str, sliced: bool, said: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from efflab.measure import device
+
+    @contextlib.contextmanager
+    def nvml(_: object) -> Iterator[tuple[object, str]]:
+        if refused:
+            raise device.NoNVML(refused)
+        yield SimpleNamespace(nvmlDeviceGetMigMode=lambda _: (int(sliced), int(sliced))), "a handle"
+
+    monkeypatch.setattr(device, "nvml", nvml)
+    gpu = device.environment(torch.device("cpu")).model_copy(update={"device": "NVIDIA H200", "power_limit": 650.0})
+    found = cli._energy_finding(torch.device("cuda", 0), gpu)
+    assert found.state == "note" and said in found.said and mend in found.mend
+    assert "650 W: power limit of NVIDIA H200" in found.said
 
 
 class _Usage:

@@ -24,9 +24,9 @@ from efflab.errors import EfflabError
 from efflab.experiments import ddp, ranks, runner
 from efflab.experiments.decoder import Decoder, Variant
 from efflab.measure import device as devices
-from efflab.measure import distributed
+from efflab.measure import distributed, energy
 from efflab.measure.distributed import Layout, RankFailed
-from efflab.records import Environment, Record, load_record
+from efflab.records import Energy, Environment, Record, load_record
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = {
@@ -47,7 +47,10 @@ def plan(scale: str, device: torch.device = CPU, resumed: Record | None = None) 
 def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """A smoke run on this CPU: every case, one rank killed."""
     folder = tmp_path_factory.mktemp("run")
-    found, path = runner.run(ddp.EXPERIMENT, scale="smoke", device="cpu", out=folder, report=lambda _: None)
+    made_up = energy.Counter("a made-up counter", lambda: 10 * time.perf_counter())  # 10 W
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(energy, "counter", lambda *_: made_up)
+        found, path = runner.run(ddp.EXPERIMENT, scale="smoke", device="cpu", out=folder, report=lambda _: None)
     assert load_record(path) == found
     assert [p.name for p in folder.iterdir() if not p.name.startswith(".")] == [path.name], "no workspace is left"
     assert str(folder) not in path.read_text()
@@ -72,6 +75,15 @@ def test_every_case_is_measured(record: Record) -> None:
     assert all(s.timing for s in record.find("time"))
     # A disk or a rank that fails would say so; what only disturbs a time may.
     assert all(any(doubt in w for doubt in records.DOUBTS) for w in record.warnings), record.warnings
+
+
+def test_the_energy_of_all_ranks_is_counted_once(record: Record) -> None:
+    """By the parent, whose counter is the whole machine's; the ranks have another one, and say nothing of it."""
+    assert (record.energy.source, record.energy.of) == ("rapl", "a made-up counter")
+    assert record.energy.joules == pytest.approx(10 * (record.energy.window_s or 0), rel=1e-3)
+    assert all(s.timing.energy is None for s in record.samples if s.timing)
+    timed = sum(sum(s.values) * s.timing.loops for s in record.samples if s.timing and s.metric == "time")
+    assert timed < (record.energy.window_s or 0), "all calls lie in the window"
 
 
 def test_parts_of_a_step_make_the_step(record: Record) -> None:
@@ -214,6 +226,7 @@ def test_several_gpus_are_planned_at_every_count(monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
     names = {c.name for c in made.cases}
     assert {f"{kind}-{n}" for kind in ("ddp", "strong", "straggler", "memory-fsdp") for n in (2, 4, 8, 16)} <= names
+    assert (made.devices, made.nodes) == ([torch.device("cuda", i) for i in range(8)], 2)
     each = {c.point["ranks"]: c.point["microbatch"] for c in made.cases if c.point["role"] == "gradient"}
     assert each == {2: 8, 4: 8, 8: 8, 16: 4}, "one process holds the activations of all"
     assert made.spec["bucket_bytes"] == 25 * 2**20 and made.spec["first_bucket_bytes"] == 2**20
@@ -274,10 +287,14 @@ class Script:
     def __init__(self, *launches: list[Any]) -> None:
         self.launches = list(launches)
         self.asked: list[dict[str, Any]] = []
+        self.accounts: list[Path | None] = []
         self.closed = 0
 
-    def __call__(self, target: str, arguments: dict[str, Any], *, layout: Layout, folder: Path) -> Any:
+    def __call__(
+        self, target: str, arguments: dict[str, Any], *, layout: Layout, folder: Path, accounts: Path | None
+    ) -> Any:
         self.asked.append(arguments)
+        self.accounts.append(accounts)
         return Played(self, self.launches.pop(0), folder)
 
 
@@ -334,6 +351,33 @@ def test_one_launch_measures_all_cases(session: ddp.Session, monkeypatch: pytest
     assert not runner._present.kept  # type: ignore[union-attr]
 
 
+def test_the_last_case_of_a_launch_waits_for_its_end(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then every node has read its counters, and the energy that is kept with the case holds all of it."""
+    script = Script([said("a"), said("b"), said("c")])
+    monkeypatch.setattr(distributed, "Launch", script)
+    closed = []
+    for case in "abc":
+        next(session.shared({"case": case}))
+        closed.append(script.closed)
+    assert closed == [0, 0, 1]
+
+
+def test_all_launches_of_a_session_on_several_nodes_have_one_account(
+    session: ddp.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script([], [])
+    monkeypatch.setattr(distributed, "Launch", script)
+    session.layout = Layout(1, ("n1", "n2"))
+    assert session.energy() == Energy(why="no rank has run yet")
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(distributed, "energy_of", lambda *given: asked.append(given))
+    first, second = session.launch("measure", {}), session.launch("train", {})
+    assert script.accounts[0] == script.accounts[1] and script.accounts[0] is not None
+    assert first is not second
+    session.energy()
+    assert asked == [(script.accounts[0], 2, second)]
+
+
 def test_a_rank_that_fails_costs_its_group_and_no_more(session: ddp.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script([RankFailed("rank 1 (node 0) failed: x", rank=1)], [ANSWERED], [said("c")])
     monkeypatch.setattr(distributed, "Launch", script)
@@ -344,7 +388,7 @@ def test_a_rank_that_fails_costs_its_group_and_no_more(session: ddp.Session, mon
     assert [s.values for s in session.shared({"case": "c"})] == [[1.0]]
     assert [a.get("cases") for a in script.asked] == [["a", "b", "c"], None, ["c"]]
     assert [g["kind"] for g in script.asked[2]["groups"]] == ["y"]
-    assert script.closed == 2
+    assert script.closed == 3, "the failed one, the one that only answers, and the last one at its end"
     assert runner._present.kept, "the traceback that the message names stays"  # type: ignore[union-attr]
 
 
@@ -467,7 +511,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[distribut
     curve = made.spec["curve"] | {"checkpoint_steps": 2}
     settings = {
         "arguments": {"curve": curve, "trained": trained}, "device": "cpu", "first_device": 0, "threads": 1,
-        "timeout": 60.0, "waiting": 60.0,
+        "timeout": 60.0, "waiting": 60.0, "accounts": None,
     }  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     threads = torch.get_num_threads()
@@ -659,6 +703,9 @@ class Others:
         self.said.append("barrier")
         self.asked = True
 
+    def count(self) -> None:
+        self.said.append("count")
+
     def stopping(self) -> bool:
         self.said.append("look")
         return self.asked
@@ -678,7 +725,7 @@ def test_ranks_that_wait_stop_with_those_that_measure(rank: int, last: bool, mon
         world.arguments["groups"].pop()
     with pytest.raises(distributed.Stopping):
         ranks.measure(world)  # type: ignore[arg-type]
-    assert world.said == ["groups", "look", "barrier", "look"]
+    assert world.said == ["groups", "look", "barrier", "count", "look"]
 
 
 def test_the_peak_is_of_the_case_alone(
@@ -767,6 +814,59 @@ def test_a_run_that_is_stopped_goes_on_at_its_checkpoint(
         assert went_on % record.spec["curve"]["checkpoint_steps"] == 0
     assert values(found, "curve", "loss") == values(record, "curve", "loss")[:60], "as if it had not been stopped"
     assert not list(tmp_path.glob("*.workspace"))
+
+
+def test_nodes_that_are_not_seen_are_asked_or_modelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of two GPUs at 400 W; what the nodes say counts, else 30% to 100% of 1600 W."""
+    clock = [0.0]
+    monkeypatch.setattr(energy.time, "perf_counter", lambda: clock[0])
+    there = environment().model_copy(update={"device": "NVIDIA X", "kind": "cuda", "power_limit": 400.0})
+    kept = Record(id="a", topic="ddp", created=records.now(), environment=there, spec={"scale": "multi"}, samples=[])
+    said = Energy(source="nvml-counter", joules=70.0, window_s=9.0)
+    here = [torch.device("cuda", i) for i in (0, 1)]
+    account = runner.Account(here, kept, 2, lambda: said)
+    clock[0] = 10.0
+    assert account.so_far() == said
+    said = Energy(why="1 of 2 nodes handed over no reading")
+    found = account.so_far()
+    assert (found.source, found.rating, found.window_s) == ("modelled", [1600.0, 1600.0], 10.0)
+    assert found.band == pytest.approx([4800.0, 16000.0])
+    assert found.why == said.why and found.of.endswith("400 W, 2 of them, on each of 2 nodes")
+
+
+def test_what_a_stopped_case_took_is_in_the_runs_energy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also in the first case, and until the processes have ended: 3 J and 5 J, and 30 J when it is measured again."""
+    joules, clock, stops = [0.0], [0.0], [True]
+    monkeypatch.setattr(energy, "counter", lambda *_: energy.Counter("a made-up counter", lambda: joules[0]))
+
+    def take(amount: float) -> None:
+        joules[0] += amount
+        clock[0] += 1.0
+
+    monkeypatch.setattr(energy, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: clock[0])}))
+
+    def case() -> Iterator[records.Sample]:
+        runner.workspace()
+        take(3.0 if stops[0] else 30.0)
+        if stops[0]:
+            raise KeyboardInterrupt
+        yield records.Sample(point={"case": "x"}, metric="time", unit="s", values=[1.0], status="ok")
+
+    def close() -> None:
+        if stops[0]:
+            stops[0] = False
+            take(5.0)
+
+    class Stopped:
+        topic, scales = "ddp", ("smoke",)
+
+        def plan(self, *_: Any) -> runner.Plan:
+            return runner.Plan({"scale": "smoke"}, [runner.Case({"case": "x"}, case)], close=close)
+
+    with pytest.raises(runner.Interrupted):
+        runner.run(Stopped(), scale="smoke", device="cpu", out=tmp_path, report=lambda _: None)
+    found, _ = runner.run(Stopped(), scale="smoke", device="cpu", out=tmp_path, report=lambda _: None)
+    assert (found.energy.joules, found.energy.window_s) == (38.0, 3.0)
 
 
 def test_what_is_predicted_for_a_job_is_what_the_job_measures() -> None:

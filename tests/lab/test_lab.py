@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from efflab import lab as lab_module
 from efflab.errors import EfflabError
 from efflab.lab import Lab
 from efflab.records import LabBook
+from efflab.units import JOULE, Unit, show
 
 CEILINGS = {"copy": "20 GB/s", "peak": "100 GFLOP/s", "overhead": "10 µs"}
 
@@ -341,3 +343,55 @@ def test_a_run_whose_base_was_disturbed_is_not_to_be_built_on() -> None:
             sample.values = [v * (1 + i % 3) for i, v in enumerate(sample.values)]
     assert lab_module.disturbed(record).endswith(lab_module.AGAIN)
     assert "all-faults" in lab_module.disturbed(record)
+
+
+def test_of_several_numbers_of_a_case_the_predicted_one_is_reconciled(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lab on energy has a case's time and its joules, each with its own row."""
+    points = lab._topic.points
+
+    def both(record: records.Record) -> list[object]:
+        return [row for r in points(record) for row in (_Joules(r.case), r, _Joules(r.case))]
+
+    monkeypatch.setattr(lab._topic, "points", both)
+    lab.predict({"relu-large": "3 ms"})
+    lab.measure()
+    capsys.readouterr()
+    lab.reconcile()
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("relu-large "))
+    assert " 3 ms " in line and " J" not in line
+
+
+@dataclass
+class _Joules:
+    case: str
+    metric: str = "energy"
+    unit: Unit = JOULE
+    predicted: float = 1.0
+    measured: float = 2.0
+    error: float = -0.5
+    regime: str = ""
+    explanation: str = ""
+
+
+def test_evidence_says_what_a_call_takes_and_how_that_is_known(
+    lab: Lab, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.predict({"relu-large": "1 ms"})
+    lab.measure()
+    lab.record().energy = records.Energy(source="none", why="no counter")
+    capsys.readouterr()
+    lab.evidence("relu-large")
+    assert "energy of a call" not in capsys.readouterr().out
+    band = {"band": [1.0, 9.0], "rating": [10.0, 20.0], "window_s": 1.0}
+    lab.record().energy = records.Energy(source="modelled", **band)
+    time = next(r for r in lab._topic.points(lab.record()) if r.case == "relu-large").measured
+    lab.evidence("relu-large", "relu-tiny")
+    said = capsys.readouterr().out.splitlines()
+    lines = [x for x in said if x.startswith("  energy of a call: ")]
+    assert (
+        lines[0]
+        == f"  energy of a call: {show(3 * time, JOULE)} to {show(20 * time, JOULE)}, modelled from the rated power"
+    )
+    assert len(lines) == 2 and said.index(lines[0]) < said.index("relu-tiny")

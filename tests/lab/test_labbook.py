@@ -129,3 +129,20 @@ def test_the_only_topic_is_open_and_several_records_are_folded(book: LabBook, sh
     assert "<h2>roofline</h2> <span>2 records</span>" in text
     assert text.count("This run did not finish.") == 1
     assert "Error over time" not in text, "nothing was predicted"
+
+
+def test_every_record_says_what_energy_it_took(book: LabBook, shipped: Record) -> None:
+    counted = records.Energy(source="rapl", joules=60.0, window_s=2.0, period_s=0.001, of="RAPL's counter of 1 package")
+    for name, topic, energy in (
+        ("counted", "roofline", counted),
+        ("old", "roofline", records.Energy()),
+        ("other", "of_no_lab", records.Energy(why="<no> counter")),
+    ):
+        book.save_record(shipped.model_copy(update={"id": name, "topic": topic, "energy": energy}))
+    text, _ = labbook.page(book)
+    for said in (
+        "60 J in 2 s, 30 W on average, measured by RAPL&#x27;s counter of 1 package.",
+        "<p>Energy was not recorded.</p>",
+        "<p>Energy of the run: not measured: &lt;no&gt; counter.</p>",
+    ):
+        assert text.count(said) == 1

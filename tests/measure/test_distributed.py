@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
-from efflab.measure import distributed
+from efflab.measure import distributed, energy
 from efflab.measure.distributed import Call, Launch, Layout, RankFailed, Stopping, in_turns
 
 # What the ranks of these tests do.
@@ -683,6 +683,126 @@ def test_each_rank_of_a_cpu_has_cores_of_its_own(cores: set[int], per_node: int,
         assert len(cores) - len(held) < per_node, "a rank could have one core more"
 
 
+# Energy of several nodes
+
+
+class Nodes:
+    """Nodes whose ranks keep account, each of two GPUs with counters that are set by hand."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._patch = folder, monkeypatch
+        self.clock = 1000.0
+        self.joules = {"a": [7.0, 0.0], "b": [50.0, 60.0]}
+        self.refused = ""
+        self.kind = "cuda"
+        folder.mkdir()
+        monkeypatch.setattr(energy, "time", SimpleNamespace(perf_counter=lambda: self.clock))
+        monkeypatch.setattr(energy, "counter", self._counter)
+
+    def _counter(self, device: Any, held: contextlib.ExitStack) -> energy.Counter:
+        node = os.environ["SLURMD_NODENAME"]
+        if self.refused == node:
+            raise energy.NoCounter("this GPU is cut into slices")
+        return energy.Counter(f"the counter of GPU {device.index}", lambda: self.joules[node][device.index])
+
+    def begin(self, node: str, launch: str) -> distributed.NodeAccount:
+        """What the first rank of a node does at its start."""
+        self._patch.setenv("SLURMD_NODENAME", node)
+        return distributed.NodeAccount(self.folder, launch, [torch.device(self.kind, i) for i in (0, 1)])
+
+    def take(self, seconds: float, **joules: float) -> None:
+        """Time passes, and each GPU of a node takes so much."""
+        self.clock += seconds
+        for node, more in joules.items():
+            self.joules[node] = [held + more for held in self.joules[node]]
+
+    def energy(self, launch: str, over: bool = True) -> Any:
+        """What the parent makes of the accounts."""
+        process = SimpleNamespace(poll=lambda: 0 if over else None)
+        last: Any = SimpleNamespace(folder=Path(launch), process=process)
+        return distributed.energy_of(self.folder, 2, last)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    return Nodes(tmp_path / "accounts", monkeypatch)
+
+
+def test_the_energy_of_nodes_counts_on_where_a_launch_is_killed(nodes: Nodes) -> None:
+    """200 J and 20 J of each of two GPUs, in three stretches of which nobody saw the second one's end."""
+    first = [nodes.begin(node, "first") for node in "ab"]
+    nodes.take(10.0, a=100.0, b=10.0)
+    for account in first:
+        account.count()
+    seen = nodes.energy("first", over=False)
+    assert (seen.joules, seen.window_s) == (220.0, 10.0)
+    nodes.take(5.0, a=40.0, b=4.0)
+    killed = nodes.energy("first")
+    assert (killed.source, killed.joules) == ("none", None)
+    assert killed.why == "2 of 2 nodes handed over no reading at the end of their ranks"
+    nodes.take(3.0, a=10.0, b=1.0)  # between two launches
+    second = [nodes.begin(node, "second") for node in "ba"]
+    nodes.take(2.0, a=50.0, b=5.0)
+    second[0].count(over=True)
+    assert nodes.energy("second").why.startswith("1 of 2 nodes")
+    second[1].count(over=True)
+    whole = nodes.energy("second")
+    assert (whole.source, whole.joules, whole.window_s, whole.period_s) == ("nvml-counter", 440.0, 20.0, 0.1)
+    assert whole.of == "4 devices of 2 nodes, on one of them the counter of GPU 0, the counter of GPU 1"
+    assert nodes.energy("third", over=False).why.startswith("2 of 2 nodes"), "its ranks have not begun"
+
+
+def test_a_counter_that_was_set_to_zero_between_two_launches_is_found(nodes: Nodes) -> None:
+    """Also where it has passed its first reading again, so that the difference looks like an energy."""
+    for node in "ab":
+        nodes.begin(node, "first")
+    nodes.take(10.0, a=100.0, b=100.0)
+    for node in "ab":
+        nodes.begin(node, "second").count(over=True)
+    assert nodes.energy("second").joules == 400.0
+    nodes.joules["a"] = [0.0, 0.0]
+    third = [nodes.begin(node, "third") for node in "ab"]
+    nodes.take(10.0, a=50.0, b=50.0)
+    for account in third:
+        account.count(over=True)
+    found = nodes.energy("third")
+    assert (found.joules, found.why) == (None, "a counter was set to zero during the run")
+
+
+def test_a_node_without_a_counter_leaves_no_sum(nodes: Nodes) -> None:
+    nodes.refused = "b"
+    accounts = [nodes.begin(node, "first") for node in "ab"]
+    nodes.take(10.0, a=100.0, b=100.0)
+    for account in accounts:
+        account.count(over=True)
+    found = nodes.energy("first")
+    assert (found.source, found.joules, found.why) == ("none", None, "this GPU is cut into slices")
+    nodes.refused = ""
+    nodes.begin("b", "second").count(over=True)
+    nodes.begin("a", "second").count(over=True)
+    assert nodes.energy("second").joules is None, "what it took before is not known"
+
+
+def test_processors_of_several_nodes_are_counted_within_one_launch_only(nodes: Nodes) -> None:
+    nodes.kind = "cpu"
+    for launch, joules in (("first", 400.0), ("second", None)):
+        accounts = [nodes.begin(node, launch) for node in "ab"]
+        nodes.take(10.0, a=100.0, b=100.0)
+        for account in accounts:
+            account.count(over=True)
+        found = nodes.energy(launch)
+        assert found.joules == joules
+    assert "go round" in found.why
+
+
+def test_a_launch_without_nodes_keeps_no_account(tmp_path: Path) -> None:
+    """Its devices are the parent's, which reads them itself; twice would be once too often."""
+    with start(tmp_path, "works") as launch:
+        list(launch)
+    assert json.loads((launch.folder / "settings.json").read_text())["accounts"] is None
+    assert not [p.name for p in tmp_path.rglob("*.json") if p.parent != launch.folder]
+
+
 # GPUs, pretended
 
 
@@ -697,7 +817,10 @@ def test_ranks_of_gpus_bind_no_device_to_their_groups(tmp_path: Path, monkeypatc
     monkeypatch.setattr(distributed.timer, "clock_for", lambda device: None)
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    settings = {"arguments": {}, "device": "cuda", "first_device": 0, "threads": 1, "timeout": 5.0, "waiting": 60.0}
+    settings = {
+        "arguments": {}, "device": "cuda", "first_device": 0, "threads": 1, "timeout": 5.0, "waiting": 60.0,
+        "accounts": None,
+    }  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     threads = torch.get_num_threads()
     try:

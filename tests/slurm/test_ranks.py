@@ -6,11 +6,26 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TARGETS = """
 import os, signal, time
 import torch
+from efflab.measure import energy
 from efflab.measure.distributed import Stopping
+
+WATTS = {"n1": 100.0, "n2": 50.0}[os.environ["SLURMD_NODENAME"]]
+
+
+class Made(energy.Meter):
+    def __init__(self, of):
+        super().__init__(of)
+        self.source = "nvml-counter"  # which goes on between launches
+
+
+energy.counter = lambda *_: energy.Counter("a made-up counter", lambda: WATTS * time.perf_counter())
+energy.Meter = Made
 
 def works(world):
     held = torch.ones(2) * (world.rank + 1)
@@ -42,22 +57,35 @@ found = {"nodes": layout.nodes}
 
 def launch(target, folder=None):
     folder = out / (folder or target)
-    return distributed.Launch(f"targets:{target}", {}, layout=layout, folder=folder, timeout=60, waiting=60)
+    return distributed.Launch(
+        f"targets:{target}", {}, layout=layout, folder=folder, timeout=60, waiting=60, accounts=out / "accounts"
+    )
+
+
+def energy_after(ranks):
+    return distributed.energy_of(out / "accounts", 2, ranks).model_dump()
 
 with launch("works") as ranks:
     found["works"] = list(ranks)
+found["energy"] = [energy_after(ranks)]
+began = time.perf_counter()
 with launch("dies") as ranks:
     try:
         list(ranks)
     except distributed.RankFailed as error:
         found["dies"] = [error.rank, error.node, error.signal, str(error)]
+found["energy"].append(energy_after(ranks))
 ranks = launch("goes_on")
 next(iter(ranks))
+found["between"] = time.perf_counter() - began
 ranks.close()
+found["energy"].append(energy_after(ranks))
+found["accounts"] = {p.stem: json.loads(p.read_text()) for p in (out / "accounts").glob("*.json")}
 found["goes_on"] = [ranks.process.returncode, (out / "goes_on" / distributed.STREAM).read_text().splitlines()[-2:]]
 ranks = launch("goes_on", "killed")
 next(iter(ranks))
 ranks.kill()
+found["energy"].append(energy_after(ranks))
 
 
 def left():
@@ -107,4 +135,13 @@ def test_ranks_of_two_nodes(slurm, tmp_path):
     assert status == 0
     assert [json.loads(line) for line in last] == [{"checkpoint": 1}, {"stopped": True}]
     assert found["left"] == []
+    first, none, whole, killed = found["energy"]
+    assert first["source"] == whole["source"] == "nvml-counter"
+    assert none["joules"] is killed["joules"] is None
+    assert "of 2 nodes handed over no reading at the end" in none["why"]
+    seconds = {node: account["seconds"] for node, account in found["accounts"].items()}
+    assert whole["joules"] == pytest.approx(100 * seconds["n1"] + 50 * seconds["n2"], rel=1e-3)
+    assert whole["window_s"] == max(seconds.values())
+    # The launch that a rank ended is in it, and what lies before and after that.
+    assert whole["window_s"] > first["window_s"] + found["between"]
     assert not slurm.run("squeue", "-h", "--steps").stdout.strip(), "no step is left"

@@ -306,6 +306,9 @@ def test_two_nodes(slurm, book, capsys):
     record = records.load_record(only(book / "records"))
     assert record.environment.slurm.nodes == 2
     assert record.environment.ranks >= 2
+    # No account of a made-up cluster's processors: two launches, and none where the counters may not be read.
+    assert record.energy.joules is None and record.energy.why
+    assert record.energy.source != "modelled" or "on each of 2 nodes" in record.energy.of
     assert "on n[1-2] since" in capsys.readouterr().err
     assert "#SBATCH --nodes=2" in (only(book / "submitted") / "job.sbatch").read_text()
 

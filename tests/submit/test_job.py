@@ -18,7 +18,7 @@ import pytest
 from efflab import cli, records, submit
 from efflab.errors import EfflabError
 from efflab.lab import Lab
-from efflab.records import LabBook, Slurm
+from efflab.records import Energy, LabBook, Slurm
 from efflab.submit import Job, JobFailed, Note, State, parse_state
 
 ROOT = Path(__file__).parents[2]
@@ -225,11 +225,13 @@ def test_on_a_terminal_a_bar_shows_the_cases(slurm, tmp_path, monkeypatch, capsy
 
 def test_a_finished_job_gives_its_record_once(slurm, tmp_path, capsys):
     job = submitted(tmp_path)
-    path = measured(job)
+    used = Energy(source="nvml-counter", joules=5e5, window_s=1500.0, period_s=0.1, of="a counter", shared="others")
+    path = measured(job, energy=used)
     slurm.states = [DONE]
     for _ in range(2):
         assert cli.main(["submit", "--collect", "12"]) == 0
         assert [p.name for p in (tmp_path / "book/records").iterdir()] == [path.name]
+    assert records.load_record(tmp_path / "book/records" / path.name).energy == used
     assert cli.main(["submit", "--collect", "12", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / path.name).exists()
     assert "Kept in" in capsys.readouterr().out

@@ -1,0 +1,498 @@
+"""The code checkers on energy: other right solutions pass, usual mistakes are named, mutations of the notebook's
+solutions are refused, nothing escapes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from efflab import notebooks
+from efflab.exercises import check
+from efflab.exercises.checks.energy import (
+    COUNTER_MISTAKES,
+    INTEGRAL_MISTAKES,
+    LIMIT_MISTAKES,
+    START_MISTAKES,
+    _best,
+    _gained,
+    _integral,
+    _per_sample,
+    _start,
+)
+from tests.exercises import judging
+
+NAMES = {
+    1: "times, watts, begin, end",
+    2: "readings, wraps_at, max_power",
+    3: "curve, energy_weight, slowest",
+    4: "windows, batch, idle_power",
+    5: "intensity, kilowatts, deadline",
+}
+FUNCTIONS = {1: "integrate_power", 2: "joules_gained", 3: "best_limit", 4: "joules_per_sample", 5: "best_start"}
+SOURCE = Path(__file__).parents[2] / "notebooks/source/energy.md"
+verdict, wrong = judging.code("energy", NAMES)
+STRANGE = [
+    *judging.STRANGE, 0.1, [judging.Stubborn()], [], (None, None), (1.5, 100.0), (math.nan, 1.0), (math.inf, 0.0),
+    (0, 0), [judging.Stubborn(), judging.Stubborn()], ("1", "2"), (3, None), {1: 2}, (1, 2, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NAMES)
+@pytest.mark.parametrize("value", STRANGE, ids=lambda v: type(v).__name__)
+def test_whatever_comes_back_is_answered_in_words(number, value):
+    result = verdict(number, lambda *_: value)
+    assert result.outcome == "wrong" and result.feedback
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
+    assert "calls exit()" in verdict(number, lambda *_: sys.exit()).feedback
+    assert "ZeroDivisionError" in verdict(number, lambda *_: 1 / 0).feedback
+
+    def blank(*_):
+        raise NotImplementedError("Write it.")
+
+    assert verdict(number, blank).outcome == "not counted"
+    assert "must take the parameters" in check(f"energy-code-{number}", lambda: 0).feedback
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_the_learners_random_state_stays_and_arguments_may_be_changed(number):
+    random.seed(5)
+    before = random.getstate()
+    right = solution(number)
+
+    def untidy(*arguments):
+        result = right(*arguments)
+        for one in arguments:
+            if isinstance(one, list):
+                one.clear()
+        return result
+
+    assert verdict(number, untidy)
+    assert random.getstate() == before
+
+
+# The notebook's solutions and what becomes of them when a line is changed
+
+
+def solution(number, old=None, new=None):
+    """The notebook's solution, with one piece of it replaced."""
+    cells = [c.source for c in notebooks.read(SOURCE).cells if c.cell_type == "code"]
+    text = next(c for c in cells if c.startswith(f"def {FUNCTIONS[number]}("))
+    if old is not None:
+        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
+        text = text.replace(old, new)
+    space: dict[str, Any] = {"np": np}
+    exec(text, space)
+    return space[FUNCTIONS[number]]
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_the_notebooks_solution_is_right(number):
+    result = check(f"energy-code-{number}", solution(number))
+    assert result.right, result.feedback
+
+
+MUTATIONS = [
+    (1, "if begin < times[0] or end > times[-1]:", "if begin < times[0]:"),
+    (1, "if begin < times[0] or end > times[-1]:", "if end > times[-1]:"),
+    (1, "if begin < times[0] or end > times[-1]:", "if False:"),
+    (1, "begin < times[0]", "begin <= times[0]"),
+    (1, "end > times[-1]", "end >= times[-1]"),
+    (1, "return None", "return 0.0"),
+    (1, "if begin < t < end", ""),
+    (1, "[begin, *inner, end]", "inner"),
+    (1, "[begin, *inner, end]", "[begin, end]"),
+    (1, "[begin, *inner, end]", "[*inner, end]"),
+    (1, "(powers[1:] + powers[:-1]) / 2", "powers[1:]"),
+    (1, "(powers[1:] + powers[:-1]) / 2", "powers[:-1]"),
+    (1, "(powers[1:] + powers[:-1]) / 2", "(powers[1:] + powers[:-1])"),
+    (1, " * np.diff(moments)", ""),
+    (1, "return float(", "float("),
+    (2, "if wraps_at is not None and possible >= wraps_at:", "if False:"),
+    (2, "if gain < 0 and wraps_at is None:", "if gain < 0:"),
+    (2, "gain += wraps_at", "gain = after"),
+    (2, "gain += wraps_at", "gain = -gain"),
+    (2, "gain += wraps_at", "gain = 0"),
+    (2, "if gain > possible:", "if False:"),
+    (2, "if gain > possible:", "if gain > max_power:"),
+    (2, "max_power * (later - earlier)", "max_power"),
+    (2, "total += gain", "total = gain"),
+    (2, "total if total > 0 else None", "total"),
+    (2, "total if total > 0 else None", "total if total > 0 else 0"),
+    (2, "        total += gain", "        if gain == 0:\n            return None\n        total += gain"),
+    (3, "max(curve)", "curve[-1]"),
+    (3, "max(curve)", "curve[0]"),
+    (3, "max(curve)", "min(curve)"),
+    (3, "max(curve)", "min(curve, key=lambda row: row[2])"),
+    (3, "(1 - energy_weight) * largest * time", "(1 - energy_weight) * row[0] * time"),
+    (3, "(1 - energy_weight) * largest * time", "(1 - energy_weight) * time"),
+    (3, "(1 - energy_weight) * largest * time", "largest * time"),
+    (3, "energy_weight * energy + (1 - energy_weight)", "(1 - energy_weight) * energy + energy_weight"),
+    (3, " if row[2] <= slowest * reference", ""),
+    (3, "row[2] <= slowest * reference", "row[2] <= slowest"),
+    (3, "key=cost)[0]", "key=cost)"),
+    (3, "key=cost)[0]", "key=cost)[1]"),
+    (4, "max(0.0, joules - idle_power * seconds)", "joules - idle_power * seconds"),
+    (4, "idle_power * seconds", "idle_power"),
+    (4, "joules - idle_power * seconds", "joules"),
+    (4, "joules / (calls * batch), above", "joules / calls, above"),
+    (4, "above / (calls * batch)", "above / calls"),
+    (4, "above / (calls * batch)", "above"),
+    (4, "joules / (calls * batch), above / (calls * batch)", "above / (calls * batch), joules / (calls * batch)"),
+    (4, "joules / (calls * batch), above", "joules / len(windows) / batch, above"),
+    (5, "min(deadline, len(intensity))", "len(intensity)"),
+    (5, "min(deadline, len(intensity))", "deadline"),
+    (5, "min(deadline, len(intensity)) - len(kilowatts)", "min(deadline, len(intensity) - 1) - len(kilowatts)"),
+    (5, "- len(kilowatts)", "- len(kilowatts) - 1"),
+    (5, "range(last + 1)", "range(last + 2)"),
+    (5, "intensity[s + i]", "intensity[s]"),
+    (5, "intensity[s + i]", "intensity[i]"),
+    (5, "enumerate(kilowatts)), s)", "enumerate(reversed(kilowatts))), s)"),
+    (5, "kw * intensity", "intensity"),
+    (5, "min(starts)", "max(starts)"),
+    (5, "min(starts)", "min(starts, key=lambda p: (p[0], -p[1]))"),
+    (5, "return hour, grams", "return grams, hour"),
+    (5, "return hour, grams", "return hour, grams / 1000"),
+    (5, "return hour, grams", "return hour"),
+    (5, "return None", "return 0, 0"),
+]
+
+
+@pytest.mark.parametrize(("number", "old", "new"), MUTATIONS, ids=lambda v: str(v)[:50])
+def test_a_solution_with_a_changed_line_is_refused(number, old, new):
+    result = check(f"energy-code-{number}", solution(number, old, new))
+    assert result.outcome == "wrong" and result.feedback, f"{old} -> {new}: {result.feedback}"
+
+
+# 1. Watts
+
+
+def by_intervals(times, watts, begin, end):
+    """Interval by interval, cut to the window."""
+    if not (times[0] <= begin and end <= times[-1]):
+        return
+    joules = 0
+    for (a, p), (b, q) in itertools.pairwise(zip(times, watts, strict=True)):
+        left, right = max(a, begin), min(b, end)
+        if right > left:
+            middle = p + (q - p) * ((left + right) / 2 - a) / (b - a)  # the mean of a straight line
+            joules += middle * (right - left)
+    return joules
+
+
+def by_numpy(times, watts, begin, end):
+    if begin < times[0] or end > times[-1]:
+        return None
+    at = np.unique([begin, end, *(t for t in times if begin < t < end)])
+    return np.trapezoid(np.interp(at, times, watts), at)
+
+
+def test_integrals():
+    assert verdict(1, by_intervals) and verdict(1, by_numpy)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.lists(st.floats(0.01, 5), min_size=1, max_size=12),
+    watts=st.lists(st.floats(0, 1000), min_size=13, max_size=13), ends=st.tuples(st.floats(-0.2, 1.2), st.floats(0, 1)),
+)  # fmt: skip
+def test_the_checkers_integral_is_the_area_below_the_line(steps, watts, ends):
+    times = [0.0, *itertools.accumulate(steps)]
+    begin, end = sorted(share * times[-1] for share in ends)
+    found, area = (
+        _integral(times, watts[: len(times)], begin, end),
+        by_intervals(times, watts[: len(times)], begin, end),
+    )
+    assert (found is None) == (area is None)
+    assert found is None or found == pytest.approx(area, rel=1e-6, abs=1e-6)
+
+
+def named(mistakes):
+    return pytest.mark.parametrize(("mistake", "rule"), [(name, rule) for name, rule, _ in mistakes])
+
+
+def as_function(number, rule):
+    names = NAMES[number].split(", ")
+    return lambda *values: rule(**dict(zip(names, values, strict=True)))
+
+
+@named(INTEGRAL_MISTAKES)
+def test_integral_mistakes(mistake, rule):
+    assert " is right: " in wrong(1, as_function(1, rule), mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "function"),
+    [
+        ("mean power times time", lambda t, w, a, b: None if by_intervals(t, w, a, b) is None else
+         (np.mean(x) if (x := [p for s, p in zip(t, w, strict=True) if a <= s <= b]) else 0.0) * (b - a)),
+        ("the whole series", lambda t, w, a, b: None if a < t[0] or b > t[-1] else np.trapezoid(w, t)),
+        ("made up outside", lambda t, w, a, b: np.trapezoid(
+            np.interp(at := [a, *(s for s in t if a < s < b), b], t, w), at)),
+        ("mean power", lambda t, w, a, b: None if (e := by_intervals(t, w, a, b)) is None else e / (b - a)),
+        ("zero in place of none", lambda *a: by_intervals(*a) or 0),
+        ("none in place of a number", lambda *a: None),
+        (None, lambda *a: 1.0),
+        (None, lambda *a: None if (e := by_intervals(*a)) is None else e * 1.001),
+    ],
+)  # fmt: skip
+def test_integral_mistakes_as_people_write_them(mistake, function):
+    wrong(1, function, mistake)
+
+
+def test_a_window_between_two_readings_is_explained():
+    def needs_a_reading(times, watts, begin, end):
+        inside = sum(begin < t < end for t in times)
+        return by_intervals(times, watts, begin, end) if inside or end == times[1] else 0.0
+
+    assert "the whole window lies between two readings" in wrong(1, needs_a_reading, None)
+
+
+# 2. Counters
+
+
+def unwrapped(readings, wraps_at, max_power):
+    """First unwrap, then look at the whole."""
+    seconds, joules = np.array(readings, dtype=float).T
+    rounds = np.cumsum(np.concatenate([[0], np.diff(joules) < 0]))
+    if rounds[-1] and wraps_at is None:
+        return None
+    total = joules + rounds * (wraps_at or 0)
+    possible = max_power * np.diff(seconds)
+    if (np.diff(total) > possible).any() or (possible >= (wraps_at or np.inf)).any():
+        return None
+    return float(total[-1] - total[0]) or None
+
+
+def test_counters():
+    assert verdict(2, unwrapped)
+    assert verdict(2, lambda *a: None if (e := unwrapped(*a)) is None else np.float64(e))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    powers=st.lists(st.floats(10, 240), min_size=1, max_size=10), step=st.floats(1, 200), start=st.floats(0, 65535),
+)  # fmt: skip
+def test_a_wrapping_counter_gives_what_the_device_took(powers, step, start):
+    """Simulated: the energy is known before it goes into a counter of 65,536 J."""
+    true = start
+    readings = [(0.0, start)]
+    for k, power in enumerate(powers, 1):
+        true += power * step
+        readings.append((k * step, true % 65536))
+    assert _gained(readings, 65536.0, 250.0) == pytest.approx(true - start, rel=1e-6)
+
+
+@named(COUNTER_MISTAKES)
+def test_counter_mistakes(mistake, rule):
+    assert " is right: " in wrong(2, as_function(2, rule), mistake)
+
+
+def sums(readings, gain):
+    return sum(gain(a, b) for (_, a), (_, b) in itertools.pairwise(readings))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "function"),
+    [
+        ("last less first", lambda r, w, p: r[-1][1] - r[0][1]),
+        ("never none", lambda r, w, p: None if w is None and sums(r, lambda a, b: b < a) else
+         sums(r, lambda a, b: b - a + (w if b < a else 0))),
+        ("zero in place of none", lambda *a: unwrapped(*a) or 0.0),
+        ("none in place of a number", lambda *a: None),
+        (None, lambda r, w, p: sums(r, lambda a, b: abs(b - a))),
+        (None, lambda *a: 1.0),
+    ],
+)  # fmt: skip
+def test_counter_mistakes_as_people_write_them(mistake, function):
+    wrong(2, function, mistake)
+
+
+# 3. Limits
+
+
+def by_sorting(curve, energy_weight, slowest):
+    rows = sorted(curve, reverse=True)
+    top, _, reference = rows[0]
+    costs = {
+        e * energy_weight + (1 - energy_weight) * top * t: limit for limit, e, t in rows if t <= slowest * reference
+    }
+    return costs[min(costs)]
+
+
+def test_limits():
+    assert verdict(3, by_sorting)
+    assert verdict(3, lambda *a: int(by_sorting(*a)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(50, 700).map(float), st.floats(1, 1e6), st.floats(1, 1e4)), min_size=1, max_size=9,
+        unique_by=lambda row: row[0],
+    ),
+    weight=st.floats(0, 1), slowest=st.floats(1, 5),
+)  # fmt: skip
+def test_no_allowed_limit_costs_less_than_the_checkers(rows, weight, slowest):
+    top, _, reference = max(rows)
+    cost = {limit: weight * e + (1 - weight) * top * t for limit, e, t in rows if t <= slowest * reference}
+    chosen = _best(rows, weight, slowest)
+    assert chosen in cost and cost[chosen] == pytest.approx(min(cost.values()), rel=1e-9)
+
+
+@named(LIMIT_MISTAKES)
+def test_limit_mistakes(mistake, rule):
+    assert " is right: " in wrong(3, as_function(3, rule), mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "function"),
+    [
+        ("lowest limit", lambda c, w, s: min(c)[0]),
+        ("largest limit", lambda c, w, s: max(c)[0]),
+        ("bound left out", lambda c, w, s: min(c, key=lambda r: w * r[1] + (1 - w) * max(c)[0] * r[2])[0]),
+        (None, lambda c, w, s: min(c, key=lambda r: r[1] * r[2])[0]),
+        (None, lambda *a: 1.0),
+    ],
+)
+def test_limit_mistakes_as_people_write_them(mistake, function):
+    wrong(3, function, mistake)
+
+
+# 4. Samples
+
+
+def by_arrays(windows, batch, idle_power):
+    e, t, n = np.array(windows, dtype=float).T
+    samples = n.sum() * batch
+    return np.array([e.sum(), np.maximum(e.sum() - t.sum() * idle_power, 0)]) / samples
+
+
+def test_samples():
+    assert verdict(4, by_arrays)
+    assert verdict(4, lambda *a: by_arrays(*a).tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    calls=st.lists(st.integers(1, 1000), min_size=1, max_size=6), batch=st.integers(1, 4096),
+    each=st.floats(0.01, 100), idle=st.floats(0, 100), pace=st.floats(1e-3, 1),
+)  # fmt: skip
+def test_steady_work_has_one_cost_however_it_is_cut(calls, batch, each, idle, pace):
+    """A device that takes `each` J above idle for a sample, cut into windows of any number of calls."""
+    seconds = [n * pace for n in calls]
+    windows = [(n * batch * each + idle * t, t, n) for n, t in zip(calls, seconds, strict=True)]
+    whole, above = _per_sample(windows, batch, idle)
+    assert above == pytest.approx(each, rel=1e-6) and whole == pytest.approx(each + idle * pace / batch, rel=1e-6)
+
+
+def samples(*, whole=None, above=None):
+    """The right function with one number replaced: a function of joules, seconds, calls, batch, idle power, windows."""
+
+    def function(windows, batch, idle_power):
+        right = by_arrays(windows, batch, idle_power)
+        e, t, n = (sum(c) for c in zip(*windows, strict=True))
+        arguments = (e, t, n, batch, idle_power, windows)
+        return (whole(*arguments) if whole else right[0], above(*arguments) if above else right[1])
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("mistake", "function"),
+    [
+        ("exchanged", lambda *a: by_arrays(*a)[::-1]),
+        ("batch left out", samples(whole=lambda e, t, n, b, p, w: e / n)),
+        ("mean of the windows", samples(whole=lambda e, t, n, b, p, w: np.mean([x / (c * b) for x, _, c in w]))),
+        ("mean power", samples(whole=lambda e, t, n, b, p, w: e / t)),
+        ("windows in place of calls", samples(whole=lambda e, t, n, b, p, w: e / (len(w) * b))),
+        ("turned over", samples(whole=lambda e, t, n, b, p, w: n * b / e)),
+        ("below zero", samples(above=lambda e, t, n, b, p, w: (e - p * t) / (n * b))),
+        ("idle power without time", samples(above=lambda e, t, n, b, p, w: (e - p) / (n * b))),
+        ("each window above zero", samples(above=lambda e, t, n, b, p, w: sum(max(0, x - p * s) for x, s, _ in w)
+                                           / (n * b))),
+        ("idle left in", samples(above=lambda e, t, n, b, p, w: e / (n * b))),
+        ("idle for each sample", samples(above=lambda e, t, n, b, p, w: e / (n * b) - p * t)),
+        ("batch left out", samples(above=lambda e, t, n, b, p, w: max(0, e - p * t) / n)),
+        (None, samples(whole=lambda e, t, n, b, p, w: 1.0)),
+        (None, samples(above=lambda e, t, n, b, p, w: 1.0)),
+        (None, lambda *a: by_arrays(*a) * 1.001),
+    ],
+)  # fmt: skip
+def test_sample_mistakes(mistake, function):
+    wrong(4, function, mistake)
+
+
+# 5. When to start
+
+
+def by_convolution(intensity, kilowatts, deadline):
+    hours = intensity[:deadline]
+    if len(hours) < len(kilowatts):
+        return None
+    grams = np.correlate(np.array(hours, dtype=float), np.array(kilowatts, dtype=float), mode="valid")
+    return int(np.argmin(grams)), float(grams.min())
+
+
+def test_starts():
+    assert verdict(5, by_convolution)
+    assert verdict(5, lambda *a: None if (s := by_convolution(*a)) is None else list(s))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    intensity=st.lists(st.integers(0, 900), min_size=1, max_size=30),
+    kilowatts=st.lists(st.integers(1, 40), min_size=1, max_size=8), deadline=st.integers(0, 40),
+)  # fmt: skip
+def test_no_start_gives_off_less_than_the_checkers(intensity, kilowatts, deadline):
+    tried = {}
+    for start in range(len(intensity)):
+        end = start + len(kilowatts)
+        if end <= deadline and end <= len(intensity):
+            hours = [intensity[h] for h in range(start, end)]
+            tried[start] = sum(map(math.prod, zip(hours, kilowatts, strict=True)))
+    found = _start(intensity, kilowatts, deadline)
+    if not tried:
+        assert found is None
+    else:
+        least = min(tried.values())
+        assert found == (min(s for s, g in tried.items() if g == least), least)
+
+
+@named(START_MISTAKES)
+def test_start_mistakes(mistake, rule):
+    assert " is right: " in wrong(5, as_function(5, rule), mistake)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "function"),
+    [
+        ("deadline left out", lambda i, k, d: by_convolution(i, k, len(i))),
+        ("kilograms", lambda *a: None if (s := by_convolution(*a)) is None else (s[0], s[1] / 1000)),
+        ("none in place of a number", lambda *a: None),
+        (None, lambda *a: (0, 0.0)),
+        (None, lambda *a: None if (s := by_convolution(*a)) is None else s[::-1]),
+        (None, lambda *a: by_convolution(*a) or (None, None)),
+    ],
+)
+def test_start_mistakes_as_people_write_them(mistake, function):
+    wrong(5, function, mistake)
+
+
+def test_a_forecast_that_ends_too_soon_is_an_error_in_words():
+    def beyond(intensity, kilowatts, deadline):
+        starts = range(deadline - len(kilowatts) + 1)
+        return min((sum(k * intensity[s + i] for i, k in enumerate(kilowatts)), s) for s in starts)[::-1]
+
+    assert "IndexError" in wrong(5, beyond, None)
