@@ -46,11 +46,11 @@ _KINDS = {
 }
 
 
-def _regions(name: str, value: str, default: str, own: str, label: str, shared: bool = True) -> Choice:
+def _regions(name: str, value: str, default: str, own: str, label: str) -> Choice:
     """A choice of grid: it sets the carbon intensity `value`."""
     options = [Option(r.name, sets={value: r.carbon_intensity}, group=_KINDS[r.kind]) for r in regions().values()]
     options.sort(key=lambda o: list(_KINDS.values()).index(o.group))  # one heading for each kind
-    return pick(name, options, default=default, own={value: own}, label=label, shared=shared)
+    return pick(name, options, default=default, own={value: own}, label=label, shared=False)
 
 
 def _with(choice: Choice, **sets: float) -> Choice:
@@ -58,16 +58,16 @@ def _with(choice: Choice, **sets: float) -> Choice:
     return replace(choice, options=[replace(o, sets={**o.sets, **sets}) for o in choice.table.values()])
 
 
-def _facilities(name: str, value: str, default: str, own: str, label: str, shared: bool = True) -> Choice:
+def _facilities(name: str, value: str, default: str, own: str, label: str) -> Choice:
     """A choice of data centre: it sets the PUE `value`."""
     options = [Option(f.name, sets={value: f.pue}) for f in facilities().values() if f.pue]
-    return pick(name, options, default=default, own={value: own}, label=label, shared=shared)
+    return pick(name, options, default=default, own={value: own}, label=label, shared=False)
 
 
-def _waters(name: str, value: str, default: str, own: str, label: str, shared: bool = True) -> Choice:
+def _waters(name: str, value: str, default: str, own: str, label: str) -> Choice:
     """A choice of data centre: it sets the WUE `value`."""
     options = [Option(f.name, sets={value: f.wue}) for f in facilities().values() if f.wue is not None]
-    return pick(name, options, default=default, own={value: own}, label=label, shared=shared)
+    return pick(name, options, default=default, own={value: own}, label=label, shared=False)
 
 
 def _intensity(name: str, label: str, default: float = 400) -> Slider:
@@ -279,11 +279,11 @@ def _place(name: str, label: str, facility: str, region: str, water: str) -> lis
     """The inputs of one place; the values of the second one have `other_` before their names."""
     return grouped(
         label,
-        _facilities(f"{name}facility", f"{name}pue", facility, f"own_{name}pue", "PUE of", shared=False),
+        _facilities(f"{name}facility", f"{name}pue", facility, f"own_{name}pue", "PUE of"),
         _pue(f"own_{name}pue"),
-        _waters(f"{name}water", f"{name}wue", water, f"own_{name}wue", "Water on site as", shared=False),
+        _waters(f"{name}water", f"{name}wue", water, f"own_{name}wue", "Water on site as"),
         _litres(f"own_{name}wue", "WUE", 1.0, "consumed on site"),
-        _regions(f"{name}region", f"{name}intensity", region, f"own_{name}intensity", "Grid", shared=False),
+        _regions(f"{name}region", f"{name}intensity", region, f"own_{name}intensity", "Grid"),
         _intensity(f"own_{name}intensity", "Carbon intensity"),
         _price(f"{name}price", "Price"),
     )
@@ -538,7 +538,9 @@ tokens = Calculator(
     inputs=[
         *grouped(
             "Server",
-            *_power("H200 SXM", 500, gemini=GEMINI * HOUR, popular=POPULAR * HOUR, kilowatt_hour=1000 * HOUR),
+            *_power(
+                "H200 SXM", 500, gemini=GEMINI * HOUR, popular=POPULAR * HOUR, kilowatt_hour=1000 * HOUR, watt_hour=HOUR
+            ),
             whole("devices", 65536, 1, "Devices"),
             Slider(
                 "throughput", 0.1, 1e9, default=3014, scale="log", label="Throughput", help="tokens out, of all devices"
@@ -592,18 +594,20 @@ tokens = Calculator(
             Output(energy.power_at_load, f"{name}_device", given={"idle_power": 0, "load": load}, shown=False)
             for name, load in (("server", "load"), ("least", "low_load"), ("most", "high_load"))
         ],
+        # An axis of watt-hours has its ticks in joules; this one has plain numbers.
+        *[Ratio(f"{name}_wh", name, "watt_hour", shown=False) for name in ("query", "least_query", "most_query")],
     ],
     curve=Curve(
         x="tokens",
         lines=[
-            Line("query", "this power"),
-            Line("most_query", "the whole rating", faint=True),
-            Line("least_query", "0.3 of the rating", faint=True),
+            Line("query_wh", "this power"),
+            Line("most_query_wh", "the whole rating", faint=True),
+            Line("least_query_wh", "0.3 of the rating", faint=True),
         ],
-        at=[("tokens", "query")],
+        at=[("tokens", "query_wh")],
         at_label="this query",
         x_label="Tokens of an answer",
-        y_label="Energy of a query",
+        y_label="Energy of a query (Wh)",
         describe="Energy of a query against the tokens of its answer, both logarithmic, a straight line: {query} for "
         "{tokens}.",
     ),
@@ -668,7 +672,7 @@ federated = Calculator(
             "In a data centre",
             Slider("central_power", 10, 1e6, default=400, scale="log", label="Mean power"),
             Slider("central_time", 36, 1e12, default=3 * HOUR, scale="log", per=HOUR, label="Hours of devices"),
-            _facilities("facility", "pue", GOOGLE, "own_pue", "PUE of"),
+            _with(_facilities("facility", "pue", GOOGLE, "own_pue", "PUE of"), kilowatt_hour=1000 * HOUR),
             _pue("own_pue"),
         ),
     ],
@@ -684,16 +688,17 @@ federated = Calculator(
         Ratio("network_share", "network", "federated", label="Network, of the federated", percent=True),
         Output(energy.federated_energy, "computing", "Devices", given={"energy_per_byte": 0}, shown=False),
         Sum("network", ["federated"], minus=["computing"], label="Network", shown=False),
-        Ratio("part", "central", "federated", percent=True, shown=False),
+        Ratio("federated_kwh", "federated", "kilowatt_hour", shown=False),
+        Ratio("central_kwh", "central", "kilowatt_hour", shown=False),
     ],
     curve=Curve(
         x="rounds",
         low=1,
-        lines=[Line("federated", "federated"), Line("central", "in the data centre", faint=True)],
-        at=[("rounds", "federated")],
+        lines=[Line("federated_kwh", "federated"), Line("central_kwh", "in the data centre", faint=True)],
+        at=[("rounds", "federated_kwh")],
         at_label="these rounds",
         x_label="Rounds",
-        y_label="Energy",
+        y_label="Energy (kWh)",
         describe="Energy against the rounds, both logarithmic: federated it rises in proportion, {federated} for "
         "{rounds}; in the data centre it is {central}.",
     ),
@@ -745,7 +750,7 @@ window = Calculator(
         Slider("tolerance", 1e-4, 0.5, default=0.01, scale="log", label="Tolerated error", unit=NUMBER),
     ],
     outputs=[
-        Ratio("error", "off", "one", label="Off by at most", percent=True),
+        Ratio("error_share", "off", "one", label="Off by at most", percent=True),
         Output(energy.shortest_window, "shortest", "Shortest window"),
         Ratio("periods", "shortest", "update_period", label="Periods in it"),
         Output(energy.counter_error, "off", shown=False),
@@ -753,25 +758,26 @@ window = Calculator(
     ],
     curve=Curve(
         x="window",
-        lines=[Line("error")],
-        at=[("window", "error")],
+        lines=[Line("error_share")],
+        at=[("window", "error_share")],
         at_label="this window",
         marks=[Mark("shortest", "shortest window", "wanted")],
         x_label="Window",
         y_label="Error",
-        describe="The largest error against the window, both logarithmic, falling in proportion: {error} at {window}.",
+        describe="The largest error against the window, both logarithmic, falling in proportion: {error_share} at "
+        "{window}.",
     ),
     verdict=[
         Case(
             "Too short: in {window} the counter has hardly moved. Repeat the work until the window is {shortest} long.",
-            [("error", ">=", 1)],
+            [("error_share", ">=", 1)],
         ),
         Case(
-            "Too short: the energy may be off by {error}, and {wanted} was asked. Repeat the work until the window is "
-            "{shortest} long.",
-            [("error", ">", "wanted")],
+            "Too short: the energy may be off by {error_share}, and {wanted} was asked. Repeat the work until the "
+            "window is {shortest} long.",
+            [("error_share", ">", "wanted")],
         ),
-        Case("Long enough: off by {error} at most."),
+        Case("Long enough: off by {error_share} at most."),
     ],
     note="For steady power and a sensor that misses nothing. On A100 and H100 the sensor looks a quarter of the time: "
     "repeat the window at shifted moments.",

@@ -389,6 +389,18 @@ def time_per_sample(*, fixed_time: Second, time_of_one: Second, batch: Annotated
 
 
 @formula
+def step_from_forward(*, forward_time: Second) -> Second:
+    r"""Time of a training step from that of a forward pass of the same batch.
+
+    Equation: t = 3 t_f
+    Where: t_f = forward_time
+    Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1 (the backward pass has twice the operations)
+    Assumes: the backward pass runs at the forward pass's rate; the update takes no time; nothing is recomputed.
+    """
+    return 3 * forward_time
+
+
+@formula
 def energy_per_sample(*, fixed_energy: Joule, energy_of_one: Joule, batch: Annotated[Count, Range(1, 1e12)]) -> Joule:
     r"""Energy of one sample in a batch: what a batch costs whatever its size is shared.
 

@@ -92,6 +92,7 @@ BASE: tuple[str, ...] = ()  # no case is in every prediction
 PICTURES = ("energy", "power", "windows", "errors")
 ENDS = "ends"  # in place of "inference": of each dtype the smallest and the largest batch with a prediction
 DRAWN = (ENDS, "training", "counter")
+SHOWN = 12  # repeats of a window that are listed
 TOLERANCE = 0.1  # a window whose deviation stays below this can be trusted
 
 
@@ -206,7 +207,8 @@ def _check(record: Record) -> None:
             raise EfflabError(f"{where}: a {sample.metric} in {sample.unit!r}. Measure it again.")
         if sample.metric in _UNITS:
             check_values(sample, where, zero=sample.metric in ("gain", "limit_least"))
-    if counted(record) and not positive(record.spec.get("period")):
+    reads = counted(record) or any(s.point.get("role") in ("counter", "window") for s in record.samples)
+    if reads and not positive(record.spec.get("period")):
         raise EfflabError(f"record {record.id}: spec.period must be a number greater than zero. Measure it again.")
 
 
@@ -1196,7 +1198,8 @@ def evidence(record: Record, case: str) -> str:
     if role == "window":
         one = next(w for w in windows(record) if w.case == case)
         lines = [f"{case}: furthest off {unsigned(one.deviation)}, bound {unsigned(one.bound)}"]
-        lines.append("  gains: " + ", ".join(show(g, JOULE) for g in one.gains))
+        more = ", …" if len(one.gains) > SHOWN else ""
+        lines.append("  gains: " + ", ".join(show(g, JOULE) for g in one.gains[:SHOWN]) + more)
         return "\n".join([*lines, *(f"  {r.explanation}" for r in rows.values())])
     return f"{case}: {show(median(sample.values), SECOND)}; it calibrates"
 

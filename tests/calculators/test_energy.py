@@ -365,6 +365,6 @@ def test_the_verdict_of_federated(state, says):
 )
 def test_windows_by_hand(state, error, shortest, says):
     here = calculators.get(WINDOW).evaluate(**state)
-    assert here["error"] == pytest.approx(error) and here["shortest"] == pytest.approx(shortest)
+    assert here["error_share"] == pytest.approx(error) and here["shortest"] == pytest.approx(shortest)
     assert here["periods"] == pytest.approx(shortest / (error * calculators.get(WINDOW).state(**state)["window"]))
-    assert says in here.verdict and math.isfinite(here["error"])
+    assert says in here.verdict and math.isfinite(here["error_share"])

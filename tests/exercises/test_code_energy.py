@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab import notebooks
-from efflab.exercises import check
+from efflab.catalog.energy import power_curves, region
+from efflab.exercises import check, questions
 from efflab.exercises.checks.energy import (
     COUNTER_MISTAKES,
     INTEGRAL_MISTAKES,
@@ -496,3 +497,41 @@ def test_a_forecast_that_ends_too_soon_is_an_error_in_words():
         return min((sum(k * intensity[s + i] for i, k in enumerate(kilowatts)), s) for s in starts)[::-1]
 
     assert "IndexError" in wrong(5, beyond, None)
+
+
+# The bank
+
+
+def test_what_the_texts_say_beside_the_answers():
+    """Numbers in texts and feedback that no answer holds, each computed again or looked up in the catalog."""
+    bank = questions.bank("energy")
+    value = {name: q.value for name, q in bank.items() if q.kind == "numeric"}
+    assert value["energy-2"] / 1.15 / 3.6e9 == pytest.approx(203, abs=0.5) and 512 * 720 == 368_640
+    # 3: the grids, and their ratio. 4: what the computers took.
+    assert region("Poland, 2023").g_per_kwh == pytest.approx(662, abs=0.5)
+    assert (
+        value["energy-3"] / 433e3 / 57 == pytest.approx(11.6, abs=0.05) and pytest.approx(24_700, rel=2e-3) == 433 * 57
+    )
+    assert pytest.approx(250) == 310 / 1.24
+    # 6: pounds, and grams for a kWh.
+    assert pytest.approx(1438, abs=0.5) == 1507 * 0.954 and pytest.approx(433, abs=0.5) == 954 * 0.45359237
+    # 8: grams for an hour, kilograms, and the share on a grid of 400 g/kWh.
+    made = 400 * 50_000 / 24_500
+    assert pytest.approx(16.3, abs=0.05) == 400e3 / 24_500 and made == pytest.approx(816, abs=0.5)
+    assert pytest.approx(1100) == 50_000 * 0.5 * 1.1 * 0.04 and made / (made + 11_000) == pytest.approx(0.07, abs=5e-3)
+    assert value["energy-10"] == pytest.approx(468, abs=0.6)
+    # 13: Zeus's curve, as the catalog holds it, and the power under 100 W.
+    rows = {row.limit_w: row for row in power_curves()["V100, ResNet-50"].limits}
+    for limit, less, more in ((200, 0.116, 0.053), (150, 0.225, 0.18), (125, 0.202, 0.44), (100, 0.138, 0.93)):
+        assert 1 - rows[limit].energy == pytest.approx(less, abs=5e-4), limit
+        assert rows[limit].time - 1 == pytest.approx(more, abs=5e-3), limit
+    assert rows[100].energy / rows[100].time == pytest.approx(0.45, abs=5e-3)
+    # 14: 250 W, and the other weight.
+    for weight, better in ((0.6, True), (0.4, False)):
+        low, high = (weight * e + (1 - weight) * 0.25 * hours for e, hours in ((1.55, 11.8), (2.0, 10.0)))
+        assert (low < high) is better
+    assert pytest.approx(2.2) == 0.6 * 2 + 0.4 * 2.5
+    # 15: joules at the best clock. 16: what a phone takes in a round.
+    s = value["energy-15"]
+    assert 20 / s**2 + 10 * s == pytest.approx(23.8, abs=0.05)
+    assert pytest.approx(value["energy-16"] / 3600 / 1e5) == 5 * 6 / 60 + 0.1 * 20

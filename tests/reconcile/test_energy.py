@@ -474,13 +474,14 @@ def test_without_a_rating_too_there_is_neither() -> None:
 
 
 def test_no_joule_is_invented_without_a_counter() -> None:
-    """Nothing in what it prints is measured in J or W but what says modelled."""
-    found = cpu([7.0, 40.0])
-    for text in (energy.text(found), energy.summary(found), energy.sweep(found, "by dtype")):
-        assert "idle power:" not in text.lower()
-        for line in text.splitlines():
-            if "W" in line.split() or "J" in line.split():
-                assert "modelled" in line.lower() or "modelled" in text.splitlines()[0], line
+    """Of what it prints no line has joules or watts but one that says modelled, and without a rating none has."""
+    unit = re.compile(r"\d [kmµn]?[JW]\b")
+    rated, neither = cpu([7.0, 40.0]), cpu()
+    assert [t for t in energy.text(rated).splitlines() if unit.search(t)], "the band itself"
+    assert not [t for t in energy.text(rated).splitlines() if unit.search(t) and "modelled" not in t.lower()]
+    for text in (energy.text(neither), energy.summary(neither), energy.sweep(neither, "by dtype")):
+        assert not unit.search(text)
+    assert unit.search(energy.sweep(gpu(), "by dtype")), "the pattern finds what was measured"
 
 
 @pytest.mark.parametrize("rating", [None, [7.0, 40.0]])
@@ -546,8 +547,8 @@ def test_power_by_case_and_the_limit() -> None:
     assert energy.powers(found)["stream"] == pytest.approx(250)
     assert energy.powers(found)["idle"] == 100
     text = energy.sweep(found, "power")
-    assert f"stream{'':8}  250 W" in text or "250 W" in text
-    assert "36%" in text, "250 W of 700 W"
+    (row,) = (t.split() for t in text.splitlines() if t.startswith("stream"))
+    assert row == ["stream", "250", "W", "150", "W", "36%"], "250 W of 700 W, of them 100 W idle"
     assert "Power limit: 700 W in force, 700 W by default, 200 W the least, 700 W the most." in text
     assert "Power limit: 700 W in force" in energy.evidence(found, "limit")
     assert "limit" not in energy.sweep(gpu(drop=("limit",)), "power")
@@ -646,7 +647,7 @@ def test_every_cell_of_the_lab_runs_on_every_machine(
     # Every prediction of a time is answered; those of joules where there is a counter.
     made, answered = labbook.pairs(records.LabBook(tmp_path).readable()[0], [])
     assert not answered, "no record was unusable"
-    names = {p.name.partition(".")[0] for p in made}
+    names = {p.case for p in made}
     assert {"infer-fp32-16", "train-bf16", "calibration-saving-bf16"} <= names
     assert ("calibration-idle-power" in names) == measured
 
@@ -681,6 +682,9 @@ def test_a_damaged_description_is_named(name: str) -> None:
     found.spec[name] = 0
     with pytest.raises(EfflabError, match=f"record r: spec.{name} must be a number greater than zero"):
         energy.points(found)
+    found.spec["counter"] = "none"
+    with pytest.raises(EfflabError, match=f"spec.{name}"):
+        energy.sweep(found, "windows")  # it has windows all the same
 
 
 def test_other_topics_and_names_are_refused() -> None:
