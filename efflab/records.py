@@ -244,6 +244,8 @@ class Sample(_Model):
 class Energy(_Model):
     """Energy of the whole run, from its first case to its last, setting up and waiting included.
 
+    What a case took that was killed before it was measured is not in a continued run's (`windows` above 1).
+
     Measured (`joules`), modelled (`band`) or absent, and never two of them.
 
     Attributes:

@@ -1,12 +1,14 @@
 """What the energy lab measures: joules and seconds of a small model's calls, and how far the counter can be trusted.
 
 The model is a stack of square matrix products with ReLU between them, without biases: weights and inputs are normal
-random numbers, never zeros, which draw less power. The point's "role" says what a case is:
+random numbers, never zeros: the values alone change the power of a product (Gregersen, Patel & Choukse 2024,
+arXiv:2409.18324). The point's "role" says what a case is:
 
 - "idle": power of the device while this process leaves it alone.
 - "calibration": a square matrix product of each dtype, far beyond the ridge point, and a copy beyond the cache.
   "bytes" is what the copy reads and writes. Nothing is predicted of them.
-- "inference": a forward pass of a batch. "training": a step of forward, backward and SGD, whose learning rate of 0
+- "inference": a forward pass of a batch; "calibrates" marks the two batches that calibrate the line of times
+  (`spec.line`). "training": a step of forward, backward and SGD, whose learning rate of 0
   leaves the weights as they are.
 - "counter": one long window of training steps, of which "energy" is what the counter gained and "integrated" the
   trapezoid rule over power readings of the same window.
@@ -50,6 +52,8 @@ class Scale:
 
     Attributes:
         width, layers, batches, training: of the model; `training` is the batch of a training step.
+        line: the two of `batches` whose times calibrate. Of the smaller ones some take another kernel: a product with a
+            vector.
         product: rows of the square product.
         load: rows of the product that is the steady load under the short windows.
         windows: s of a window by counter; "none" where there is none.
@@ -57,13 +61,15 @@ class Scale:
         settle: s of calls before the first window, so that power and clock have settled.
         rest: s without work before the idle windows.
         long: s of the window that is also integrated, by counter.
-        lengths: s of the short windows, by counter.
+        lengths: s of the short windows, by counter. None is a whole number of periods: such a window always holds as
+            many changes of the counter, and hides its error.
         updates: of the counter that windows of one length cover at least, all together.
     """
 
     width: int
     layers: int
     batches: tuple[int, ...]
+    line: tuple[int, int]
     training: int
     product: int
     load: int
@@ -78,20 +84,20 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        width=64, layers=2, batches=(1, 4, 16), training=4, product=96, load=32,
+        width=64, layers=2, batches=(1, 4, 16), line=(4, 16), training=4, product=96, load=32,
         windows={"none": 0.02, "rapl": 0.02, "nvml-counter": 0.3}, repeats=3, settle=0.0, rest=0.05,
         long={"rapl": 0.2, "nvml-counter": 1.0},
-        lengths={"rapl": (3e-4, 3e-3, 3e-2), "nvml-counter": (0.01, 0.1, 0.3)}, updates=12,
+        lengths={"rapl": (3.3e-4, 3.3e-3, 0.0333), "nvml-counter": (0.013, 0.13, 0.33)}, updates=12,
     ),
     "cpu": Scale(
-        width=2048, layers=4, batches=(1, 2, 4, 8, 16, 32, 64, 128), training=32, product=1024, load=128,
-        windows={"none": 0.3, "rapl": 1.0}, repeats=5, settle=0.2, rest=2.0, long={"rapl": 2.0},
-        lengths={"rapl": (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)}, updates=20,
+        width=2048, layers=4, batches=(1, 2, 4, 8, 16, 32, 64, 128), line=(8, 128), training=32, product=1024,
+        load=128, windows={"none": 0.3, "rapl": 1.0}, repeats=5, settle=0.2, rest=2.0, long={"rapl": 2.0},
+        lengths={"rapl": (3.3e-4, 1.3e-3, 3.3e-3, 0.0133, 0.0333, 0.1333)}, updates=20,
     ),
     "gpu": Scale(
-        width=8192, layers=4, batches=(1, 4, 16, 64, 256, 1024, 4096), training=1024, product=8192, load=4096,
-        windows={"none": 0.5, "nvml-counter": 2.0}, repeats=3, settle=0.5, rest=3.0, long={"nvml-counter": 10.0},
-        lengths={"nvml-counter": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}, updates=20,
+        width=8192, layers=4, batches=(1, 4, 16, 64, 256, 1024, 4096), line=(16, 4096), training=1024, product=8192,
+        load=4096, windows={"none": 0.5, "nvml-counter": 2.0}, repeats=3, settle=0.5, rest=3.0,
+        long={"nvml-counter": 10.0}, lengths={"nvml-counter": (0.013, 0.033, 0.13, 0.33, 1.03, 3.03)}, updates=20,
     ),
 }  # fmt: skip
 FEWEST = 12  # short windows of one length
@@ -452,8 +458,8 @@ class EnergyLab:
         cases = list(_cases(session, dtypes))
         spec: dict[str, Any] = {
             "scale": scale, "seed": SEED, "width": of.width, "layers": of.layers, "batches": list(of.batches),
-            "training_batch": of.training, "dtypes": dtypes, "window": of.windows[counter], "repeats": of.repeats,
-            "settle": of.settle, "rest": of.rest,
+            "line": list(of.line), "training_batch": of.training, "dtypes": dtypes, "window": of.windows[counter],
+            "repeats": of.repeats, "settle": of.settle, "rest": of.rest,
             "threads": session.threads or devices.import_torch().get_num_threads(),
             "counter": counter, "why": why, "period": period,
             "instructions": devices.instructions(device),
@@ -484,7 +490,7 @@ def _cases(session: Session, dtypes: list[str]) -> Iterator[Case]:
     for dtype, batch in itertools.product(dtypes, of.batches):
         yield timed(
             f"infer-{dtype}-{batch}", "inference", lambda d=dtype, b=batch: session.infer(d, b), dtype=dtype,
-            batch=batch, width=of.width, layers=of.layers, series=f"{dtype} by batch",
+            batch=batch, width=of.width, layers=of.layers, series=f"{dtype} by batch", calibrates=batch in of.line,
         )  # fmt: skip
     for dtype in dtypes:
         yield timed(

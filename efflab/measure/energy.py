@@ -121,7 +121,8 @@ class Meter:
         except NoCounter as error:
             self._held.close()
             self.why = str(error)
-        self.of = ", ".join(c.of for c in self._counters)
+        named = [c.of for c in self._counters]
+        self.of = "".join(named) if len(named) < 2 else f"{len(named)} counters, from {named[0]} to {named[-1]}"
         self.shared = next((c.shared for c in self._counters if c.shared), "")
         self.period = PERIODS.get(self.source, 0.0)
 
@@ -252,7 +253,7 @@ def _others(pynvml: Any, handle: Any, what: str) -> str:
         found = {p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
     except Exception:
         return ""  # not every driver says
-    ours = _family()
+    ours = _family() | {pid for pid in found if _of_this_job(pid)}
     # In a container the driver may number processes as the host does: then none is known here, and one of them is this.
     others = len(found - ours) if found & ours else max(0, len(found) - 1)
     return f"{what} also holds what {others} other process{'es take' if others > 1 else ' takes'} there" * bool(others)
@@ -267,6 +268,17 @@ def _family() -> set[int]:
         return {me.pid, *(p.pid for p in me.parents()), *(p.pid for p in me.children(recursive=True))}
     except Exception:
         return {os.getpid()}
+
+
+def _of_this_job(pid: int) -> bool:
+    """Whether a process belongs to this process's Slurm job, such as a rank that srun or torchrun started."""
+    job = os.environ.get("SLURM_JOB_ID")
+    try:
+        import psutil
+
+        return bool(job) and psutil.Process(pid).environ().get("SLURM_JOB_ID") == job
+    except Exception:  # it has ended, or is another user's
+        return False
 
 
 def _of_cpu(root: Path | None = None) -> Counter:

@@ -386,6 +386,8 @@ def energy_text(record: Record) -> str:
         parts += [not_measured if found.why else "Energy of the run: not measured.", f"{said}."]
         if second := modelled_energy(record, 1.0):
             parts.append(f"A call then takes {span(second, JOULE)} for each second of its time.")
+    if found.windows > 1:
+        parts.append("The run was continued: what was lost in between is not in it.")
     if found.shared:
         parts.append(f"{found.shared[0].upper()}{found.shared[1:].rstrip('.')}.")
     return " ".join(parts)

@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from efflab import records
 from efflab.errors import EfflabError
 from efflab.experiments import get, runner, topics
-from efflab.records import Environment, Record, Sample
+from efflab.measure import monitor
+from efflab.records import Energy, Environment, Record, Sample
+from tests.measure import counters
 
 
 class Fake:
@@ -536,3 +538,124 @@ def test_a_run_says_what_would_disturb_it_before_it_begins(tmp_path: Path, monke
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
     (unused,) = said(1.0)
     assert "a GPU was granted and is not used" in unused
+
+
+# The energy of a run
+
+
+class Spends:
+    """A case's function that takes so many joules of the counter `play` shows, and some time of its clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.clock, self.joules = counters.Clock(monkeypatch), 0.0
+        counters.play(monkeypatch, lambda: self.joules, **options)
+
+    def __call__(self, joules: float, then: BaseException | None = None) -> Callable[[], float]:
+        def function() -> float:
+            self.joules += joules
+            self.clock.advance(2.0)
+            if then:
+                raise then
+            return 1.0
+
+        return function
+
+
+def test_the_energy_of_a_run_is_what_the_counter_gained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spend = Spends(monkeypatch, shared="others may be there")
+    spend.joules = 5000.0
+    record, path = run(Fake(a=spend(30), b=spend(12), c=spend(400)), tmp_path)
+    assert record.energy.joules == 442 and record.energy.window_s == pytest.approx(6)
+    assert (record.energy.source, record.energy.of, record.energy.shared, record.energy.period_s) == (
+        "rapl", "the test's counter", "others may be there", 1e-3,
+    )  # fmt: skip
+    assert record.energy.band is None and record.energy.why == ""
+    assert records.load(path) == record
+
+
+def test_the_energy_of_a_run_that_was_continued_is_that_of_both_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spend = Spends(monkeypatch)
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=spend(30), b=raises(KeyboardInterrupt()), c=spend(400)), tmp_path)
+    spend.joules += 7000  # what the machine took while nothing ran
+    spend.clock.advance(3600)
+    (partial,) = tmp_path.glob("*.partial.json")
+    assert records.load_record(partial).energy.joules == 30
+    record, _ = run(Fake(a=spend(30), b=spend(12), c=spend(400)), tmp_path)
+    assert record.energy.joules == pytest.approx(30 + 12 + 400)
+    assert record.energy.window_s == pytest.approx(6)
+
+
+@pytest.fixture
+def rated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a counter, whose cores are rated at 3 W to 5 W."""
+    monkeypatch.setattr(monitor, "POWERCAP", tmp_path_factory.mktemp("none"))
+    monkeypatch.setattr(runner.ratings, "rated_per_core", lambda *_: (3.0, 5.0, "a processor"))
+
+
+def test_without_a_counter_the_energy_is_a_band_from_the_rating(
+    rated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = counters.Clock(monkeypatch)
+    record, _ = run(Fake(a=lambda: clock.advance(10) or 1.0), tmp_path)
+    cores = record.environment.cores or 1
+    found = record.energy
+    assert (found.source, found.joules) == ("modelled", None)
+    assert found.rating == [3.0 * cores, 5.0 * cores]
+    assert found.band == pytest.approx([0.3 * 10 * 3 * cores, 10 * 5 * cores])
+    assert found.of.startswith("a processor") and str(cores) in found.of
+    assert found.why == "RAPL: this system offers no energy counter of a processor package"
+
+
+def test_a_session_that_was_modelled_makes_the_sum_a_band(
+    rated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        spend = Spends(patch)
+        with pytest.raises(runner.Interrupted):
+            run(Fake(a=spend(30), b=raises(KeyboardInterrupt())), tmp_path)
+    clock = counters.Clock(monkeypatch)
+    record, _ = run(Fake(a=lambda: 1.0, b=lambda: clock.advance(10) or 1.0), tmp_path)
+    cores = record.environment.cores or 1
+    assert (record.energy.source, record.energy.joules) == ("modelled", None)
+    assert record.energy.band == pytest.approx([30 + 9 * cores, 30 + 50 * cores])
+    assert "RAPL" in record.energy.why
+
+
+def test_without_a_counter_and_a_rating_there_is_a_sentence_and_no_number(
+    rated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.ratings, "rated_per_core", lambda *_: None)
+    record, _ = run(Fake(a=lambda: 1.0), tmp_path)
+    assert record.energy == Energy(
+        why="RAPL: this system offers no energy counter of a processor package; and the catalog has no rated power of "
+        "this device"
+    )
+    # A session without a number leaves the whole run without one.
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=lambda: 1.0, b=raises(KeyboardInterrupt())), tmp_path)
+    spend = Spends(monkeypatch)
+    record, _ = run(Fake(a=lambda: 1.0, b=spend(12)), tmp_path)
+    assert record.energy.source == "none" and "no rated power" in record.energy.why
+
+
+def test_a_counter_that_is_lost_leaves_a_band(rated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spend = Spends(monkeypatch)
+
+    def lost() -> float:
+        def gone() -> float:
+            raise OSError("gone")
+
+        spend.clock.advance(2)
+        meters = runner.meters._present
+        assert meters is not None
+        (one,) = meters._counters
+        monkeypatch.setattr(meters, "_counters", [type(one)(one.of, gone)])
+        return 1.0
+
+    record, _ = run(Fake(a=spend(30), b=lost), tmp_path)
+    assert record.energy.source == "modelled" and record.energy.band is not None
+    assert record.energy.window_s == pytest.approx(4)
+    assert record.energy.why == "the test's counter cannot be read: gone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,13 @@ def play(
 
 
 class Clock:
-    """A clock that moves when a test says so."""
+    """A clock that moves when a test says so, or sleeps. Other threads sleep as ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(time, "sleep", self.advance)
+        test, sleep = threading.get_ident(), time.sleep
+        monkeypatch.setattr(time, "sleep", lambda s: self.advance(s) if threading.get_ident() == test else sleep(s))
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

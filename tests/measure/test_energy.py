@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import multiprocessing.process
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -188,7 +189,7 @@ def test_several_gpus_add_up_and_each_counts_once(boards: Boards, clock: counter
     two = torch.device("cuda", 2)
     show(boards, 1_000, 2_000, 3_000, 4_000)
     with Meter([CUDA, two, torch.device("cuda", 0), two]) as meter:
-        assert meter.of == "NVML's energy counter of GPU 0, NVML's energy counter of GPU 2"
+        assert meter.of == "2 counters, from NVML's energy counter of GPU 0 to NVML's energy counter of GPU 2"
         mark = meter.begin()
         clock.advance(1)
         show(boards, 11_000, 902_000, 33_000, 904_000)
@@ -280,6 +281,27 @@ def test_a_child_is_not_another_process_and_a_stranger_is(boards: Boards) -> Non
     boards.boards[0].errors["nvmlDeviceGetComputeRunningProcesses"] = pynvml.NVML_ERROR_NOT_SUPPORTED
     with Meter([CUDA]) as meter:
         assert (meter.shared, meter.source) == ("", "nvml-counter"), "a driver that does not say says nothing"
+
+
+@pytest.mark.parametrize(("job", "said"), [("77", ""), ("78", "1 other process takes there"), (None, "1 other")])
+def test_a_process_of_the_same_slurm_job_is_not_another(
+    job: str | None, said: str, boards: Boards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that srun started is neither a child of this process nor one of those that started it."""
+    begun = subprocess.run(
+        ["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 & echo $!"], env={**os.environ, "SLURM_JOB_ID": "77"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rank = int(begun.stdout)
+    try:
+        monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+        if job:
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+        boards.boards[0].pids = [os.getpid(), rank]
+        with Meter([CUDA]) as meter:
+            assert said in meter.shared and bool(said) == bool(meter.shared)
+    finally:
+        os.kill(rank, signal.SIGKILL)
 
 
 def test_a_window_waits_for_the_gpu_at_both_ends_before_it_reads(
