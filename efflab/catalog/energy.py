@@ -106,10 +106,10 @@ class Processor(_Entry):
         ranked = sorted(named or self.products, key=lambda p: p.tdp_w / p.cores)
         least, most = ranked[0], ranked[-1]
         low, high = (p.tdp_w / p.cores for p in (least, most))
-        told = [
-            f"{p.product}: {p.tdp_w:g} W for {p.cores} cores" for p in ([least] if least is most else [least, most])
-        ]
-        return low, high, f"{self.name} ({'; '.join(told)})"
+        told = f"the {least.product} is rated {least.tdp_w:g} W for {least.cores} cores"
+        if least is not most:
+            told += f", the {most.product} {most.tdp_w:g} W for {most.cores}"
+        return low, high, f"{self.name}, where {told}"
 
 
 class PowerLimit(_Entry):

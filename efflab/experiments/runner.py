@@ -14,6 +14,7 @@ import gc
 import getpass
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -255,7 +256,9 @@ class Account:
         self.meter = meters.Meter(of)
         # A session that was stopped in its first case has energy and no samples.
         self._before = record.energy if record.samples or record.energy != Energy() else None
-        self._rating = rating(of, record.environment, nodes)
+        ran = record.environment
+        threads = record.spec.get("threads") or ran.threads
+        self._rating = rating(of, ran, nodes, threads * math.ceil((ran.ranks or 1) / nodes))
         self._energy = energy
         self._began = self.meter.begin()
 
@@ -298,17 +301,21 @@ def _sum(before: Energy, now: Energy) -> Energy:
     return (now if now.band else before).model_copy(update={"band": band, **joined})
 
 
-def rating(of: Sequence[Any], environment: Environment, nodes: int = 1) -> tuple[float, float, str] | None:
+def rating(
+    of: Sequence[Any], environment: Environment, nodes: int = 1, threads: int | None = None
+) -> tuple[float, float, str] | None:
     """Rated power of devices together, W, least and most, and of what; None where nobody says.
 
-    A GPU's is its power limit, or the catalog's TDP. A processor's is that of the cores that this process may use.
+    A GPU's is its power limit, or the catalog's TDP. A processor's is at least that of the cores that work, and at most
+    that of all cores that this process may use.
 
     Args:
         of: torch devices, all of one kind.
         environment: where they are.
         nodes: that have as many each.
+        threads: that work on a CPU of each node; None means all that it may use.
     """
-    each = f", on each of {nodes} nodes" * (nodes > 1)
+    each = f" on each of {nodes} nodes" * (nodes > 1)
     if of[0].type == "cuda":
         entry = match_device(environment.device, environment.memory or 0)
         watts = environment.power_limit or (entry.tdp if entry else None)
@@ -324,7 +331,9 @@ def rating(of: Sequence[Any], environment: Environment, nodes: int = 1) -> tuple
         return None
     low, high, what = found
     count = environment.cores or 1
-    return nodes * count * low, nodes * count * high, f"{what}; {count} core{'s' * (count > 1)}{each}"
+    busy = min(count, threads or count)
+    cores = f"{busy} to {count} cores" if busy < count else f"{count} core{'s' * (count > 1)}"
+    return nodes * busy * low, nodes * count * high, f"{cores}{each} of {what}"
 
 
 class _Workspace:

@@ -36,6 +36,9 @@ from efflab.records import Window
 # measuring-gpu-energy-best-practices/). RAPL: about every millisecond (Intel SDM, volume 3B, section 16.10.3).
 PERIODS = {"nvml-counter": 0.1, "rapl": 1e-3}
 TRUSTED = 10  # periods; a shorter window is off by more than a tenth
+# The most power that a processor package is rated at, W (AMD EPYC 9965). RAPL's counters go round every minute or
+# more, so a counter that was set to zero looks like one that went round: only its speed gives it away.
+PACKAGE = 500.0
 TOO_FAST = 2.0  # times the power limit; a device does not take that for as long as a counter's period
 
 
@@ -290,7 +293,7 @@ def _of_cpu(root: Path | None = None) -> Counter:
     granted = devices.cores()
     shared = f"RAPL counts whole packages, and {granted} of {whole} cores are this process's" * (granted < whole)
     what = f"RAPL's counter{'s' * (packages.count > 1)} of {packages.count} package{'s' * (packages.count > 1)}"
-    return Counter(what, packages.joules, None, shared)
+    return Counter(what, packages.joules, packages.count * PACKAGE, shared)
 
 
 def limits(device: Any) -> dict[str, float]:

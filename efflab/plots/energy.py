@@ -23,7 +23,7 @@ SHORTEST, LONGEST = 1e-3, 10.0  # s; windows of the bound where none was measure
 def energy(record: Record) -> Any:
     """Draw what a sample takes over the batch, by dtype: its time, and below it its energy.
 
-    Lines of the time are those through the smallest and the largest batch. The energy is as counted; where there is no
+    Lines of the time are those through the two batches that calibrate. The energy is as counted; where there is no
     counter it is the modelled band of the first dtype.
 
     Returns:

@@ -1,8 +1,8 @@
 """Energy against a recorded run: time and energy of a batch and of a step, the counter, and its windows.
 
-- Time of a batch: a line through the smallest and the largest batch of the dtype, which so calibrate and are not
+- Time of a batch: a line through the two batches that the run names (`spec.line`), which so calibrate and are not
   predicted.
-- Time of a training step: its products and its traffic at the rates of the calibrating product and stream.
+- Time of a training step: three times the forward pass of the same batch and dtype, as measured.
 - Energy of a batch or a step, where there is a counter: its operations, its traffic and the idle power over the time
   that it took (Choi et al. 2013). The constants come from an idle window, the stream and the product of the dtype.
 - The counter against power readings that are added up, and each length of window against the bound that the counter's
@@ -30,6 +30,7 @@ from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import (
     LARGEST,
     NEAR,
+    NOTHING,
     agrees,
     check_values,
     columns,
@@ -93,6 +94,8 @@ PICTURES = ("energy", "power", "windows", "errors")
 ENDS = "ends"  # in place of "inference": of each dtype the smallest and the largest batch with a prediction
 DRAWN = (ENDS, "training", "counter")
 SHOWN = 12  # repeats of a window that are listed
+CLEAR = 1.1  # a batch takes more than another where it takes as many times as long
+KERNEL = "Consistent with another kernel."
 TOLERANCE = 0.1  # a window whose deviation stays below this can be trusted
 
 
@@ -187,6 +190,12 @@ def _check(record: Record) -> None:
     for name in ("width", "layers"):
         if not positive(record.spec.get(name), LARGEST):
             raise EfflabError(f"record {record.id}: spec.{name} must be a number greater than zero. Measure it again.")
+    sizes, ends = record.spec.get("batches"), record.spec.get("line")
+    two = isinstance(sizes, list) and isinstance(ends, list) and len(ends) == 2
+    if not (two and all(positive(b, LARGEST) and b in sizes for b in ends) and ends[0] < ends[1]):
+        raise EfflabError(
+            f"record {record.id}: spec.line must be two of spec.batches, the smaller one first. Measure it again."
+        )
     for index, sample in enumerate(record.samples):
         point, role = sample.point, sample.point.get("role")
         wrong = functools.partial(damaged, record, index)
@@ -202,6 +211,8 @@ def _check(record: Record) -> None:
             needed = "m" if product else "bytes"
         if needed and not positive(point.get(needed), LARGEST):
             raise wrong(needed, "a number greater than zero")
+        if role == "inference" and point.get("calibrates") is not (point["batch"] in ends):
+            raise wrong("calibrates", "true for the two batches of spec.line and false for the others")
         where = place(record, index)
         if sample.unit != _UNITS.get(sample.metric, sample.unit):
             raise EfflabError(f"{where}: a {sample.metric} in {sample.unit!r}. Measure it again.")
@@ -297,7 +308,12 @@ def _kernels(record: Record, point: Mapping[str, Any]) -> tuple[float, float]:
     activations = (layers - 1) * float(point["batch"]) * width
     if point["role"] == "inference":
         return layers, 2 * activations
-    return 3 * layers - 1, (2 + 3) * activations + 3 * layers * width**2
+    return 3 * layers - 1, (2 + 3) * activations + _updated(record)
+
+
+def _updated(record: Record) -> float:
+    """How many elements the update reads and writes: every weight and its gradient, and the weight again."""
+    return 3 * float(record.spec["layers"]) * float(record.spec["width"]) ** 2  # type: ignore[arg-type]
 
 
 def rates(record: Record, dtype: str) -> tuple[float, float] | None:
@@ -330,19 +346,25 @@ def roofline_of(record: Record, point: Mapping[str, Any]) -> float | None:
 def line(record: Record, dtype: str) -> tuple[float, float] | None:
     """The time of a batch that does not depend on its size, and that of one sample, s, of a dtype.
 
-    From its smallest and its largest batch; None where there are not two. Neither part is less than zero.
+    From the two batches that calibrate; None where one was not measured. Neither part is less than zero.
     """
-    return _through(batches_of(record, dtype))
-
-
-def _through(found: Sequence[Sample]) -> tuple[float, float] | None:
-    """The line through the first and the last of some batches."""
+    found = _ends_of_line(record, dtype)
     if len(found) < 2:
         return None
-    (b0, t0), (b1, t1) = ((float(s.point["batch"]), median(s.values)) for s in (found[0], found[-1]))  # type: ignore[arg-type]
+    (b0, t0), (b1, t1) = ((float(s.point["batch"]), median(s.values)) for s in found)  # type: ignore[arg-type]
     each = max(0.0, (t1 - t0) / (b1 - b0))
     fixed = t0 - each * b0
     return (fixed, each) if fixed >= 0 else (0.0, t1 / b1)
+
+
+def _ends_of_line(record: Record, dtype: str) -> list[Sample]:
+    """The batches of a dtype that calibrate, the smaller one first."""
+    return [s for s in batches_of(record, dtype) if s.point["calibrates"]]
+
+
+def _forward(record: Record, point: Mapping[str, Any]) -> Sample | None:
+    """The forward pass of a training step's batch and dtype."""
+    return next((s for s in batches_of(record, str(point["dtype"])) if s.point["batch"] == point["batch"]), None)
 
 
 def idle_power(record: Record) -> float | None:
@@ -427,13 +449,9 @@ def without(record: Record) -> str:
     if second := modelled_energy(record, 1.0):
         of = f" of {record.energy.of}" if record.energy.of else ""
         lines.append(
-            f"Modelled: {span(second, WATT)} while it works, {LOADS[0]:g} to {LOADS[1]:g} times the rated power{of}. "
-            f"The upper end is {second[1] / second[0]:.2g} times the lower one."
+            f"Modelled: {span(second, WATT)} while it works, {LOADS[0]:g} to {LOADS[1]:g} times the rated power{of}."
         )
-        lines.append(
-            "The band is the same multiple of every time. So it cannot tell two cases apart: where the power is the "
-            "same, energies have the ratio of the times, and nothing measured here says that it is."
-        )
+        lines.append("The band is the same multiple of every time, so it says of no two cases which takes more power.")
     else:
         lines.append("No energy is modelled either: the rated power of this device is not known.")
     return "\n".join([*lines, _mend(record)])
@@ -447,17 +465,17 @@ def _unmeasured(record: Record) -> str:
 
 def _mend(record: Record) -> str:
     """How to get a measured number."""
-    accounting = "or ask the scheduler: 'sacct -o ConsumedEnergyRaw' says joules where Slurm accounts for energy"
+    accounting = "or ask Slurm, where it accounts for energy (sacct -o ConsumedEnergyRaw)"
     if record.environment.kind == "cpu":
         return (
-            "To measure it: ask the administrator to let you read energy_uj in /sys/class/powercap, where the machine "
-            f"has it (a virtual machine seldom does); run this lab on a GPU, which counts for itself; {accounting}."
+            "To measure it: have the administrator open energy_uj in /sys/class/powercap, where there is one; run the "
+            f"lab on a GPU; {accounting}."
         )
-    return f"To measure it: ask for a whole GPU, not a slice of one, of the generation of V100 or later; {accounting}."
+    return f"To measure it: ask for a whole GPU, V100 or later; {accounting}."
 
 
 def calibration_text(record: Record) -> str:
-    """Rates of the device, the smallest and the largest batch of each dtype, and the power where it was measured."""
+    """Rates of the device, the two batches of each dtype that calibrate, and the power where it was measured."""
     _check(record)
     lines, table = [], []
     known = constants(record)
@@ -478,27 +496,24 @@ def calibration_text(record: Record) -> str:
         lines.append(_columns(["calibration", "time", "rate", "power", "above idle"], table))
     table = []
     for dtype in _dtypes(record):
-        found = batches_of(record, dtype)
-        for sample in (found[0], *found[1:][-1:]):
-            joules = _energy(record, sample.point)
-            batch: Any = sample.point["batch"]
-            table.append(
-                [str(sample.point["case"]), show(median(sample.values), SECOND), show(_each(sample), SECOND),
-                 show(joules / batch, JOULE) if joules else ""]
-            )  # fmt: skip
+        for sample in _ends_of_line(record, dtype):
+            table.append([str(sample.point["case"]), show(median(sample.values), SECOND), show(_each(sample), SECOND)])
     if table:
-        lines.append(_columns(["smallest and largest batch", "time", "a sample", "energy of it"], table))
+        lines.append(_columns(["batches of the line", "time", "a sample"], table))
     found = calibration(record)
     if "saving-largest-batch" in found:
-        batches = batches_of(record, "fp32")
-        lines.append(
-            f"A sample in fp32 takes {found['saving-largest-batch']:.3g} times as long in a batch of "
-            f"{batches[0].point['batch']:,} as in one of {batches[-1].point['batch']:,}."
+        first, last = (batches_of(record, "fp32")[i].point["batch"] for i in (0, -1))
+        said = (
+            f"A sample in fp32 takes {found['saving-largest-batch']:.3g} times as long in a batch of {first:,} as in "
+            f"one of {last:,}"
         )
+        if {"energy-per-sample-smallest", "energy-per-sample-largest"} <= set(found):
+            small, large = (show(found[f"energy-per-sample-{n}"], JOULE) for n in ("smallest", "largest"))
+            said += f": {small} against {large}"
+        lines.append(f"{said}.")
     if "saving-bf16" in found:
-        lines.append(
-            f"At the largest batch a sample in fp32 takes {found['saving-bf16']:.3g} times as long as in bf16."
-        )
+        last = batches_of(record, "fp32")[-1].point["batch"]
+        lines.append(f"In a batch of {last:,} it takes {found['saving-bf16']:.3g} times as long in fp32 as in bf16.")
     if counted(record):
         lines += _counter_text(record, known)
     else:
@@ -667,20 +682,21 @@ def _row(
 
 
 def _time_row(record: Record, sample: Sample) -> Row | None:
-    """Of a batch between the smallest and the largest, or of a training step."""
+    """Of a batch that does not calibrate, or of a training step."""
     point, dtype = sample.point, str(sample.point["dtype"])
     if point["role"] == "inference":
-        found, batches = line(record, dtype), batches_of(record, dtype)
-        if found is None or sample in (batches[0], batches[-1]):
+        found = line(record, dtype)
+        if found is None or point["calibrates"]:
             return None
         batch: Any = point["batch"]
         predicted = batch * float(formulas.time_per_sample(fixed_time=found[0], time_of_one=found[1], batch=batch))
         causes = _why_batch
     else:
-        by_roofline = roofline_of(record, point)
-        if by_roofline is None:
+        forward = _forward(record, point)
+        if forward is None:
             return None
-        predicted, causes = by_roofline, _why_step
+        predicted = float(formulas.step_from_forward(forward_time=median(forward.values)))
+        causes = _why_step
 
     def why(measured: float) -> str:
         scattered = unsteady(sample.values, measured)
@@ -695,59 +711,60 @@ def _time_row(record: Record, sample: Sample) -> Row | None:
 def _rests_on(record: Record, point: Mapping[str, Any]) -> list[str]:
     """The cases that a predicted time is built from."""
     if point["role"] == "inference":
-        batches = batches_of(record, str(point["dtype"]))
-        return [str(batches[0].point["case"]), str(batches[-1].point["case"])]
-    return [str(s.point["case"]) for s in (_product(record, str(point["dtype"])), _stream(record)) if s]
+        return [str(s.point["case"]) for s in _ends_of_line(record, str(point["dtype"]))]
+    forward = _forward(record, point)
+    return [str(forward.point["case"])] if forward else []
 
 
 def _why_batch(record: Record, point: Mapping[str, Any], measured: float) -> Iterator[str]:
-    """Why a batch does not lie on the line between the smallest and the largest."""
-    by_roofline, batches = roofline_of(record, point), batches_of(record, str(point["dtype"]))
-    found = line(record, str(point["dtype"]))
+    """Why a batch does not lie on the line, by the batches beside it and by its roofline."""
+    found, batch = line(record, str(point["dtype"])), point["batch"]
     assert found is not None
-    below = measured < found[0] + found[1] * point["batch"]
+    others = [(s.point["batch"], median(s.values)) for s in batches_of(record, str(point["dtype"]))]
+    quicker = [(b, t) for b, t in others if b > batch and t < measured / CLEAR]  # type: ignore[operator]
+    slower = [(b, t) for b, t in others if b < batch and t > measured * CLEAR]  # type: ignore[operator]
+    above = measured > found[0] + found[1] * batch
+    if above and quicker:
+        yield f"A batch of {quicker[0][0]:,} takes less, {show(quicker[0][1], SECOND)}. {KERNEL}"
+        return
+    if not above and slower:
+        yield f"A batch of {slower[-1][0]:,} takes longer, {show(slower[-1][1], SECOND)}. {KERNEL}"
+        return
+    if measured < found[0] / NEAR:
+        yield f"It takes less than the {show(found[0], SECOND)} that the line gives to every batch. {KERNEL}"
+        return
+    by_roofline = roofline_of(record, point)
     if by_roofline and 1 / NEAR <= measured / by_roofline <= NEAR:
         yield (
             f"The roofline, with the rates of the product and of the stream, gives {show(by_roofline, SECOND)}."
-            + (" Consistent with traffic and operations that overlap, where the line adds them." if below else "")
+            + ("" if above else " Consistent with traffic and operations that overlap, where the line adds them.")
         )
         return
     flops, traffic = work(record, point)
     yield (
         f"It reaches {show(flops / measured, FLOP_PER_SECOND)} and {show(traffic / measured, BYTE_PER_SECOND)}"
         + (f"; the roofline gives {show(by_roofline, SECOND)}" if by_roofline else "")
-        + "."
+        + f". {NOTHING}"
     )
-    larger = [(s.point["batch"], median(s.values)) for s in batches if s.point["batch"] > point["batch"]]  # type: ignore[operator]
-    first, second = (s.point["batch"] for s in batches[:2])
-    rest = _through(batches[1:]) if point["batch"] != second else None
-    if quicker := [(b, t) for b, t in larger if t < measured / 1.1]:
-        yield f"A batch of {quicker[0][0]:,} takes less, {show(quicker[0][1], SECOND)}. Consistent with another kernel."
-    elif rest and 1 / NEAR <= measured / (rest[0] + rest[1] * point["batch"]) <= NEAR:
-        yield (
-            f"A line from the batch of {second:,} on gives {show(rest[0] + rest[1] * point['batch'], SECOND)}. "
-            f"Consistent with another kernel for a batch of {first:,}."
-        )
-    elif by_roofline and all(median(s.values) > NEAR * (roofline_of(record, s.point) or math.inf) for s in batches):
-        yield (
-            "Every batch of this dtype takes longer than its roofline. Consistent with a library that has no fast "
-            "product of this shape."
-        )
 
 
 def _why_step(record: Record, point: Mapping[str, Any], measured: float) -> Iterator[str]:
-    """Why a step takes another time than the roofline of its operations, by its own forward pass where it was timed."""
-    flops, traffic = work(record, point)
-    yield f"It reaches {show(flops / measured, FLOP_PER_SECOND)} and {show(traffic / measured, BYTE_PER_SECOND)}."
-    same = next((s for s in batches_of(record, str(point["dtype"])) if s.point["batch"] == point["batch"]), None)
-    if same is None or (forward := roofline_of(record, same.point)) is None:
-        return
-    seconds, own = median(same.values), roofline_of(record, point)
-    both = own is not None and min(measured / own, seconds / forward) > NEAR
-    yield (
-        f"The forward pass of this batch takes {show(seconds, SECOND)} where its roofline gives "
-        f"{show(forward, SECOND)}{': both are slower than their rooflines' if both else ''}."
-    )
+    """Why a step takes another time than three forward passes: what the update moves, at the stream's rate."""
+    forward, stream = _forward(record, point), _stream(record)
+    assert forward is not None
+    seconds = median(forward.values)
+    if (rest := measured - seconds) > 0:
+        yield f"Backward pass and update take {rest / seconds:.2g} times as long as the forward pass, not twice."
+    if stream and measured > formulas.step_from_forward(forward_time=seconds):
+        moved = _updated(record) * catalog.BYTES_PER_ELEMENT[str(point["dtype"])]
+        bandwidth = float(stream.point["bytes"]) / median(stream.values)  # type: ignore[arg-type]
+        update = float(roofline.memory_time(bytes_moved=moved, memory_bandwidth=bandwidth))
+        whole = float(formulas.step_from_forward(forward_time=seconds)) + update
+        yield f"The update moves {show(moved, BYTE)}, {show(update, SECOND)} at the stream's rate."
+        if agrees(measured / whole):
+            yield f"With it the prediction is {show(whole, SECOND)}."
+            return
+    yield NOTHING
 
 
 def _energy_row(record: Record, sample: Sample) -> Row | None:
@@ -956,7 +973,7 @@ def _of_a_sample(row: Row) -> str:
 
 def text(record: Record) -> str:
     """Everything in plain text, the same for the same record: calibration, all rows, reasons, summary."""
-    parts, rows = [calibration_text(record)], points(record)
+    parts, rows = [calibration_text(record), _method(record)], points(record)
     groups = [[r for r in rows if r.role in roles and r.metric == metric] for roles, metric, _ in KINDS]
     for some in (*groups, [r for r in rows if r.role == "window"]):
         if not some:
@@ -969,12 +986,20 @@ def text(record: Record) -> str:
         parts.append(limits)
     if named := [c for c in doubted_cases(record) if _role(record, c) in ROLES]:
         parts.append(f"Disturbed while measured, as the record warns: {', '.join(named)}.")
-    said = "Times of batches lie on a line through the smallest and the largest, which are not predicted."
-    if counted(record):
-        said += " An energy is predicted for the time that was measured; idle, stream and product are not predicted."
-    parts.append(said)
     parts.append(summary(record))
     return "\n\n".join(p for p in parts if p)
+
+
+def _method(record: Record) -> str:
+    """What the predictions are made of."""
+    ends = " and ".join(f"{b:,}" for b in record.spec["line"])  # type: ignore[union-attr]
+    said = (
+        f"Times of batches are predicted by the line through those of {ends}; that of a training step is three times "
+        "its forward pass."
+    )
+    if counted(record):
+        said += " Energies are predicted for the time that was measured, from idle power, stream and product."
+    return said
 
 
 def power_limits(record: Record) -> dict[str, float]:
@@ -1001,18 +1026,9 @@ def _limit_text(record: Record) -> str:
 def cases(points: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The points of the cases that a learner can predict, by name: times of batches and of training steps.
 
-    The smallest and the largest batch of a dtype calibrate.
+    The two batches of a dtype that calibrate are left out.
     """
-    found = [p for p in points if p.get("role") in WORK]
-    sizes: dict[object, list[Any]] = {}
-    for point in found:
-        if point["role"] == "inference":
-            sizes.setdefault(point.get("dtype"), []).append(point.get("batch"))
-    return {
-        str(p["case"]): p
-        for p in found
-        if p["role"] == "training" or min(sizes[p.get("dtype")]) < p.get("batch") < max(sizes[p.get("dtype")])
-    }
+    return {str(p["case"]): p for p in points if p.get("role") in WORK and not p.get("calibrates")}
 
 
 def describe(cases: Mapping[str, dict[str, Any]], names: Sequence[str] = ()) -> str:

@@ -165,7 +165,9 @@ def test_a_cpuid_belongs_to_one_family():
 def test_a_virtual_machine_of_a_cloud():
     least, most, of = e.rated_per_core("AMD EPYC", "AuthenticAMD/25/17")
     assert (least, most) == pytest.approx((290 / 84, 320 / 16))  # EPYC 9634 and 9174F
-    assert "EPYC 9634: 290 W for 84 cores" in of and "9174F" in of
+    assert of == ("EPYC 9004 (Genoa), where the EPYC 9634 is rated 290 W for 84 cores, the EPYC 9174F 320 W for 16")
+    one = e.rated_per_core("AMD EPYC 9634 84-Core Processor")[2]
+    assert one == "EPYC 9004 (Genoa), where the EPYC 9634 is rated 290 W for 84 cores"
     for name in ("AMD EPYC", "AMD EPYC 7B13", "Intel(R) Xeon(R) Processor @ 2.20GHz", "Apple M2", "Neoverse-V1", ""):
         assert e.rated_per_core(name) is None, name
     assert e.rated_per_core("AMD EPYC", "AuthenticAMD/99/1") is None

@@ -51,6 +51,13 @@ def values(record: Record, case: str, metric: str) -> list[float]:
     return sample.values
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several threads wait for each other on a busy machine."""
+    with devices.threads(1):
+        yield
+
+
 @pytest.fixture
 def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without an energy counter."""

@@ -605,8 +605,34 @@ def test_without_a_counter_the_energy_is_a_band_from_the_rating(
     assert (found.source, found.joules) == ("modelled", None)
     assert found.rating == [3.0 * cores, 5.0 * cores]
     assert found.band == pytest.approx([0.3 * 10 * 3 * cores, 10 * 5 * cores])
-    assert found.of.startswith("a processor") and str(cores) in found.of
+    assert found.of == f"{cores} core{'s' * (cores > 1)} of a processor"
     assert found.why == "RAPL: this system offers no energy counter of a processor package"
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "ranks", "nodes", "low", "high"),
+    [
+        (8, None, None, 1, 24, 40),
+        (8, 1, None, 1, 3, 40),
+        (8, 1, 2, 1, 6, 40),
+        (8, 16, None, 1, 24, 40),
+        (4, 1, 4, 2, 12, 40),
+    ],
+)
+def test_a_rating_begins_with_the_cores_that_work(
+    cores: int, threads: int | None, ranks: int | None, nodes: int, low: float, high: float, rated: None
+) -> None:
+    """At least 3 W for each core that works, at most 5 W for each core there is."""
+    here = runner.devices.environment(runner.devices.choose("cpu")).model_copy(
+        update={"cores": cores, "threads": cores, "ranks": ranks}
+    )
+    record = Record(
+        id="r", topic="fake", created="2026-11-22T08:00:00Z", environment=here, spec={"scale": "cpu"}, samples=[]
+    )
+    if threads:
+        record.spec["threads"] = threads
+    found = runner.Account([runner.devices.choose("cpu")], record, nodes).so_far()
+    assert found.rating == [low, high]
 
 
 def test_a_session_that_was_modelled_makes_the_sum_a_band(

@@ -428,6 +428,18 @@ def test_a_package_that_goes_round_goes_on(powercap: Path, clock: counters.Clock
             assert meter.since(mark).total == pytest.approx(total)
 
 
+def test_a_package_that_begins_again_at_zero_is_no_wrap(powercap: Path, clock: counters.Clock) -> None:
+    """A wrap and a reset look alike but for the power that they seem to take."""
+    counter = package(powercap, "intel-rapl:0", 900e9, largest=1000e9)
+    with Meter([CPU]) as meter:
+        mark = meter.begin()
+        clock.advance(1)
+        counter.write_text("0")
+        reading = meter.since(mark)
+    assert reading.total is None
+    assert reading.why == "RAPL's counter of 1 package rose by 1e+05 J in 1 s, at a power limit of 500 W"
+
+
 def test_packages_that_only_root_may_read_have_no_number(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the tests may be root's, the refusal is played."""
     counter = package(powercap, "intel-rapl:0", 1e6)
