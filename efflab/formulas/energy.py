@@ -126,7 +126,7 @@ def energy_above_idle(*, energy: Joule, idle_power: Watt, duration: Second) -> J
 
     Equation: \max(0,\ E - P_\mathrm{idle} t)
     Where: E = energy; P_\mathrm{idle} = idle_power; t = duration
-    Source: Luccioni, Viguier & Ligozat 2022, arXiv:2211.02001, section 4.2
+    Source: Luccioni, Viguier & Ligozat 2022, arXiv:2211.02001 (dynamic and idle consumption apart)
     Assumes: idle power is the same before and during the work. It is paid all the same, so report both.
     """
     return maximum(energy - idle_power * duration, 0 * energy)
@@ -321,7 +321,7 @@ def hardware_efficiency(*, flops: Flop, energy: Joules) -> FlopPerJoule:
     Equation: \frac{C}{E}
     Where: C = flops; E = energy
     Source: Definition; Green500 list (FP64 Linpack)
-    Assumes: operations of one dtype. Operations done again in the backward pass raise it and teach the model nothing.
+    Assumes: operations of one dtype. Operations done again in the backward pass count, and teach the model nothing.
     """
     return flops / energy
 
@@ -370,7 +370,7 @@ def energy_of_query(
 
     Equation: E = e D h \cdot \mathrm{PUE}
     Where: e = energy_per_token; D = tokens; h = overhead; \mathrm{PUE} = pue
-    Source: Elsworth et al. 2025, arXiv:2508.15734, section 3 (host, idle capacity and PUE are in its count)
+    Source: Elsworth et al. 2025, arXiv:2508.15734 (host, idle capacity and PUE are in its count)
     Assumes: h is the energy of accelerators, hosts and capacity held ready over that of busy accelerators.
     """
     return energy_per_token * tokens * overhead * pue
@@ -421,7 +421,7 @@ def zeus_cost(*, energy: Joule, duration: Second, largest_power: Watt, energy_we
 
     Equation: \eta E + (1 - \eta) P_\mathrm{max} t
     Where: E = energy; t = duration; P_\mathrm{max} = largest_power; \eta = energy_weight
-    Source: You, Chung & Chowdhury 2023, NSDI, arXiv:2208.06102, equation 2
+    Source: You, Chung & Chowdhury 2023, NSDI, arXiv:2208.06102 (its cost metric)
     Assumes: a second is worth the energy that the device takes in it at its largest power limit.
     """
     return energy_weight * energy + (1 - energy_weight) * largest_power * duration

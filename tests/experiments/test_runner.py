@@ -607,6 +607,10 @@ def test_without_a_counter_the_energy_is_a_band_from_the_rating(
     assert found.band == pytest.approx([0.3 * 10 * 3 * cores, 10 * 5 * cores])
     assert found.of == f"{cores} core{'s' * (cores > 1)} of a processor"
     assert found.why == "RAPL: this system offers no energy counter of a processor package"
+    four = record.environment.model_copy(update={"cores": 4})
+    of = [torch.device("cpu")]
+    assert runner.rating(of, four, 2, threads=1) == (6, 40, "1 to 4 cores on each of 2 nodes of a processor")
+    assert runner.rating(of, four, threads=8) == (12, 20, "4 cores of a processor")
 
 
 @pytest.mark.parametrize(
