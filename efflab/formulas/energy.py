@@ -266,7 +266,7 @@ def embodied_carbon(
 
     Equation: M = M_\mathrm{made} \, \frac{T_\mathrm{dev}}{L u}
     Where: M_\mathrm{made} = manufacturing_carbon; T_\mathrm{dev} = used; L = lifetime; u = busy
-    Source: Luccioni, Viguier & Ligozat 2022, arXiv:2211.02001, section 4.1
+    Source: Luccioni, Viguier & Ligozat 2022, arXiv:2211.02001 (embodied emissions)
     Assumes: the hardware's carbon is shared by its busy hours over its life. L and u are assumptions.
     """
     return manufacturing_carbon * used / (lifetime * busy)
@@ -435,8 +435,8 @@ def slowed_energy(
 
     Equation: E(s) = \frac{E_\mathrm{dyn}}{s^2} + P_\mathrm{static} \, s t
     Where: E_\mathrm{dyn} = dynamic_energy; P_\mathrm{static} = static_power; t = duration; s = slowdown
-    Source: Weiser, Welch, Demers & Shenker 1994, OSDI (energy per operation falls with the square of the clock)
-    Assumes: voltage falls with the clock, until it reaches its least; time rises as the clock falls.
+    Source: Weiser, Welch, Demers & Shenker 1994, OSDI (a lower clock saves energy through a lower voltage)
+    Assumes: voltage falls with the clock, until it reaches its least, and energy with its square; time rises.
     """
     return dynamic_energy / slowdown**2 + static_power * duration * slowdown
 
@@ -459,7 +459,7 @@ def intrinsic_bloat(*, dynamic_energy: Joule, duration: Time, critical_duration:
 
     Equation: E_\mathrm{dyn} \left(1 - \frac{1}{s^2}\right), \quad s = \max\left(1, \frac{t_\mathrm{max}}{t}\right)
     Where: E_\mathrm{dyn} = dynamic_energy; t = duration; t_\mathrm{max} = critical_duration
-    Source: Chung et al. 2024, SOSP, arXiv:2312.06902, section 2; the square as in `slowed_energy`
+    Source: Chung et al. 2024, SOSP, arXiv:2312.06902 (intrinsic bloat); the square as in `slowed_energy`
     Assumes: the stage stays on and waits, so that its static energy is the same either way.
     """
     slowdown = maximum(critical_duration / duration, 1)

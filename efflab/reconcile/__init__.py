@@ -356,7 +356,7 @@ def energy_text(record: Record) -> str:
         FormulaError: a period or a length of time that no run has.
     """
     found = record.energy
-    not_measured = f"Energy of the run: not measured: {found.why.rstrip('.')}."
+    not_measured = f"Energy of the run: not measured ({found.why.rstrip('.')})."
     if found.source == "none":
         return not_measured if found.why else "Energy was not recorded."
     assert found.window_s is not None  # the record's own check

@@ -887,7 +887,7 @@ KINDS = (
 
 
 def summary(record: Record) -> str:
-    """Median and worst error of times and energies, the windows that can be trusted, and what was not measured."""
+    """Median and worst error of times and energies, the windows that can be trusted, and which cases are missing."""
     rows, parts = points(record), []
     for roles, metric, words in KINDS:
         some = [r for r in rows if r.role in roles and r.metric == metric]
@@ -905,8 +905,6 @@ def summary(record: Record) -> str:
         parts.append("No case of this record could be predicted.")
     if found := windows(record):
         parts.append(_trust_text(record, found))
-    if not counted(record):
-        parts.append(_unmeasured(record))
     if record.scale == "smoke":
         parts.insert(0, "Smoke scale: its sizes are too small to say anything about the device.")
     if absent := missing(record):

@@ -75,7 +75,7 @@ def test_a_processors_counter_says_nothing_of_a_host() -> None:
 
 def test_a_modelled_run_gives_its_band_why_and_what_a_second_takes() -> None:
     said = reconcile.energy_text(record(modelled(), timed([0.05])))
-    assert said.startswith("Energy of the run: not measured: RAPL: only root may read the energy counters here. ")
+    assert said.startswith("Energy of the run: not measured (RAPL: only root may read the energy counters here). ")
     assert "Modelled: between 105 J and 2 kJ in 100 s, from a rated power of 3.5 W to 20 W" in said
     assert "(a processor; 2 cores), 0.3 to 1 of it on average." in said
     assert "1.05 J to 20 J for each second of its time" in said  # 0.3 × 3.5 W and 1.0 × 20 W
@@ -95,7 +95,7 @@ def test_a_band_without_its_rating_says_no_more_than_the_band() -> None:
 
 
 def test_neither_measured_nor_modelled_says_why() -> None:
-    assert reconcile.energy_text(record(Energy(why="no counter."))) == "Energy of the run: not measured: no counter."
+    assert reconcile.energy_text(record(Energy(why="no counter."))) == "Energy of the run: not measured (no counter)."
 
 
 def test_a_record_from_before_energy_was_kept_loads_and_reads_well(tmp_path: Path) -> None:
