@@ -1,8 +1,8 @@
 """Unit types, reading and writing quantities.
 
-Inside efflab every number is in SI base units: s, B, FLOP, FLOP/s, B/s, FLOP/B, J, W; masses are in g. A unit type such as
-`BytePerSecond` is `Annotated[float, Unit(...)]`, so a formula's signature states its units. `parse` turns
-what a person writes ("4.8 TB/s", "512 GiB") into base units and `show` turns a number into text.
+Inside efflab every number is in SI base units: s, B, FLOP, FLOP/s, B/s, FLOP/B, J, W; masses are in g. A unit type
+such as `BytePerSecond` is `Annotated[float, Unit(...)]`, so a formula's signature states its units. `parse` turns what
+a person writes ("4.8 TB/s", "512 GiB") into base units and `show` turns a number into text.
 
 GB is 10^9 bytes and GiB is 2^30 bytes, everywhere. Neither is ever guessed: a text without a unit is refused.
 """
@@ -67,6 +67,11 @@ class Unit:
     beyond: tuple[str, float] | None = None
     digits: int = 3
     signed: bool = False
+
+    @property
+    def base(self) -> str:
+        """What formulas compute in: of an energy that is read in Wh that is J."""
+        return "J" if self.symbol == "W·s" else self.symbol
 
     @cache  # noqa: B019  (units are a handful of module constants)
     def accepted(self) -> dict[str, float]:
@@ -187,7 +192,8 @@ GRAM = Unit(
     "g", "gram", prefixes=("µ", "m", "", "k"), beyond=("t", 1e6),
     extra=(
         *((name + what, size) for name, size in _GRAMS for what in _EQUIVALENT),
-        *((name, 1e6) for name in ("tonne", "tonnes", "metric tons")), *((name, 453.59237) for name in ("lbs", "pounds")),
+        *((name, 1e6) for name in ("tonne", "tonnes", "metric tons")),
+        *((name, 453.59237) for name in ("lbs", "pounds")),
     ),
 )  # fmt: skip
 GRAM_PER_JOULE = Unit(
@@ -441,9 +447,9 @@ def quantity(unit: Unit) -> str:
         "nats": "loss (nats)", "parameters": "parameters", "tokens": "tokens", "tokens/s": "throughput (tokens/s)",
         "USD": "money (USD)", "USD/s": "a price per hour (USD/h)", "GPU·s": "accelerator time (GPU-h)",
         "W·s": "energy (Wh)", "g": "mass (g, kg, t)", "g/J": "carbon intensity (g/kWh)", "L": "a volume (L)",
-        "L/J": "water per energy (L/kWh)", "USD/J": "a price of energy (USD/kWh)", "FLOP/J": "operations per energy (FLOP/J)",
-        "J/FLOP": "energy per operation (J/FLOP)", "J/B": "energy per byte (J/B)", "tokens/J": "tokens per energy (tokens/J)",
-        "J/token": "energy per token (J/token)",
+        "L/J": "water per energy (L/kWh)", "USD/J": "a price of energy (USD/kWh)",
+        "FLOP/J": "operations per energy (FLOP/J)", "J/FLOP": "energy per operation (J/FLOP)",
+        "J/B": "energy per byte (J/B)", "tokens/J": "tokens per energy (tokens/J)", "J/token": "energy per token (J/token)",
     }.get(unit.symbol, "a pure number")  # fmt: skip
 
 

@@ -210,9 +210,16 @@ footprint = Calculator(
     ],
     outputs=[
         Output(energy.facility_energy, "meter_energy", "Energy at the meter"),
-        *_ends("it_energy", {"it_energy": "it_energy"}, "meter_energy", "Energy", energy.facility_energy),
         Output(energy.operational_carbon, "carbon", "Carbon, location based", given={"energy": "meter_energy"}),
-        *_ends("energy", {"energy": "meter_energy"}, "carbon", "Carbon", energy.operational_carbon),
+        *(  # two columns: energy, and the carbon of that energy
+            output
+            for pair in zip(
+                _ends("it_energy", {"it_energy": "it_energy"}, "meter_energy", "Energy", energy.facility_energy),
+                _ends("energy", {"energy": "meter_energy"}, "carbon", "Carbon", energy.operational_carbon),
+                strict=True,
+            )
+            for output in pair
+        ),
         Output(
             energy.market_based_carbon,
             "market_carbon",

@@ -79,7 +79,8 @@ def _row(result: Result, name: str) -> str:
     small = f" <small>{escape(given.help)}</small>" if given.help else ""
     chosen = not isinstance(given, Slider)
     track = "" if chosen else '<span class="calc-track"></span>'
-    long = not chosen and len(result.calculator._text(name, result.state, given.high, brief=True)) > 11
+    shown = [] if chosen else [given.high, given.default]
+    long = any(len(result.calculator._text(name, result.state, value, brief=True)) > 10 for value in shown)
     return (
         f'<div class="calc-row{" calc-long" if long else ""}">'
         f'<span class="calc-label">{escape(given.label)}{small}</span> '

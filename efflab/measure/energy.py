@@ -32,8 +32,9 @@ from efflab.measure import device as devices
 from efflab.measure import monitor
 from efflab.records import Window
 
-# How often a counter changes, s. NVML: about every 100 ms (Zeus's authors, https://ml.energy/blog/energy/measurement/
-# thermally-stable-profiling-for-accurate-gpu-energy-measurement/). RAPL: about every millisecond (Intel SDM, volume 3B, section 16.10.3).
+# How often a counter changes, s. NVML: about every 100 ms (Zeus's authors, ml.energy/blog/energy/measurement/
+# thermally-stable-profiling-for-accurate-gpu-energy-measurement). RAPL: about every millisecond (Intel SDM, volume 3B,
+# section 16.10.3).
 PERIODS = {"nvml-counter": 0.1, "rapl": 1e-3}
 TRUSTED = 10  # periods; a shorter window is off by more than a tenth
 # The most power that a processor package is rated at, W (AMD EPYC 9965). RAPL's counters go round every minute or

@@ -100,7 +100,7 @@ class Formula(_Directive):
         rows = []
         for parameter, symbol in read.where.items():
             if parameter in read.units:
-                unit = read.units[parameter].symbol or "number"
+                unit = read.units[parameter].base or "number"
             else:
                 unit = " or ".join(json.dumps(o) for o in read.options[parameter])
             rows.append(f"* ${symbol}$ `{parameter}` ({unit})")
@@ -113,9 +113,7 @@ class Formula(_Directive):
             "",
             *rows,
             "",
-            f"Result in {read.unit.symbol}. Assumes: {read.assumes}"
-            if read.unit.symbol
-            else f"Assumes: {read.assumes}",
+            f"Result in {read.unit.base}. Assumes: {read.assumes}" if read.unit.base else f"Assumes: {read.assumes}",
             "",
             f"Source: {linked(read.source)}. Code: `efflab.formulas.{read.name}`",
         ]
