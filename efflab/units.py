@@ -449,7 +449,8 @@ def quantity(unit: Unit) -> str:
         "W·s": "energy (Wh)", "g": "mass (g, kg, t)", "g/J": "carbon intensity (g/kWh)", "L": "a volume (L)",
         "L/J": "water per energy (L/kWh)", "USD/J": "a price of energy (USD/kWh)",
         "FLOP/J": "operations per energy (FLOP/J)", "J/FLOP": "energy per operation (J/FLOP)",
-        "J/B": "energy per byte (J/B)", "tokens/J": "tokens per energy (tokens/J)", "J/token": "energy per token (J/token)",
+        "J/B": "energy per byte (J/B)", "tokens/J": "tokens per energy (tokens/J)",
+        "J/token": "energy per token (J/token)",
     }.get(unit.symbol, "a pure number")  # fmt: skip
 
 

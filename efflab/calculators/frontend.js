@@ -616,7 +616,7 @@ function mount(root, spec, host) {
     const key = `${id}-${input.name}`, error = element("p", { class: "calc-error", id: `${key}-error`, role: "alert", hidden: true });
     const label = element("label", { for: key }, input.label);
     if (input.help) label.append(" ", element("small", {}, input.help));
-    const long = input.kind === "slider" && [input.high, input.default].some((v) => unsaid(show(v, input.unit), input.unit, input.label).length > 10);
+    const long = input.kind === "slider" && ((input.help ?? "").length > 30 || [input.high, input.default].some((v) => unsaid(show(v, input.unit), input.unit, input.label).length > 10));
     const node = element("div", { class: long ? "calc-row calc-long" : "calc-row" }, label);
     if (input.kind === "number") {
       const field = element("input", { type: "text", id: key, class: "calc-typed", autocomplete: "off", autocapitalize: "off", spellcheck: "false",

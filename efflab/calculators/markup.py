@@ -81,6 +81,7 @@ def _row(result: Result, name: str) -> str:
     track = "" if chosen else '<span class="calc-track"></span>'
     shown = [] if chosen else [given.high, given.default]
     long = any(len(result.calculator._text(name, result.state, value, brief=True)) > 10 for value in shown)
+    long = long or (not chosen and len(given.help) > 30)
     return (
         f'<div class="calc-row{" calc-long" if long else ""}">'
         f'<span class="calc-label">{escape(given.label)}{small}</span> '
