@@ -39,6 +39,7 @@ ENERGY_MENDS = {
     "one: measure on a machine of your own that runs Linux, or on a GPU",
     "the energy counter does not answer": "an administrator can look at /sys/class/powercap/intel-rapl:*/energy_uj",
     "(MIG)": "measure on a whole GPU",
+    "does not know this GPU": "measure on a whole GPU: NVML has no energy of a slice (MIG)",
     "zeus": "'pip install zeus'",
     "nvidia-ml-py": "'pip install nvidia-ml-py'",
     "AMD GPU": "none: of GPUs efflab reads NVIDIA's counters",

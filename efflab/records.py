@@ -18,9 +18,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import getpass
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import tempfile
@@ -39,6 +41,12 @@ PROGRESS_SCHEMA = "efflab-progress/1"
 RESULTS = Path(__file__).resolve().parent.parent / "labs" / "results"
 NEVER_NEGATIVE = ("s", "B", "J", "W", "FLOP/s", "B/s")  # a loss or a signed error has another unit
 LARGEST_FILE = 64 * 2**20  # B; a record is about 0.1 MB, so anything near this is not one
+
+# How often a counter changes, s. NVML: about every 100 ms (Zeus's authors, ml.energy/blog/energy/measurement/
+# thermally-stable-profiling-for-accurate-gpu-energy-measurement). RAPL: about every millisecond (Intel SDM, volume 3B,
+# section 16.10.3).
+PERIODS = {"nvml-counter": 0.1, "rapl": 1e-3}
+TRUSTED = 10  # periods; what is counted in a shorter window may be off by more than a tenth
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$")]
 Topic = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,39}$")]
@@ -59,6 +67,19 @@ def identifier(*parts: str) -> str:
 def slug(text: str) -> str:
     """`text` in lower case with runs of other characters as one hyphen: "AMD EPYC" becomes "amd-epyc"."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def plain(text: str) -> str:
+    """An error's text without paths, host or user names, on one line of at most 300 characters."""
+    text = " ".join(text.split())
+    text = re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)", r"\1", text)
+    names = [platform.node()]
+    with contextlib.suppress(Exception):
+        names.append(getpass.getuser())
+    for name in names:
+        if len(name) > 2 and name != "root":  # which is nobody's
+            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", "…", text)
+    return text if len(text) <= 300 else text[:299] + "…"
 
 
 DOUBTS = ("wide", "short", "measured again", "disturbed")  # how a warning of a record goes on that doubts a time

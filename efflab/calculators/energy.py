@@ -26,7 +26,7 @@ from efflab.calculators.picks import pick
 from efflab.catalog import accelerators
 from efflab.catalog.energy import LOADS, PER_KWH, facilities, power_curves, regions
 from efflab.formulas import energy
-from efflab.measure.energy import PERIODS
+from efflab.records import PERIODS
 from efflab.units import GRAM_PER_JOULE, JOULE, NUMBER, SECOND, WATT, WATT_HOUR
 
 HOUR = 3600.0

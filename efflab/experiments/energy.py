@@ -403,7 +403,7 @@ class Load:
         while (left := end - time.perf_counter()) > 0:
             while self._queue and self._queue[0].query():
                 self._queue.popleft()
-            while len(self._queue) * self._seconds < 2 * QUEUED:
+            while len(self._queue) * self._seconds < 2 * QUEUED and time.perf_counter() < end:
                 self._call()
                 done = cuda.Event()
                 done.record(cuda.current_stream(self._device))

@@ -11,13 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import getpass
 import hashlib
 import json
 import math
 import os
-import platform
-import re
 import shutil
 import sys
 import time
@@ -45,6 +42,7 @@ from efflab.records import (
     load_record,
     median,
     now,
+    plain,
     save,
     slug,
     write,
@@ -203,10 +201,10 @@ def _run(
         say.warn(f"{experiment.topic}: {scale} scale on {environment.device} ({chosen}), cases: {len(plan.cases)}")
         for unexpected in _unexpected(environment, chosen):
             say.warn(f"warning: {unexpected}")
-        account = Account(plan.devices or [chosen], record, plan.nodes, plan.energy)
         ends = contextlib.ExitStack()
         ends.callback(plan.close)  # once
         try:
+            account = Account(plan.devices or [chosen], record, plan.nodes, plan.energy)
             with account.meter, meters.metering(account.meter):
                 try:
                     _measure(record, plan, partial, chosen, say, account)
@@ -273,7 +271,7 @@ class Account:
                 of=self.meter.of, shared=self.meter.shared,
             )  # fmt: skip
         else:
-            now = Energy(why=plain(reading.why))
+            now = Energy(why=reading.why)
         if not now.measured and self._rating is None:
             now = Energy(why=f"{now.why}; and the catalog has no rated power of this device")
         elif not now.measured and self._rating is not None:
@@ -298,6 +296,8 @@ def _sum(before: Energy, now: Energy) -> Energy:
         return now.model_copy(update={"joules": before.joules + now.joules, **joined})
     ends = [one.band or [one.joules or 0.0] * 2 for one in (before, now)]
     band = [sum(pair) for pair in zip(*ends, strict=True)]
+    if before.joules is not None or now.joules is not None:  # then the band is not of one rating alone
+        joined |= {"rating": None, "of": "", "why": f"{before.why or now.why}, in one of the sessions"}
     return (now if now.band else before).model_copy(update={"band": band, **joined})
 
 
@@ -330,9 +330,11 @@ def rating(
     if found is None:
         return None
     low, high, what = found
-    count = environment.cores or 1
-    busy = min(count, threads or count)
-    cores = f"{busy} to {count} cores" if busy < count else f"{count} core{'s' * (count > 1)}"
+    count = max(1, round((environment.cores or 1) / devices.threads_per_core()))
+    busy: float = min(count, threads or count)
+    if environment.virtual:
+        busy /= 2  # what a virtual machine calls a core may be one of two threads of one
+    cores = f"{busy:g} to {count} cores" if busy < count else f"{count} core{'s' * (count > 1)}"
     return nodes * busy * low, nodes * count * high, f"{cores}{each} of {what}"
 
 
@@ -606,19 +608,6 @@ def _answers(device: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def plain(text: str) -> str:
-    """An error's text without paths, host or user names, on one line of at most 300 characters."""
-    text = " ".join(text.split())
-    text = re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+([^\s/\\'\":,;()]*)", r"\1", text)
-    names = [platform.node()]
-    with contextlib.suppress(Exception):
-        names.append(getpass.getuser())
-    for name in names:
-        if len(name) > 2:
-            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", "…", text)
-    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def _finish(record: Record, folder: Path) -> Path:

@@ -144,6 +144,20 @@ def cores() -> int:
     return max(1, min(allowed, math.ceil(quota))) if quota else max(1, allowed)
 
 
+def threads_per_core(root: Path = Path("/sys/devices/system/cpu"), allowed: set[int] | None = None) -> float:
+    """Hardware threads of each physical core, on average over the cores of which this process may use a thread.
+
+    1 where the system does not say, as in a virtual machine that hides them.
+    """
+    if allowed is None:
+        try:
+            allowed = os.sched_getaffinity(0)
+        except AttributeError:  # not Linux
+            return 1.0
+    cores = {_text(root / f"cpu{i}" / "topology" / "thread_siblings_list") or str(i) for i in allowed}
+    return max(1.0, len(allowed) / len(cores)) if cores else 1.0
+
+
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
     """CPU cores that the control group grants on average, None where it sets no limit."""
     quotas = []

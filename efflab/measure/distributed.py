@@ -34,6 +34,7 @@ import importlib
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -52,7 +53,7 @@ from typing import Any
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
 from efflab.measure import energy, memory, timer
-from efflab.records import Energy, Timing, median
+from efflab.records import Energy, Timing, median, plain
 
 TIMEOUT = 120.0  # s; for a collective that is measured; then a rank is taken to hang
 WAITING = 900.0  # s; for those who wait while others measure
@@ -751,7 +752,8 @@ class World:
         if settings["accounts"] and self.local_rank == 0:
             here = range(settings["first_device"], settings["first_device"] + settings["per_node"])
             of = [torch.device("cuda", i) for i in here] if settings["device"] == "cuda" else [self.device]
-            self._account = NodeAccount(Path(settings["accounts"]), folder.name, of)
+            with contextlib.suppress(Exception):  # no energy is worth a run: without an account it is not measured
+                self._account = NodeAccount(Path(settings["accounts"]), folder.name, of)
         # Without device_id. With it, ranks outside a new group take part in splitting NCCL's communicator, also where
         # the new group is one of gloo, whose members do not: with three GPUs or more they wait for each other.
         dist.init_process_group(self.backend, timeout=self._timeouts[0])
@@ -857,7 +859,9 @@ class NodeAccount:
     """
 
     def __init__(self, folder: Path, launch: str, of: Sequence[Any]) -> None:
-        self._path = folder / f"{os.environ['SLURMD_NODENAME']}.json"  # torchrun numbers the nodes anew each time
+        self._path = (
+            folder / f"{os.environ.get('SLURMD_NODENAME') or platform.node()}.json"
+        )  # torchrun numbers the nodes anew each time
         self._launch, self._meter = launch, energy.Meter(of)
         self._lost = ""  # why no later reading can make up for it
         if self._path.exists():
@@ -873,6 +877,12 @@ class NodeAccount:
 
     def count(self, over: bool = False) -> None:
         """Read the counters and write down what they gained since the first launch began; see `World.count`."""
+        try:
+            self._count(over)
+        except Exception as error:  # no energy is worth a run
+            self._lost = self._lost or plain(f"{type(error).__name__}: {error}")
+
+    def _count(self, over: bool) -> None:
         now = self._meter.begin()
         if not (self._meter.why or now.why or self._first.why):
             # The driver sets a counter to zero when it is loaded anew, which it may have passed the first mark since.

@@ -20,6 +20,7 @@ many processes use it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +31,8 @@ from typing import Any, Literal
 from efflab.errors import EfflabError
 from efflab.measure import device as devices
 from efflab.measure import monitor
-from efflab.records import Window
+from efflab.records import PERIODS, Window, plain
 
-# How often a counter changes, s. NVML: about every 100 ms (Zeus's authors, ml.energy/blog/energy/measurement/
-# thermally-stable-profiling-for-accurate-gpu-energy-measurement). RAPL: about every millisecond (Intel SDM, volume 3B,
-# section 16.10.3).
-PERIODS = {"nvml-counter": 0.1, "rapl": 1e-3}
-TRUSTED = 10  # periods; a shorter window is off by more than a tenth
-# The most power that a processor package is rated at, W (AMD EPYC 9965). RAPL's counters go round every minute or
-# more, so a counter that was set to zero looks like one that went round: only its speed gives it away.
-PACKAGE = 500.0
 TOO_FAST = 2.0  # times the power limit; a device does not take that for as long as a counter's period
 
 
@@ -124,7 +117,7 @@ class Meter:
             self._counters, self.source = found, kind
         except NoCounter as error:
             self._held.close()
-            self.why = str(error)
+            self.why = plain(str(error))
         named = [c.of for c in self._counters]
         self.of = "".join(named) if len(named) < 2 else f"{len(named)} counters, from {named[0]} to {named[-1]}"
         self.shared = next((c.shared for c in self._counters if c.shared), "")
@@ -146,9 +139,7 @@ class Meter:
         Args:
             wait: for the devices to finish what they were given. Without it the window may begin within a call.
         """
-        if wait:
-            _wait(self._devices)
-        return self._read()
+        return self._read(wait)
 
     def since(self, mark: Mark) -> Reading:
         """Wait for the devices and say what they took since a mark."""
@@ -173,36 +164,45 @@ class Meter:
         Args:
             wait: as `begin`.
         """
-        if wait:
-            _wait(self._devices)
-        now = self._read()
+        now = self._read(wait)
         why = self.why or mark.why or now.why
         joules = None if why else tuple(b - a for a, b in zip(mark.joules, now.joules, strict=True))
         return Reading(now.at - mark.at, joules, why)
 
-    def _read(self) -> Mark:
+    def _read(self, wait: bool) -> Mark:
+        why = _wait(self._devices) if wait else ""
         at = time.perf_counter()
         try:
-            return Mark(at, tuple(_number(c) for c in self._counters))
+            return Mark(at, tuple(_number(c) for c in self._counters), why)
         except NoCounter as error:
-            return Mark(at, why=str(error))
+            return Mark(at, why=why or plain(str(error)))
 
 
-def _wait(of: Sequence[Any]) -> None:
-    """Wait for what this process gave the devices. Without a context it gave nothing, and waiting would make one."""
+def _wait(of: Sequence[Any]) -> str:
+    """Wait for what this process gave the devices; why that fails, else "". No energy is worth a run.
+
+    Without a context it gave nothing, and waiting would make one.
+    """
     torch = devices.import_torch()
     for one in of:
         if one.type != "cuda" or not torch.cuda.is_initialized():
             continue
         if torch._C._cuda_hasPrimaryContext(torch.cuda.current_device() if one.index is None else one.index):
-            torch.cuda.synchronize(one)
+            try:
+                torch.cuda.synchronize(one)
+            except Exception as error:  # a lost device; what runs next meets it too, and says so
+                return plain(f"the GPU does not answer: {error}")
+    return ""
 
 
 def _number(one: Counter) -> float:
     try:
-        return float(one.read())
+        found = float(one.read())
     except Exception as error:  # of a driver: whatever it is, there is no number
         raise NoCounter(f"{one.of} cannot be read: {error}") from None
+    if not math.isfinite(found):
+        raise NoCounter(f"{one.of} cannot be read: it says {found}")
+    return found
 
 
 # The counter of a device
@@ -294,7 +294,7 @@ def _of_cpu(root: Path | None = None) -> Counter:
     granted = devices.cores()
     shared = f"RAPL counts whole packages, and {granted} of {whole} cores are this process's" * (granted < whole)
     what = f"RAPL's counter{'s' * (packages.count > 1)} of {packages.count} package{'s' * (packages.count > 1)}"
-    return Counter(what, packages.joules, packages.count * PACKAGE, shared)
+    return Counter(what, packages.joules, packages.count * monitor.PACKAGE, shared)
 
 
 def limits(device: Any) -> dict[str, float]:

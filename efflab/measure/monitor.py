@@ -31,6 +31,9 @@ from efflab.measure import device as devices
 INTERVAL = 0.1  # s
 NAMES = {"utilization": "", "memory": "B", "power": "W"}  # the counters and their units
 POWERCAP = Path("/sys/class/powercap")
+# The most power that a processor package is rated at, W (AMD EPYC 9965). A counter that was set to zero looks like one
+# that went round: only its speed gives it away.
+PACKAGE = 500.0
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ class Packages:
                 continue
             try:
                 self._files.append((folder / "energy_uj", float(_text(folder / "max_energy_range_uj") or "inf")))
-                float((folder / "energy_uj").read_text())
+                self._now(folder / "energy_uj")
             except PermissionError:
                 raise Missing("RAPL: only root may read the energy counters here") from None
             except (OSError, ValueError) as error:
@@ -216,15 +219,31 @@ class Packages:
         if not self._files:
             raise Missing("RAPL: this system offers no energy counter of a processor package")
         self.count = len(self._files)
-        self._last = [self._now(file) for file, _ in self._files]
+        try:
+            self._last = [self._now(file) for file, _ in self._files]
+        except (OSError, ValueError) as error:
+            raise Missing(f"RAPL: the energy counter does not answer: {type(error).__name__}") from None
         self._total = 0.0
+        self._at = time.perf_counter()
+        self._reset = False
 
     def joules(self) -> float:
-        """Energy since the first reading, J. Between two calls no counter may go round more than once."""
+        """Energy since the first reading, J. Between two calls no counter may go round more than once.
+
+        Raises:
+            Missing: a counter began again at zero, now or before; what it had counted is lost.
+        """
+        at = time.perf_counter()
         for i, (file, largest) in enumerate(self._files):
             now = self._now(file)
-            self._total += (now - self._last[i] if now >= self._last[i] else now + largest - self._last[i]) / 1e6
+            gained = (now - self._last[i] if now >= self._last[i] else now + largest - self._last[i]) / 1e6
+            # Twice the largest rating, and for a second more: a round is 60 times that and more.
+            self._reset |= now < self._last[i] and gained > 2 * PACKAGE * (at - self._at + 1)
+            self._total += gained
             self._last[i] = now
+        self._at = at
+        if self._reset:
+            raise Missing("something set it to zero")
         return self._total
 
     def _now(self, file: Path) -> float:

@@ -7,11 +7,10 @@ from typing import Any
 
 from efflab.errors import EfflabError
 from efflab.formulas.energy import counter_error
-from efflab.measure.energy import PERIODS
 from efflab.plots import pyplot, seconds, ticks, title
 from efflab.reconcile import energy as reconcile
 from efflab.reconcile import modelled_energy, unsigned
-from efflab.records import Record, Sample, median
+from efflab.records import PERIODS, Record, Sample, median
 from efflab.units import JOULE, SECOND, WATT, show
 
 LOOKS = {"fp32": ("#D55E00", "o"), "tf32": ("#E69F00", "D"), "bf16": ("#0072B2", "s"), "fp16": ("#009E73", "^")}

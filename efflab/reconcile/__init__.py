@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -373,7 +374,9 @@ def energy_text(record: Record) -> str:
                 f"The counter changes every {show(found.period_s, SECOND)}, which leaves {unsigned(share)} open; the "
                 "sensor's own error comes on top."
             )
-        if found.source == "nvml-counter":
+        if re.search(r"\bG[HB]\d", record.environment.device):
+            parts.append("It is the whole superchip's, with its processor and memory.")
+        elif found.source == "nvml-counter":
             parts.append("The host's processors and memory are not in it.")
         parts.append(_calls_text(record))
     elif found.band is not None:

@@ -314,6 +314,8 @@ class Seen:
 
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    # It waits for git, in sleeps that would pass on this clock.
+    monkeypatch.setattr(devices, "versions", lambda: {"efflab": "0", "commit": None, "dirty": None})
     clock = counters.Clock(monkeypatch)
     device = Device(clock)
     counters.play(monkeypatch, lambda: device.shown, period=0.1)

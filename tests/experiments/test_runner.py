@@ -588,11 +588,48 @@ def test_the_energy_of_a_run_that_was_continued_is_that_of_both_sessions(
     assert record.energy.window_s == pytest.approx(6)
 
 
+def test_a_run_that_is_stopped_keeps_what_the_stopped_case_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spend = Spends(monkeypatch)
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=spend(30), b=spend(7, then=KeyboardInterrupt())), tmp_path)
+    (partial,) = tmp_path.glob("*.partial.json")
+    kept = records.load_record(partial).energy
+    assert kept.joules == 37 and kept.window_s == pytest.approx(4)
+    record, _ = run(Fake(a=spend(30), b=spend(12)), tmp_path)
+    assert record.energy.joules == pytest.approx(37 + 12)
+    assert record.energy.windows == 2
+
+
+def test_a_run_that_is_stopped_in_its_first_case_has_energy_without_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spend = Spends(monkeypatch, shared="others were there")
+
+    def first() -> float:
+        runner.workspace()  # with it comes the partial file
+        return spend(5, then=KeyboardInterrupt())()
+
+    with pytest.raises(runner.Interrupted):
+        run(Fake(a=first), tmp_path)
+    (partial,) = tmp_path.glob("*.partial.json")
+    assert records.load_record(partial).samples == []
+    counters.play(monkeypatch, lambda: spend.joules)  # nobody else is there now
+    record, _ = run(Fake(a=spend(12)), tmp_path)
+    assert record.energy.joules == pytest.approx(5 + 12)
+    assert record.energy.window_s == pytest.approx(4) and record.energy.windows == 2
+    assert record.energy.shared == "others were there"
+
+
 @pytest.fixture
 def rated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a counter, whose cores are rated at 3 W to 5 W."""
     monkeypatch.setattr(monitor, "POWERCAP", tmp_path_factory.mktemp("none"))
     monkeypatch.setattr(runner.ratings, "rated_per_core", lambda *_: (3.0, 5.0, "a processor"))
+    monkeypatch.setattr(runner.devices, "threads_per_core", lambda: 1.0)
+    here = runner.devices.environment
+    monkeypatch.setattr(runner.devices, "environment", lambda d: here(d).model_copy(update={"virtual": False}))
 
 
 def test_without_a_counter_the_energy_is_a_band_from_the_rating(
@@ -639,6 +676,17 @@ def test_a_rating_begins_with_the_cores_that_work(
     assert found.rating == [low, high]
 
 
+@pytest.mark.parametrize(("siblings", "virtual", "low", "high"), [(2.0, False, 12, 20), (1.0, True, 12, 40)])
+def test_a_hardware_thread_is_no_core(
+    siblings: float, virtual: bool, low: float, high: float, rated: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 logical CPUs of 3 W to 5 W a core: 4 cores, or 4 to 8 where a virtual machine does not say."""
+    monkeypatch.setattr(runner.devices, "threads_per_core", lambda: siblings)
+    cpu = runner.devices.choose("cpu")
+    here = runner.devices.environment(cpu).model_copy(update={"cores": 8, "threads": 8, "virtual": virtual})
+    assert runner.rating([cpu], here, threads=8)[:2] == (low, high)  # type: ignore[index]
+
+
 def test_a_session_that_was_modelled_makes_the_sum_a_band(
     rated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,7 +724,7 @@ def test_a_counter_that_is_lost_leaves_a_band(rated: None, tmp_path: Path, monke
 
     def lost() -> float:
         def gone() -> float:
-            raise OSError("gone")
+            raise OSError("/home/somebody/counters/energy_uj gone")
 
         spend.clock.advance(2)
         meters = runner.meters._present
@@ -688,4 +736,4 @@ def test_a_counter_that_is_lost_leaves_a_band(rated: None, tmp_path: Path, monke
     record, _ = run(Fake(a=spend(30), b=lost), tmp_path)
     assert record.energy.source == "modelled" and record.energy.band is not None
     assert record.energy.window_s == pytest.approx(4)
-    assert record.energy.why == "the test's counter cannot be read: gone"
+    assert record.energy.why == "the test's counter cannot be read: energy_uj gone", "no path reaches the record"

@@ -207,3 +207,22 @@ def test_float32_is_what_is_measured_and_then_as_its_owner_set_it(
         x = torch.ones(2, 2)
         assert torch.equal(x @ x, 2 * x)
     assert now() == before
+
+
+@pytest.mark.parametrize(
+    ("siblings", "allowed", "expected"),
+    [
+        ({0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}, {0, 1, 4, 5}, 2.0),
+        ({0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}, {0, 1}, 1.0),
+        ({0: "0-1", 1: "0-1", 2: "2"}, {0, 1, 2}, 1.5),
+        ({}, {0, 1, 2}, 1.0),
+    ],
+)
+def test_threads_of_a_core_are_counted_once(
+    siblings: dict[int, str], allowed: set[int], expected: float, tmp_path: Path
+) -> None:
+    for cpu, listed in siblings.items():
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(listed + "\n")
+    assert device.threads_per_core(tmp_path, allowed) == expected

@@ -748,7 +748,9 @@ def test_the_energy_of_nodes_counts_on_where_a_launch_is_killed(nodes: Nodes) ->
     second[1].count(over=True)
     whole = nodes.energy("second")
     assert (whole.source, whole.joules, whole.window_s, whole.period_s) == ("nvml-counter", 440.0, 20.0, 0.1)
-    assert whole.of == "4 devices of 2 nodes, on one of them the counter of GPU 0, the counter of GPU 1"
+    assert (
+        whole.of == "4 devices of 2 nodes, on one of them 2 counters, from the counter of GPU 0 to the counter of GPU 1"
+    )
     assert nodes.energy("third", over=False).why.startswith("2 of 2 nodes"), "its ranks have not begun"
 
 

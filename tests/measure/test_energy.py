@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pynvml
@@ -283,6 +284,36 @@ def test_a_child_is_not_another_process_and_a_stranger_is(boards: Boards) -> Non
         assert (meter.shared, meter.source) == ("", "nvml-counter"), "a driver that does not say says nothing"
 
 
+def test_a_gpu_that_cannot_be_waited_for_costs_the_energy_and_not_the_run(
+    boards: Boards, clock: counters.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: Any) -> None:
+        raise RuntimeError("CUDA error: the device is lost")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda _: True, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with Meter([CUDA]) as meter:
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+        mark = meter.begin()
+        clock.advance(1)
+        show(boards, 900_000)
+        monkeypatch.setattr(torch.cuda, "synchronize", lost)
+        reading = meter.since(mark)
+        later = meter.since(meter.begin())
+    assert reading.total is None and later.total is None
+    assert reading.why == later.why == "the GPU does not answer: CUDA error: the device is lost"
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_energy(said: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [1.0, 2.0, said]
+    counters.play(monkeypatch, lambda: shown.pop(0))
+    with Meter([CPU]) as meter:
+        mark = meter.begin()
+        assert meter.since(mark).why == f"the test's counter cannot be read: it says {said}"
+
+
 @pytest.mark.parametrize(("job", "said"), [("77", ""), ("78", "1 other process takes there"), (None, "1 other")])
 def test_a_process_of_the_same_slurm_job_is_not_another(
     job: str | None, said: str, boards: Boards, monkeypatch: pytest.MonkeyPatch
@@ -437,7 +468,22 @@ def test_a_package_that_begins_again_at_zero_is_no_wrap(powercap: Path, clock: c
         counter.write_text("0")
         reading = meter.since(mark)
     assert reading.total is None
-    assert reading.why == "RAPL's counter of 1 package rose by 1e+05 J in 1 s, at a power limit of 500 W"
+    assert reading.why == "RAPL's counter of 1 package cannot be read: something set it to zero"
+
+
+@pytest.mark.parametrize(("watts", "counted"), [(800, True), (1050, False)])
+def test_each_package_adds_to_the_power_that_is_believed(
+    watts: int, counted: bool, powercap: Path, clock: counters.Clock
+) -> None:
+    """Two packages may take twice what one may, 500 W, and the meter believes twice that limit."""
+    pair = [package(powercap, f"intel-rapl:{k}", 0, largest=1e12) for k in range(2)]
+    with Meter([CPU]) as meter:
+        mark = meter.begin()
+        clock.advance(1)
+        for one in pair:
+            one.write_text(f"{watts}000000")
+        reading = meter.since(mark)
+    assert (reading.total is not None) == counted, reading.why
 
 
 def test_packages_that_only_root_may_read_have_no_number(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,16 +610,22 @@ def test_a_load_in_step_with_the_sensor_is_counted_wrong_and_no_window_shows_it(
 
 
 class Work:
-    """A call that takes some time and a fixed energy, and counts itself."""
+    """A call that takes some time and a fixed energy, and counts itself. Calls by number may be slow, s."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, joules: float = 0.25, period: float = 1e-3) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        joules: float = 0.25,
+        period: float = 1e-3,
+        slow: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
         self.clock = counters.Clock(monkeypatch)
-        self.calls, self.joules = 0, joules
+        self.calls, self.joules, self.slow = 0, joules, slow
         counters.play(monkeypatch, lambda: self.calls * self.joules, period=period)
 
     def __call__(self) -> None:
         self.calls += 1
-        self.clock.advance(2e-3)
+        self.clock.advance(self.slow.get(self.calls, 2e-3))
 
 
 OPTIONS = {"time_limit": 0.5, "shortest": 0.01, "most": 20}
@@ -589,6 +641,20 @@ def test_a_timing_holds_the_energy_of_its_timed_calls(
     used = timed.timing.energy
     assert used is not None
     assert used.calls == work.calls - timed.timing.warmup == len(timed.values) * timed.timing.loops
+    assert used.joules == pytest.approx(0.25 * used.calls)
+    assert used.seconds == pytest.approx(2e-3 * used.calls)
+
+
+def test_a_slow_call_while_the_timer_warms_up_is_not_charged_to_the_timed_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second call makes the loop look long enough; the one after it shows that it is not, and more follow."""
+    work = Work(monkeypatch, slow={2: 1.0})
+    with Meter([CPU]) as meter, energy.metering(meter):
+        timed = timer.back_to_back([work], timer.CPUClock(), **OPTIONS)
+    used = timed.timing.energy
+    assert timed.timing.warmup > 3 and timed.timing.loops > 1
+    assert used is not None and used.calls == work.calls - timed.timing.warmup
     assert used.joules == pytest.approx(0.25 * used.calls)
     assert used.seconds == pytest.approx(2e-3 * used.calls)
 

@@ -417,6 +417,17 @@ def test_windows_stay_within_the_bound_of_their_period() -> None:
     assert "For 10% it asks for 1 s" in text and "changed every 100 ms, by its own steps" in text
 
 
+def test_a_good_length_below_a_bad_one_is_not_trusted() -> None:
+    """By chance the shortest windows gained what they should."""
+    gains = {0.1: 50.0, 0.3: 200.0, 1.0: 500.0, 3.0: 1500.0}  # J; 500 W but in the second
+    made: list[Sample] = []
+    for length, gain in gains.items():
+        point = {"case": f"window-{1000 * length:.0f}", "role": "window", "length": length}
+        made += [sample(point, [gain, gain], "gain", "J"), sample(point, [length, length])]
+    assert [w.deviation <= energy.TOLERANCE for w in energy.windows(record(*made))] == [True, False, True, True]
+    assert energy.trusted(record(*made)) == 1.0
+
+
 def test_a_slower_counter_is_seen() -> None:
     """The counter changes every 0.4 s, and 0.1 s is assumed."""
     slow = [s for length in (0.1, 0.3, 1.0, 3.0) for s in read_in_windows(500, 0.4, length, 30 if length < 1 else 20)]

@@ -15,8 +15,7 @@ from efflab.catalog.energy import LOADS, PowerCurve, power_curves
 from efflab.exercises.checks import NotCounted, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
 from efflab.formulas import energy as formulas
-from efflab.measure.energy import TRUSTED
-from efflab.records import Record, Sample, median
+from efflab.records import TRUSTED, Record, Sample, median
 from efflab.units import FLOP_PER_SECOND, JOULE, SECOND, WATT, Unit, show
 
 NEAR = 1e-6  # relative
