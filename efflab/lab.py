@@ -517,7 +517,9 @@ def disturbed(record: Record) -> str:
     kind = "cases" if cases == every else "timed cases"
     said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
     base = module.BASE
-    calibrating = {str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration"}
+    calibrating = {
+        str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration" or s.point.get("calibrates")
+    }
     if rested := [case for case in named if case in calibrating]:
         said += f" Predictions rest on {', '.join(rested)}."
     if set(base) & set(named) or not _quiet(record, timed):

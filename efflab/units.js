@@ -106,7 +106,7 @@ function parse(text, symbol, named) {
   if (power) number = power[1] === "2" ? 2 ** Number(lowered(power[2])) : Number("1e" + lowered(power[2]));
   else {
     let digits = lowered(match[1].replaceAll("_", ""));
-    if (digits.includes(",") && !/^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?(e[+-]?[0-9]+)?$/i.test(digits))
+    if (digits.includes(",") && !/^[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?(e[+-]?[0-9]+)?$/i.test(digits))
       return { problem: `the comma in ${quoted(text)} is ambiguous. Write decimals with a point: '3.2', not '3,2'.` };
     digits = digits.replaceAll(",", "");
     if (match[2]) {

@@ -257,7 +257,7 @@ JOULE_PER_TOKEN = Unit(
 )
 DEVICE_SECOND = Unit(
     "GPU·s", "second", False, _COUNTED,
-    ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh", "device-hours", "chip-hours"),
+    ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh", "device-hours", "chip-hours", "node-hours", "TPU-hours"),
     counted=True, shown=("GPU-h", 3600.0),
 )  # fmt: skip
 
@@ -429,7 +429,7 @@ def _number(text: str, unit: Unit, name: str, example: str) -> tuple[float, str]
         wanted = f"3.2 {example}" if unit.symbol else "3.2"
         raise EfflabError(f"{name}: no number found in {text!r}. Write it like '{wanted}'.")
     digits = match["number"].replace("_", "").translate(_SUPERSCRIPTS)
-    if "," in digits and not re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):
+    if "," in digits and not re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?(e[+-]?\d+)?", digits, re.IGNORECASE):
         raise EfflabError(f"{name}: the comma in {text!r} is ambiguous. Write decimals with a point: '3.2', not '3,2'.")
     digits = digits.replace(",", "")
     if match["power"]:

@@ -672,7 +672,7 @@ federated = Calculator(
                 scale="log",
                 zero=True,
                 label="Energy of the network",
-                help="0.06 kWh/GB in 2015, less since",
+                help="0.06 kWh/GB (216 µJ/B) in 2015",
             ),
         ),
         *grouped(
@@ -759,7 +759,7 @@ window = Calculator(
     outputs=[
         Ratio("error_share", "off", "one", label="Off by at most", percent=True),
         Output(energy.shortest_window, "shortest", "Shortest window"),
-        Ratio("periods", "shortest", "update_period", label="Periods in it"),
+        Ratio("periods", "shortest", "update_period", label="Periods in the shortest window"),
         Output(energy.counter_error, "off", shown=False),
         Ratio("wanted", "tolerance", "one", percent=True, shown=False),
     ],

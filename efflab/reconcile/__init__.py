@@ -380,15 +380,14 @@ def energy_text(record: Record) -> str:
             parts.append("The host's processors and memory are not in it.")
         parts.append(_calls_text(record))
     elif found.band is not None:
-        of = f" ({found.of})" if found.of else ""
         low, high = found.band
         said = f"Modelled: between {show(low, JOULE)} and {show(high, JOULE)} in {lasted}"
-        if found.rating:
-            said += f", from a rated power of {span(found.rating, WATT)}{of}"
-            said += f", {LOADS[0]:g} to {LOADS[1]:g} of it on average"
+        if watts := modelled_energy(record, 1.0):
+            said += f", {span(watts, WATT)} on average"
         parts += [not_measured if found.why else "Energy of the run: not measured.", f"{said}."]
-        if second := modelled_energy(record, 1.0):
-            parts.append(f"A call then takes {span(second, JOULE)} for each second of its time.")
+        if found.rating:
+            of = f": {found.of}" if found.of else ""
+            parts.append(f"That is {LOADS[0]:g} to {LOADS[1]:g} of the rated power, {span(found.rating, WATT)}{of}.")
     if found.windows > 1:
         parts.append("The run was continued: what was lost in between is not in it.")
     if found.shared:

@@ -509,7 +509,7 @@ def calibration_text(record: Record) -> str:
         )
         if {"energy-per-sample-smallest", "energy-per-sample-largest"} <= set(found):
             small, large = (show(found[f"energy-per-sample-{n}"], JOULE) for n in ("smallest", "largest"))
-            said += f": {small} against {large}"
+            said += f". Its energy is {small} against {large}"
         lines.append(f"{said}.")
     if "saving-bf16" in found:
         last = batches_of(record, "fp32")[-1].point["batch"]
@@ -731,7 +731,7 @@ def _why_batch(record: Record, point: Mapping[str, Any], measured: float) -> Ite
         yield f"A batch of {slower[-1][0]:,} takes longer, {show(slower[-1][1], SECOND)}. {KERNEL}"
         return
     if measured < found[0] / NEAR:
-        yield f"It takes less than the {show(found[0], SECOND)} that the line gives to every batch. {KERNEL}"
+        yield f"It takes less than the {show(found[0], SECOND)} that the fitted line gives to every batch. {KERNEL}"
         return
     by_roofline = roofline_of(record, point)
     if by_roofline and 1 / NEAR <= measured / by_roofline <= NEAR:
@@ -846,7 +846,9 @@ def _window_row(record: Record, one: Windows) -> Row | None:
     repeats = len(one.gains)
     still = f"In {one.still} of {repeats} repeats the counter did not move. " if one.still else ""
     if one.deviation <= one.bound:
-        said = f"{still}Within the bound: one window of {show(one.length, SECOND)} may be off by {unsigned(one.bound)}."
+        said = (
+            f"{still}Within the bound: one window of {show(one.seconds, SECOND)} may be off by {unsigned(one.bound)}."
+        )
     else:
         needed = one.deviation * one.seconds
         said = (
@@ -880,7 +882,7 @@ def missing(record: Record) -> list[str]:
 # In words and tables
 
 KINDS = (
-    (WORK, "time", "times. Median error of the prediction"),
+    (WORK, "time", "times of batches and steps. Median error of the prediction"),
     (WORK, "energy", "energies of batches and steps. Median error of the prediction"),
     (("counter",), "energy", "case, counted and added up. Difference"),
 )

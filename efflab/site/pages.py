@@ -185,16 +185,28 @@ class PublishedNumbers(_Directive):
         kinds = Counter(r.published.differs.kind for r in rows if r.published.differs)
         used = {r.published.formula for r in rows}
         formulas = {reading.read(f).name for f in reading.every()}
-        modules = {u.partition(".")[0] for u in used}
-        others = sorted(f for f in formulas - used if f.partition(".")[0] in modules)
+        anywhere = Counter((r.formula.partition(".")[0], r.topic) for r in catalog.published())
+        # A module that several topics use is named where most of its rows stand.
+        modules = {
+            m
+            for m, t in anywhere
+            if t == topic and anywhere[m, t] == max(anywhere[n, s] for n, s in anywhere if n == m)
+        }
+        known = {r.formula for r in catalog.published()}
+        others = sorted(f for f in formulas - known if f.partition(".")[0] in modules)
         box = nodes.container()
         self.markdown(
             f"{len(rows)} published numbers, {len(used)} formulas. {len(rows) - kinds.total()} agree with the formula "
             "within the stated tolerance. The others do not follow from their source's own inputs: "
-            + ", ".join(f"{kinds[k]} {k}" for k in ("misprint", "rounded", "counted otherwise") if kinds[k])
-            + ".\n\nWe know no published number with its inputs for "
+            + ", ".join(
+                f"{kinds[k]} {k}{'s' * (k == 'misprint' and kinds[k] > 1)}"
+                for k in ("misprint", "rounded", "counted otherwise")
+                if kinds[k]
+            )
+            + ".\n\n"
+            + "We know no published number with its inputs for " * bool(others)
             + ", ".join(f"`{o.partition('.')[2]}`" for o in others)
-            + ". Their tests count operations and bytes one by one, or ask PyTorch's own counter.",
+            + ". Their tests take another way to the same number, such as counting one by one." * bool(others),
             box,
         )
         head = ["What and where", "Printed", "Ours", "Difference", "Verdict"]

@@ -359,7 +359,9 @@ def test_the_doctor_says_why_a_processors_energy_cannot_be_measured_and_what_hel
     unrated = cli._energy_finding(cpu, here)
     assert unrated.state == "note" and said in unrated.said and mend in unrated.mend
     assert "records then hold none, since the catalog has no rated power" in unrated.said
-    rated = cli._energy_finding(cpu, here.model_copy(update={"device": "AMD EPYC 9634 84-Core Processor"}))
+    monkeypatch.setattr(device, "threads_per_core", lambda: 1.0)
+    named = {"device": "AMD EPYC 9634 84-Core Processor", "virtual": False}
+    rated = cli._energy_finding(cpu, here.model_copy(update=named))
     assert "modelled from the rated power, 6.9 W:" in rated.said, "290 W for 84 cores, of which two are used"
 
 

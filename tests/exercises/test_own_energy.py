@@ -291,8 +291,8 @@ def test_what_is_wrong_of_a_measured_record_is_named(data, change, name, said):
         (energy(why=""), "no reason", "does not say why"),
         (energy(rating=None), "no rating", "not the rated power that it comes from"),
         (energy(of=""), "no rating", "not the rated power"),
-        (energy(band=[100.0, 9000.0]), "another band", "it is 2.4 kJ at most"),
-        (energy(band=[900.0, 900.0]), "another band", "a modelled energy is a range"),
+        (energy(band=[124.2, 9000.0]), "another band", "6.9 W to 40 W, it is 124 J to 2.4 kJ"),
+        (energy(band=[1.0, 2.0]), "another band", "A band from 1 J to 2 J over 60 s"),
         (lambda data: data["energy"].update(source="none", band=None, why=""), "no reason", "does not say why"),
         (lambda data: data["samples"].append(sample("stream", "calibration", "energy", 0.3, "J")),
          "joules without a counter", "holds energy of this case"),
@@ -398,8 +398,9 @@ def test_a_counter_of_a_processor_has_shorter_windows(data):
 
 
 def test_a_band_over_two_sessions_with_a_counter_in_one_of_them_is_accepted(unmeasured):
-    unmeasured["energy"].update(band=[900.0, 1500.0])
-    assert verdict(unmeasured).right, verdict(unmeasured).feedback
+    unmeasured["energy"].update(band=[900.0, 1500.0], rating=None, of="", windows=2)
+    result = verdict(unmeasured)
+    assert result.right and "over 2 sessions: between 900 J and 1.5 kJ" in said_by(result), result.feedback
 
 
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own(data, monkeypatch):

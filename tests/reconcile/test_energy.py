@@ -284,7 +284,7 @@ def test_explanations_of_batches_follow_the_records_own_numbers() -> None:
     # A small batch that parts from the line, as the record shows it.
     assert batch(2, 1.3e-5, *line) == "A batch of 4 takes less, 10 µs. Consistent with another kernel."
     assert batch(1, 4e-6, *line) == (
-        "It takes less than the 6 µs that the line gives to every batch. Consistent with another kernel."
+        "It takes less than the 6 µs that the fitted line gives to every batch. Consistent with another kernel."
     )
     assert batch(2, 5.5e-6, (1, 8e-6), *line) == "A batch of 1 takes longer, 8 µs. Consistent with another kernel."
     # Weights of 4 MB a layer take 2 µs whatever the batch, so that the roofline is flat: 6.1 µs.
@@ -412,7 +412,7 @@ def test_windows_stay_within_the_bound_of_their_period() -> None:
     least = energy.trusted(gpu())
     assert least is not None and 0.33 < least <= 1.03
     by_name = {r.case: r for r in energy.points(gpu()) if r.role == "window"}
-    assert "one window of 330 ms may be off by 29%" in by_name["window-330"].explanation
+    assert "one window of 343 ms may be off by 29%" in by_name["window-330"].explanation
     text = energy.sweep(gpu(), "windows")
     assert "For 10% it asks for 1 s" in text and "changed every 100 ms, by its own steps" in text
 

@@ -73,25 +73,26 @@ def test_a_processors_counter_says_nothing_of_a_host() -> None:
     assert "host" not in said
 
 
-def test_a_modelled_run_gives_its_band_why_and_what_a_second_takes() -> None:
+def test_a_modelled_run_gives_its_band_its_power_and_why() -> None:
     said = reconcile.energy_text(record(modelled(), timed([0.05])))
     assert said.startswith("Energy of the run: not measured (RAPL: only root may read the energy counters here). ")
-    assert "Modelled: between 105 J and 2 kJ in 100 s, from a rated power of 3.5 W to 20 W" in said
-    assert "(a processor; 2 cores), 0.3 to 1 of it on average." in said
-    assert "1.05 J to 20 J for each second of its time" in said  # 0.3 × 3.5 W and 1.0 × 20 W
+    assert (
+        "Modelled: between 105 J and 2 kJ in 100 s, 1.05 W to 20 W on average. " in said
+    )  # 0.3 × 3.5 W and 1.0 × 20 W
+    assert "That is 0.3 to 1 of the rated power, 3.5 W to 20 W: a processor; 2 cores." in said
     assert " measured by" not in said
 
 
 def test_a_gpus_one_rating_is_one_number() -> None:
     said = reconcile.energy_text(record(modelled(rating=[700.0, 700.0]), timed([0.05])))
-    assert "from a rated power of 700 W (" in said
-    assert "210 J to 700 J for each second" in said
+    assert "of the rated power, 700 W: " in said
+    assert "210 W to 700 W on average" in said
 
 
 def test_a_band_without_its_rating_says_no_more_than_the_band() -> None:
     said = reconcile.energy_text(record(modelled(rating=None), timed([0.05])))
     assert "between 105 J and 2 kJ in 100 s." in said
-    assert "for each second" not in said
+    assert "on average" not in said and "rated" not in said
 
 
 def test_neither_measured_nor_modelled_says_why() -> None:

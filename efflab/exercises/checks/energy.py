@@ -79,7 +79,7 @@ def _judge(
     for name, rule, why in mistakes:
         if all(_same(answer, rule(**given)) for given, _, _, answer in told):
             raise NotYet(f"{said}: {why}", name)
-    if got is None:
+    if all(answer is None for _, _, _, answer in told):
         raise NotYet(f"{said}. There is an answer here. Is a `return` missing?", "none in place of a number")
     raise NotYet(f"{said}{': ' + note if note else ''}.")
 
@@ -565,7 +565,7 @@ def _name_sample_mistake(
         raise NotYet(f"{said}: the other way round. All of it first, then what lies above idle.", "exchanged")
     each = [e / (n * batch) for e, _, n in windows]
     wrong = not close(whole, right[0], NEAR)
-    recognise(f"{said}: the joules of a sample are", whole, (
+    recognise(f"{said}: not the joules of a sample", whole, (
         ("batch left out", joules / calls, "those of a call, and each call has `batch` samples."),
         ("mean of the windows", math.fsum(each) / len(each), "the mean of the windows' own ratios. A short window "
          "counts as much as a long one then: add up joules and samples first."),
@@ -577,7 +577,7 @@ def _name_sample_mistake(
         ("not divided", joules, "those of all samples."),
     ) if wrong else (), NEAR)  # fmt: skip
     clipped = math.fsum(max(0.0, e - idle * t) for e, t, _ in windows)
-    recognise(f"{said}: above idle that is", above, (
+    recognise(f"{said}: not the joules above idle", above, (
         ("below zero", (joules - idle * seconds) / samples, "less than zero. The device took less than it does idle, "
          "by the noise of a counter; more than that cannot be said: 0."),
         ("idle power without time", (joules - idle) / samples, "less the idle power in watts. Times the seconds of the "
@@ -801,20 +801,25 @@ def _unmeasured(record: Record) -> str:
         )
     if energy.source == "none":
         return f"No energy: {energy.why.rstrip('.')}. Times of the same device can still be compared."
+    assert energy.band is not None and energy.window_s is not None
+    low, high = energy.band
+    if energy.windows > 1:  # of several sessions, of which one may have been measured
+        return (
+            f"Modelled over {energy.windows} sessions: between {show(low, JOULE)} and {show(high, JOULE)}. Not "
+            f"measured: {energy.why.rstrip('.')}."
+        )
     if energy.rating is None or not energy.of:
         raise NotYet(
             f"Record {record.id} gives a band of energy and not the rated power that it comes from. "
             f"Run '{command(TOPIC)}'.",
             "no rating",
         )
-    assert energy.band is not None and energy.window_s is not None
-    low, high = energy.band
-    most = LOADS[1] * energy.rating[1] * energy.window_s
-    if not low < high <= POWER_NOISE * most:
+    least, most = (share * watts * energy.window_s for share, watts in zip(LOADS, energy.rating, strict=True))
+    if not (close(low, least, 1e-6) and close(high, most, 1e-6)):
         raise NotYet(
-            f"A band from {show(low, JOULE)} to {show(high, JOULE)} over {show(energy.window_s, SECOND)}: at a rated "
-            f"power of at most {show(energy.rating[1], WATT)} it is {show(most, JOULE)} at most, and a modelled energy "
-            "is a range.",
+            f"A band from {show(low, JOULE)} to {show(high, JOULE)} over {show(energy.window_s, SECOND)}: by its "
+            f"rating, {show(energy.rating[0], WATT)} to {show(energy.rating[1], WATT)}, it is {show(least, JOULE)} to "
+            f"{show(most, JOULE)}. Run '{command(TOPIC)}' again.",
             "another band",
         )
     return (
