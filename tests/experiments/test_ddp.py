@@ -831,7 +831,7 @@ def test_nodes_that_are_not_seen_are_asked_or_modelled(monkeypatch: pytest.Monke
     found = account.so_far()
     assert (found.source, found.rating, found.window_s) == ("modelled", [1600.0, 1600.0], 10.0)
     assert found.band == pytest.approx([4800.0, 16000.0])
-    assert found.why == said.why and found.of.endswith("400 W, 2 of them, on each of 2 nodes")
+    assert found.why == said.why and found.of.endswith("400 W, 2 of them on each of 2 nodes")
 
 
 def test_what_a_stopped_case_took_is_in_the_runs_energy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
