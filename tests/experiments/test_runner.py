@@ -724,7 +724,7 @@ def test_a_counter_that_is_lost_leaves_a_band(rated: None, tmp_path: Path, monke
 
     def lost() -> float:
         def gone() -> float:
-            raise OSError("/home/somebody/counters/energy_uj gone")
+            raise OSError("/data/somebody/counters/energy_uj gone")
 
         spend.clock.advance(2)
         meters = runner.meters._present
