@@ -2,8 +2,8 @@
 
 Oracles: rows of published tables with the rounding of their inputs; power over time, integrated; a device that switches
 between idle and busy; a counter that changes every 100 ms, read at any moment; rounds of federated learning one device
-at a time; a clock that is lowered, with the cube of it integrated over a longer time; scipy's minimum; pint; the
-measured power limits of the catalog.
+at a time; a clock that is lowered, with the cube of it integrated over a longer time; scipy's minimum; pint; torch's
+count of operations; the measured power limits of the catalog.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from decimal import Decimal
 import numpy as np
 import pint
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from efflab.catalog.energy import power_curves
 from efflab.formulas import energy as e
@@ -341,6 +344,26 @@ def test_a_batch_shares_what_every_batch_costs(batch, fixed, one):
     whole = fixed + sum(one for _ in range(batch))
     assert e.energy_per_sample(fixed_energy=fixed, energy_of_one=one, batch=batch) == pytest.approx(whole / batch)
     assert e.time_per_sample(fixed_time=fixed, time_of_one=one, batch=batch) == pytest.approx(whole / batch)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 16)),
+        nn.Sequential(nn.Unflatten(1, (2, 12)), nn.Conv1d(2, 5, 3), nn.Flatten(), nn.Linear(50, 7)),
+    ],
+    ids=["perceptron", "convolution"],
+)
+def test_a_step_takes_three_forward_passes_where_operations_take_the_time(network):
+    """torch counts the operations of both passes, in layers inside a network: their input needs its gradient too."""
+    x, rate = torch.randn(8, 24, requires_grad=True), 1e9
+    with FlopCounterMode(display=False) as forward:
+        out = network(x)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    forward, backward = forward.get_total_flops(), backward.get_total_flops()
+    assert forward > 0
+    assert e.step_from_forward(forward_time=forward / rate) == pytest.approx((forward + backward) / rate)
 
 
 # Power limits and clocks
