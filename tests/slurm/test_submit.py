@@ -243,7 +243,7 @@ def standing_still(folder: Path):
 
 
 def preempt(slurm, book: Path, capsys, topic: str, ready, *options: str, hold=contextlib.nullcontext) -> None:
-    """Submit, signal the job when `ready` says so of its folder, let it start again at once, and collect."""
+    """Submit, signal the job when `ready` says so of its folder, let it start again soon, and collect."""
     waiting = Waiting(topic, "--scale", "smoke", *options)
     log = until(lambda: list(book.glob("submitted/*/job.log")), "the job runs")[0]
     until(lambda: ready(log.parent), "far enough")
@@ -251,7 +251,9 @@ def preempt(slurm, book: Path, capsys, topic: str, ready, *options: str, hold=co
     with hold(log.parent):
         assert slurm.run("scancel", "--batch", "--signal=USR1", job).returncode == 0
     waiting.until(f"job {job}: queued again (1), PENDING", capsys)
-    until(lambda: slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now").returncode == 0, "it may start")
+    # Slurm revokes the credential of the first start and refuses one made in the same second, so not 'now'.
+    soon = ("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    until(lambda: slurm.run(*soon).returncode == 0, "it may start")
     assert waiting.end() == 0, log.read_text()[-3000:]
 
 
