@@ -516,13 +516,9 @@ def disturbed(record: Record) -> str:
     every = {str(s.point.get("case")) for s in kept}
     kind = "cases" if cases == every else "timed cases"
     said = f"Disturbed while it was measured: {len(named)} of {len(cases)} {kind} ({some})."
-    base = module.BASE
-    calibrating = {
-        str(s.point.get("case")) for s in timed if s.point.get("role") == "calibration" or s.point.get("calibrates")
-    }
-    if rested := [case for case in named if case in calibrating]:
+    if rested := [case for case in named if module.calibrates(record, case)]:
         said += f" Predictions rest on {', '.join(rested)}."
-    if set(base) & set(named) or not _quiet(record, timed):
+    if set(module.BASE) & set(named) or not _quiet(record, timed):
         return f"{said} {AGAIN}"
     return f"{said} The record keeps their warnings."
 

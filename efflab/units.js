@@ -1,6 +1,6 @@
 // Quantities in the browser, written and read as efflab.units does. `UNITS` comes before this text: for each unit's
 // symbol its accepted spellings by factor (of a count: the names after COUNT_WORDS), the prefixes it is shown with, an example, what it
-// measures, whether it is of bytes or of things counted, the unit it is shown in, a larger one beyond it and the digits. The value of the whole is {UNITS, FACTORS, show, parse, real, significant, group, raised, quoted}.
+// measures, whether it is of bytes or of things counted, the unit it is shown in, a larger one and from how many of it on it is shown, and the digits. The value of the whole is {UNITS, FACTORS, show, parse, real, significant, group, raised, quoted}.
 
 for (const unit of Object.values(UNITS)) {
   unit.accepted = Object.fromEntries(unit.accepted.flatMap(([factor, names]) => names.split(";").map((n) => [n, factor])));
@@ -49,7 +49,7 @@ function show(value, symbol) { // a number in base units as text
   const sign = value < 0 ? "−" : "", tail = name ? " " + name : "", factors = counted ? COUNTS : FACTORS;
   value = Math.abs(value) / size;
   if (value === 0) return "0" + tail;
-  if (beyond && value >= beyond[1]) return sign + plain(value / beyond[1], digits) + " " + beyond[0];
+  if (beyond && value >= beyond[2] * beyond[1] * (1 - 1e-9)) return sign + plain(value / beyond[1], digits) + " " + beyond[0];
   if (symbol === "s" && value >= 120) {
     const long = LONG_TIMES.find((t) => value < t[2]);
     return sign + (long ? group(significant(value / long[1])) + " " + long[0] : plain(value / YEAR) + " years");

@@ -48,9 +48,10 @@ class Unit:
         binary: KiB, MiB, ... are accepted too.
         extra: further accepted units with their factors.
         counted: it counts things: shown as "70B parameters", written with k, M, B, T or in words; a bare number is
-            accepted.
+            accepted, and counts in the unit that is shown.
         shown: the unit that people read instead, and its size in this one: ("USD/h", 1 / 3600) for USD/s.
-        beyond: a larger unit that is read from one of it on, and its size in the unit that is shown: ("t", 1e6) for g.
+        beyond: a larger unit, its size in the unit that is shown, and from how many of it on it is read: ("t", 1e6, 1)
+            for g.
         digits: how many significant digits `show` prints.
         signed: a formula takes any number: negative, infinite or NaN too.
     """
@@ -64,7 +65,7 @@ class Unit:
     extra: tuple[tuple[str, float], ...] = field(default=())
     counted: bool = False
     shown: tuple[str, float] | None = None
-    beyond: tuple[str, float] | None = None
+    beyond: tuple[str, float, float] | None = None
     digits: int = 3
     signed: bool = False
 
@@ -97,7 +98,7 @@ class Unit:
         return table
 
     def _counts(self) -> dict[str, float]:
-        """Spellings of a count: "", "B", "B tokens", "billion", "billion tokens"; of a shown unit always with it."""
+        """Spellings of a count: "", "B", "B tokens", "billion", "billion tokens"."""
         names, size = self._names()
         table: dict[str, float] = {}
         for name in names:
@@ -109,7 +110,7 @@ class Unit:
     def _names(self) -> tuple[list[str], float]:
         """What may follow the prefix of a count, and the size of one; the website composes the same table."""
         symbol, size = self.shown or (self.symbol, 1.0)
-        return [*dict.fromkeys((symbol, *self.spellings)), *([] if self.shown else [""])], size
+        return [*dict.fromkeys((symbol, *self.spellings)), ""], size
 
     def example(self) -> str:
         """A unit that a person could have written, for error messages."""
@@ -189,7 +190,7 @@ WATT_HOUR = Unit(
     shown=("Wh", 3600.0),
 )
 GRAM = Unit(
-    "g", "gram", prefixes=("µ", "m", "", "k"), beyond=("t", 1e6),
+    "g", "gram", prefixes=("µ", "m", "", "k"), beyond=("t", 1e6, 1),
     extra=(
         *((name + what, size) for name, size in _GRAMS for what in _EQUIVALENT),
         *((name, 1e6) for name in ("tonne", "tonnes", "metric tons")),
@@ -209,7 +210,7 @@ LITRE = Unit(
     "liter",
     prefixes=("m", ""),
     spellings=("l", "litres", "litre"),
-    beyond=("m³", 1e3),
+    beyond=("m³", 1e3, 1),
     extra=(("m³", 1e3), ("m3", 1e3)),
 )
 LITRE_PER_JOULE = Unit(
@@ -225,11 +226,13 @@ FLOP_PER_JOULE = Unit(
     spellings=("FLOPs/J", "FLOP/s/W", "FLOPS/W", "FLOPs/W", "Flops/W", "flops/W", "flop/J"),
 )  # fmt: skip
 JOULE_PER_FLOP = Unit("J/FLOP", "joule/flop", prefixes=("f", "p", "n", "µ", "m", ""), spellings=("J/flop", "J/FLOPs"))
+# A chip's memory takes pJ/B. Networks take a million times that, and studies of them count in kWh/GB.
 JOULE_PER_BYTE = Unit(
     "J/B",
     "joule/byte",
     prefixes=("p", "n", "µ", "m", ""),
     spellings=("J/byte",),
+    beyond=("kWh/GB", 3.6e6 / 1e9, 1e-3),
     extra=(("kWh/GB", 3.6e6 / 1e9), ("Wh/GB", 3600 / 1e9)),
 )
 NUMBER = Unit("", "dimensionless")
@@ -257,7 +260,10 @@ JOULE_PER_TOKEN = Unit(
 )
 DEVICE_SECOND = Unit(
     "GPU·s", "second", False, _COUNTED,
-    ("GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh", "device-hours", "chip-hours", "node-hours", "TPU-hours"),
+    (
+        "GPU-hours", "GPU-hour", "GPU h", "GPU hours", "GPUh", "device-hours", "chip-hours", "node-hours", "TPU-hours",
+        "h", "hours", "hour",
+    ),
     counted=True, shown=("GPU-h", 3600.0),
 )  # fmt: skip
 
@@ -359,7 +365,7 @@ def parse(text: str | float, unit: Unit, name: str = "value", example: str | Non
         if unit.symbol and "" not in unit.accepted():
             sample = f"{text if guess else 3} {named}"
             raise EfflabError(f"{name}: {text!r} has no unit. Write it as text with its unit, such as '{sample}'.")
-        return float(text)
+        return float(text) * unit.accepted()[""]
     if not unit.symbol and (fraction := _FRACTION.match(text)):
         over, under = (float(part.replace("−", "-")) for part in fraction.groups())
         if under == 0:
@@ -482,8 +488,10 @@ def show(value: float, unit: Unit = NUMBER, digits: int | None = None) -> str:
     tail = f" {symbol}" if symbol else ""
     if value == 0:
         return f"0{tail}"
-    if unit.beyond and value >= unit.beyond[1]:
-        return f"{sign}{_plain(value / unit.beyond[1], digits)} {unit.beyond[0]}"
+    if unit.beyond:
+        larger, size, least = unit.beyond
+        if value >= least * size * (1 - 1e-9):
+            return f"{sign}{_plain(value / size, digits)} {larger}"
     if unit is SECOND and value >= 120:
         for name, size, limit in _LONG_TIMES[1:]:
             if value < limit:

@@ -173,7 +173,7 @@ def _input(given: Input, calculator: Calculator) -> dict[str, Any]:
     if isinstance(given, Choice):
         found = {
             "kind": "choice", "by": dict(given.by), "missing": dict(given.missing), "shared": given.shared,
-            "default": given.default, "options": _options(given, calculator),
+            "only_found": given.only_found, "default": given.default, "options": _options(given, calculator),
         }  # fmt: skip
     elif isinstance(given, NumberField):
         found = {"kind": "number", "default": given.default}
@@ -230,7 +230,7 @@ def _output(output: Output | Ratio | Sum | Value, exact: set[str]) -> dict[str, 
         found |= {"of": list(output.of), "minus": list(output.minus), "rounded": output.rounded}
     elif isinstance(output, Output):
         found |= {"formula": read(output.formula).name, "given": dict(output.given)}
-        found |= {"words": list(output.words), "whole": output.whole}
+        found |= {"words": list(output.words), "whole": output.whole, "absent": output.absent}
     return _full(found)
 
 
@@ -247,8 +247,9 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "x": curve.x, "low": curve.low, "high": curve.high, "scale": curve.scale.split("-"),
         "lines": [_full({"y": line.y, "label": line.label, "faint": line.faint}) for line in curve.lines],
         "at": [list(pair) for pair in curve.at], "at_label": curve.at_label, "marks": [_full(m) for m in marks],
-        "vary": curve.vary, "slope_label": curve.slope_label, "x_label": curve.x_label, "y_label": curve.y_label,
-        "describe": curve.describe, "above_zero": not curve.from_zero, "y_high": curve.y_high,
+        "vary": curve.vary, "beside": curve.beside, "slope_label": curve.slope_label,
+        "x_label": curve.x_label, "y_label": curve.y_label, "describe": curve.describe,
+        "above_zero": not curve.from_zero, "y_high": curve.y_high,
         "runs": [_full(r) for r in runs],
     })  # fmt: skip
 

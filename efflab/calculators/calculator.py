@@ -151,10 +151,26 @@ class Result:
         return rows
 
     def rows(self) -> dict[str, dict[str, float | None]]:
-        """The table's values by column, for each option of its choice."""
+        """The table's values by column, for each option of its choice that can be chosen."""
         table = self.calculator.compare
         assert table is not None
-        return self._each(table.vary, table.columns)
+        refused = self.refused(table.vary)
+        return {o: values for o, values in self._each(table.vary, table.columns).items() if o not in refused}
+
+    def refused(self, name: str) -> set[str]:
+        """The options of a choice that cannot be chosen now: see `Choice.only_found`."""
+        choice = self.calculator.table[name]
+        if not isinstance(choice, Choice) or not choice.only_found:
+            return set()
+        looked_up = [
+            option.sets[value]
+            for other in self.calculator.inputs
+            if isinstance(other, Choice)
+            for option in [other.table[str(self.state[other.name])]]
+            for value, by in other.by.items()
+            if by == name and value in option.sets
+        ]
+        return {o for o in choice.table if any(o not in found for found in looked_up)}
 
     def bits(self) -> binary.Fields | None:
         """The bits of the number; None where it has no value."""
@@ -386,9 +402,9 @@ class Calculator:
             return option.label or option.name
         if isinstance(given, NumberField):
             return str(state[name])
-        if value is None:
-            return "—"
         computed = self.computed.get(name)
+        if value is None:
+            return getattr(computed, "absent", "") or "—"
         if isinstance(computed, Ratio) and computed.percent:
             return show(100 * value) + ("%" if math.isfinite(value) else "")
         if isinstance(computed, Output) and computed.words:

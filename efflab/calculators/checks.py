@@ -151,6 +151,9 @@ class Declaration:
                         f"{label}: option {option.name!r} takes {name!r} from {source!r}, "
                         "which is neither a slider nor a computed value."
                     )
+        others = [c for c in self.calculator.inputs if isinstance(c, Choice)]
+        if choice.only_found and not any(choice.name in other.by.values() for other in others):
+            raise self.fail(f"{label}: only_found is set, but no choice looks anything up by it. Leave it out.")
         for name, by in choice.by.items():
             other = self.calculator.table.get(by)
             if not isinstance(other, Choice):

@@ -33,6 +33,8 @@ HOUR = 3600.0
 YEAR = 365.25 * 24 * HOUR
 JEAN_ZAY, GOOGLE, WATER = "Jean Zay, 2022", "Google, 2024", "Microsoft, 2025"
 FRANCE, POLAND = "France (Jean Zay), 2022", "Poland, 2023"
+NO_BAND = "measured: no band"  # in place of a band's end
+PER_GB = 3.6e6 / 1e9  # kWh/GB, in which studies of networks count, as J/B
 GEMINI, POPULAR = 0.24, 2.9  # Wh of a query: Google's median text prompt of May 2025, and the guess of 2023 (de Vries)
 
 
@@ -143,7 +145,7 @@ def _power(accelerator: str, mean: float, default: str = "rating", **sets: float
 def _ends(of: str, given: dict[str, str | float], name: str, label: str, formula: Formula) -> list[Output]:
     """An output at the ends of the band: `given` with least_ or most_ before the name of what it is `of`."""
     return [
-        Output(formula, f"{end}_{name}", f"{label}, {said}", given={**given, of: f"{end}_{source}"})
+        Output(formula, f"{end}_{name}", f"{label}, {said}", given={**given, of: f"{end}_{source}"}, absent=NO_BAND)
         for end, said in (("least", "at the least"), ("most", "at the most"))
         for source in [str(given[of])]
     ]
@@ -434,7 +436,7 @@ def _curves() -> Choice:
 def _limits() -> Choice:
     """Every limit at which some workload was measured."""
     watts = sorted({r.limit_w for c in power_curves().values() for r in c.limits})
-    return Choice("limit", [_limit(w) for w in watts], default="150 W", label="Power limit")
+    return Choice("limit", [_limit(w) for w in watts], default="150 W", label="Power limit", only_found=True)
 
 
 def _costs() -> list[Output | Ratio]:
@@ -474,7 +476,7 @@ limits = Calculator(
     topic="energy",
     title="Which power limit?",
     intro="Energy and time under several limits as others measured them, for a run that you describe at full power. "
-    "The table has every limit; a dash stands where this workload was not measured.",
+    "Only a limit at which the workload was measured can be chosen.",
     inputs=[
         _curves(),
         _limits(),
@@ -510,6 +512,7 @@ limits = Calculator(
         scale="linear-linear",
         lines=[Line("cost_share", "{limit}")],
         vary="limit",
+        beside=True,
         at=[(_ETA, "cost_share")],
         at_label="this limit",
         x_label="Weight of energy, η",
@@ -545,9 +548,7 @@ tokens = Calculator(
     inputs=[
         *grouped(
             "Server",
-            *_power(
-                "H200 SXM", 500, gemini=GEMINI * HOUR, popular=POPULAR * HOUR, kilowatt_hour=1000 * HOUR, watt_hour=HOUR
-            ),
+            *_power("H200 SXM", 500, gemini=GEMINI * HOUR, popular=POPULAR * HOUR, kilowatt_hour=1000 * HOUR),
             whole("devices", 65536, 1, "Devices"),
             Slider(
                 "throughput", 0.1, 1e9, default=3014, scale="log", label="Throughput", help="tokens out, of all devices"
@@ -578,6 +579,7 @@ tokens = Calculator(
                 f"{end}_query",
                 f"Of a query, at the {end}",
                 given={"energy_per_token": f"{end}_token"},
+                absent=NO_BAND,
             )
             for end in ("least", "most")
         ],
@@ -601,20 +603,18 @@ tokens = Calculator(
             Output(energy.power_at_load, f"{name}_device", given={"idle_power": 0, "load": load}, shown=False)
             for name, load in (("server", "load"), ("least", "low_load"), ("most", "high_load"))
         ],
-        # An axis of watt-hours has its ticks in joules; this one has plain numbers.
-        *[Ratio(f"{name}_wh", name, "watt_hour", shown=False) for name in ("query", "least_query", "most_query")],
     ],
     curve=Curve(
         x="tokens",
         lines=[
-            Line("query_wh", "this power"),
-            Line("most_query_wh", "the whole rating", faint=True),
-            Line("least_query_wh", "0.3 of the rating", faint=True),
+            Line("query", "this power"),
+            Line("most_query", "the whole rating", faint=True),
+            Line("least_query", "0.3 of the rating", faint=True),
         ],
-        at=[("tokens", "query_wh")],
+        at=[("tokens", "query")],
         at_label="this query",
         x_label="Tokens of an answer",
-        y_label="Energy of a query (Wh)",
+        y_label="Energy of a query",
         describe="Energy of a query against the tokens of its answer, both logarithmic, a straight line: {query} for "
         "{tokens}.",
     ),
@@ -666,20 +666,21 @@ federated = Calculator(
             ),
             Slider(
                 "energy_per_byte",
-                1e-8,
-                1e-2,
-                default=0.06 * 3.6e6 / 1e9,
+                0.001 * PER_GB,
+                10 * PER_GB,
+                default=0.06 * PER_GB,
                 scale="log",
                 zero=True,
+                per=PER_GB,
                 label="Energy of the network",
-                help="0.06 kWh/GB (216 µJ/B) in 2015",
+                help="by volume; fixed lines in 2015: 0.06 kWh/GB (Aslan et al. 2018)",
             ),
         ),
         *grouped(
             "In a data centre",
             Slider("central_power", 10, 1e6, default=400, scale="log", label="Mean power"),
             Slider("central_time", 36, 1e12, default=3 * HOUR, scale="log", per=HOUR, label="Hours of devices"),
-            _with(_facilities("facility", "pue", GOOGLE, "own_pue", "PUE of"), kilowatt_hour=1000 * HOUR),
+            _facilities("facility", "pue", GOOGLE, "own_pue", "PUE of"),
             _pue("own_pue"),
         ),
     ],
@@ -695,17 +696,15 @@ federated = Calculator(
         Ratio("network_share", "network", "federated", label="Network, of the federated", percent=True),
         Output(energy.federated_energy, "computing", "Devices", given={"energy_per_byte": 0}, shown=False),
         Sum("network", ["federated"], minus=["computing"], label="Network", shown=False),
-        Ratio("federated_kwh", "federated", "kilowatt_hour", shown=False),
-        Ratio("central_kwh", "central", "kilowatt_hour", shown=False),
     ],
     curve=Curve(
         x="rounds",
         low=1,
-        lines=[Line("federated_kwh", "federated"), Line("central_kwh", "in the data centre", faint=True)],
-        at=[("rounds", "federated_kwh")],
+        lines=[Line("federated", "federated"), Line("central", "in the data centre", faint=True)],
+        at=[("rounds", "federated")],
         at_label="these rounds",
         x_label="Rounds",
-        y_label="Energy (kWh)",
+        y_label="Energy",
         describe="Energy against the rounds, both logarithmic: federated it rises in proportion, {federated} for "
         "{rounds}; in the data centre it is {central}.",
     ),

@@ -2,7 +2,7 @@
 // Functions above `mount` touch no document, so that tests run them against Python. OTHER_DEVICE comes before this
 // text, and efflabUnits: see efflab/units.js. Formulas are added after it.
 
-const { UNITS, show, significant, group, raised } = efflabUnits;
+const { UNITS, FACTORS, show, significant, group, raised } = efflabUnits;
 const FORMULAS = {}, BINARY = {}; // BINARY is binary.js, where a calculator needs it
 
 function add({ formulas, binary }) {
@@ -173,7 +173,7 @@ function textOf(c, state, name, value, brief) {
   const input = c.table.get(name), output = c.computed.get(name);
   if (input?.kind === "choice") return input.table.get(state[name]).label;
   if (input?.kind === "number") return state[name];
-  if (value === null || value === undefined) return "—";
+  if (value === null || value === undefined) return output?.absent ?? "—";
   if (output?.percent) return percent(value);
   if (output?.words) return output.words[value];
   if (output?.whole && value < 1e15) return group(String(Math.ceil(value)));
@@ -223,6 +223,17 @@ function each(c, state, vary, names) { // values for each option of a choice, or
     const all = vary ? { ...state, [vary]: option.name } : state, s = scope(c, all);
     return { option, chosen: !vary || state[vary] === option.name, values: names.map(s.value), state: all };
   });
+}
+
+function refused(c, state, { name, only_found }) { // the options of a choice that cannot be chosen now
+  if (!only_found) return () => false;
+  const found = c.inputs.flatMap((i) => Object.entries(i.by ?? {}).filter(([, by]) => by === name).map(([value]) => i.table.get(state[i.name]).sets[value]));
+  return (option) => found.some((set) => set && !(option in set) && !("" in set));
+}
+
+function compared(c, state) { // the rows of the table
+  const not = refused(c, state, c.table.get(c.compare.vary));
+  return each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name)).filter(({ option }) => !not(option.name));
 }
 
 function bits(c, state) {
@@ -351,14 +362,25 @@ function roundOut(value, up) { // the next of 1, 2, 5, 10, ... at or beyond a va
 
 const decades = (values) => values.every((v) => Math.abs(Math.log10(v) - Math.round(Math.log10(v))) < 1e-6);
 
-function axis(kind, low, high, length, gap, symbol) {
+function otherUnit(symbol, size) { // what an axis is marked in where that is no prefix of its base unit: its size, its name
+  if (symbol === "%") return [0.01, "%"];
+  if (symbol === "s") return size >= 172800 ? [86400, "d"] : size >= 7200 ? [3600, "h"] : [1, ""];
+  const { prefixes, counted, beyond, shown: [name, per] } = UNITS[symbol];
+  if (beyond && size >= beyond[2] * beyond[1] * per) return [beyond[1] * per, beyond[0]];
+  if (per === 1 || counted) return [1, ""];
+  const prefix = prefixes.filter((p) => FACTORS[p] * per <= size).pop() ?? prefixes[0];
+  return [FACTORS[prefix] * per, prefix + name];
+}
+
+// `here`: a value whose unit, as it is written elsewhere, the axis takes too, unless its ticks would need many digits
+function axis(kind, low, high, length, gap, symbol, here = 0) {
   const log = kind === "log", ticks = [], minor = [], middle = log ? Math.sqrt(low * high) : high / 2;
-  // long times are marked at round numbers of hours or days
-  const [per, long] = symbol === "s" && middle >= 172800 ? [86400, "d"] : symbol === "s" && middle >= 7200 ? [3600, "h"] : [1, ""];
-  if (per > 1) {
+  const size = symbol !== "s" && here > 0 && (log || high < 100 * here) ? here : middle;
+  const [per, other] = otherUnit(symbol, size);
+  if (other) {
     const inner = axis(kind, low / per, high / per, length, gap, "");
-    const times = (values) => values.map((v) => v * per);
-    return { ...inner, low, high, ticks: times(inner.ticks), minor: times(inner.minor), unit: ` (${long})`,
+    const back = (values) => values.map((v) => v * per);
+    return { ...inner, low, high, ticks: back(inner.ticks), minor: back(inner.minor), unit: ` (${other})`,
       place: (v) => inner.place(v / per), text: (v) => inner.text(v / per) };
   }
   if (log) {
@@ -378,7 +400,7 @@ function axis(kind, low, high, length, gap, symbol) {
   }
   const { prefixes, counted, accepted, shown: [name] } = UNITS[symbol];
   const factor = (p) => accepted[p + name], each = log && counted; // 1M, 10M, 100M, 1B: each tick with its own prefix
-  const prefix = prefixes.length > 1 && !each ? prefixes.filter((p) => factor(p) <= middle).pop() ?? prefixes[0] : "";
+  const prefix = prefixes.length > 1 && !each ? prefixes.filter((p) => factor(p) <= size).pop() ?? prefixes[0] : "";
   const place = log ? (v) => (Math.log(v / low) / Math.log(high / low)) * length : (v) => ((v - low) / (high - low)) * length;
   // one notation for the whole axis
   const scaled = (v) => v / factor(prefix), sizes = ticks.map(scaled).filter((n) => n);
@@ -389,6 +411,20 @@ function axis(kind, low, high, length, gap, symbol) {
 }
 
 const WIDE = 6.8; // of a character, in px at the drawing's text size
+
+function apart(wanted, gap, low, high) { // places from low to high, at least `gap` apart and as near as can be to those wanted, rising
+  const pools = [];
+  wanted.forEach((place, i) => {
+    let pool = { sum: place - i * gap, count: 1 };
+    while (pools.length && pools.at(-1).sum / pools.at(-1).count > pool.sum / pool.count) {
+      const before = pools.pop();
+      pool = { sum: before.sum + pool.sum, count: before.count + pool.count };
+    }
+    pools.push(pool);
+  });
+  const last = high - (wanted.length - 1) * gap;
+  return pools.flatMap(({ sum, count }) => Array(count).fill(Math.max(low, Math.min(last, sum / count)))).map((place, i) => place + i * gap);
+}
 
 function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of earlier calls, for those that stay
   const { state, values } = result, curve = c.curve, [xKind, yKind] = curve.scale, swept = c.table.get(curve.x);
@@ -440,9 +476,11 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   const from = curve.above_zero ? bottom - room : Math.min(0, bottom * 1.08);
   const [yLow, yHigh] = yKind === "log" ? [roundOut(bottom * 0.7, false), roundOut(top * 1.5, true)]
     : [from, highest > limit ? top : curve.above_zero ? top + room : top * 1.08];
-  const yAxis = axis(yKind, yLow, yHigh, box.height, 30, c.units[curve.lines[0].y]);
+  const yName = curve.lines[0].y, percents = c.computed.get(yName)?.percent;
+  const yAxis = axis(yKind, yLow, yHigh, box.height, 30, percents ? "%" : c.units[yName], points[0]?.[1]);
   box.left = Math.max(46, Math.ceil(Math.max(...yAxis.ticks.map((t) => yAxis.text(t).length)) * WIDE) + 9);
-  box.width = width - box.left - 16;
+  const margin = curve.beside ? Math.ceil(Math.max(...lines.map((l) => l.label.length)) * WIDE) + 16 : 16;
+  box.width = width - box.left - margin;
   const xAxis = axis(xKind, low, high, box.width, 44, c.units[curve.x]);
   const X = (v) => Math.round((box.left + xAxis.place(v)) * 10) / 10;
   const Y = (v) => Math.round((box.top + box.height - yAxis.place(v)) * 10) / 10;
@@ -471,7 +509,7 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
     return counts && text.toLowerCase().includes(counts) ? text : text + unit;
   }
   write(right, height - 6, "end", titled(curve.x, curve.x_label, xAxis), "title");
-  write(2, 13, "start", titled(curve.lines[0].y, curve.y_label, yAxis), "title");
+  write(2, 13, "start", titled(yName, curve.y_label, yAxis), "title");
   out.push(`<clipPath id="${id}-clip"><rect x="${box.left}" y="${box.top}" width="${box.width}" height="${box.height}"/></clipPath>`);
   for (const m of marks) {
     const x = X(values[m.x]), text = filled(m.label, result.text), wide = text.length * WIDE + 8;
@@ -493,7 +531,16 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   // labels over the lines' right ends; where a label, a line or a dot is in the way, under it or further left
   const faintLabels = [], labels = []; // the strong lines lie over the labels of the faint ones
   const placed = [], near = (x, y, wide, high) => dotted.some(([a, b]) => Math.abs(a - x) < wide && Math.abs(b - y) < high);
-  for (const l of lines) {
+  if (curve.beside) {
+    const named = lines.filter((l) => l.label && l.points.length).map((l) => ({ l, end: Math.max(box.top, Math.min(base, l.px.at(-1)[1])) }));
+    named.sort((a, b) => a.end - b.end);
+    apart(named.map(({ end }) => end), 13, box.top, base).forEach((y, i) => {
+      const { l, end } = named[i];
+      line(right, end, right + 8, y.toFixed(1), "axis");
+      labels.push([right + 11, (y + 4).toFixed(1), "start", l.label, l.faint ? "halo" : `halo strong ${l.cls}`]);
+    });
+  }
+  for (const l of curve.beside ? [] : lines) {
     if (!l.label || !l.points.length) continue;
     const wide = l.label.length * WIDE, spots = [];
     for (let x = right - 3; x - wide > box.left + box.width * 0.4; x -= 16) {
@@ -592,6 +639,7 @@ function element(tag, attributes = {}, ...children) {
 function mount(root, spec, host) {
   const c = compile(spec), id = root.id, defaults = Object.fromEntries(c.inputs.map((i) => [i.name, i.default]));
   const initial = { ...defaults, ...host.state }, rows = new Map(), outputs = new Map(), headings = new Map(), shared = c.inputs.filter((i) => i.shared);
+  const limited = []; // choices of which some options cannot be chosen in every state, each with its element
   let state = { ...initial }, result, quiet;
   const runs = (c.curve?.runs ?? []).map((run, index) => ({ ...run, index, on: run.option ? state[run.option[0]] === run.option[1] : false }));
 
@@ -637,6 +685,7 @@ function mount(root, spec, host) {
         }
         (groups.get(o.group) ?? select).append(element("option", { value: o.name }, o.label));
       }
+      if (input.only_found) limited.push([input, select]);
       node.append(select);
       rows.set(input.name, { node, show: () => { select.value = state[input.name]; } });
       return node;
@@ -823,7 +872,9 @@ function mount(root, spec, host) {
       element("p", { class: "calc-meaning" }, found?.meaning ?? "The format has no such number."));
   }
   function redrawTable() {
-    for (const { option, chosen, values, state: all } of each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name))) {
+    const found = compared(c, state), names = new Set(found.map(({ option }) => option.name));
+    for (const [name, { tr }] of cells) tr.hidden = !names.has(name);
+    for (const { option, chosen, values, state: all } of found) {
       const { tr, pick, tds } = cells.get(option.name);
       tr.classList.toggle("calc-chosen-row", chosen);
       pick.setAttribute("aria-pressed", chosen);
@@ -839,6 +890,10 @@ function mount(root, spec, host) {
       if (hidden || r.last === state[name]) continue;
       r.show();
       r.last = state[name];
+    }
+    for (const [input, select] of limited) {
+      const not = refused(c, state, input);
+      for (const option of select.options) option.disabled = not(option.value);
     }
     // assistive technology waits until the inputs rest
     live.setAttribute("aria-busy", "true");

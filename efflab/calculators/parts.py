@@ -131,6 +131,8 @@ class Choice:
         missing: for each such name the sentence for a look-up that finds nothing. `{has}` lists what there is and
             `{nearest}` is the nearest of it in the other choice's order.
         shared: calculators on one page can be linked by this input.
+        only_found: an option for which a look-up by this choice finds nothing cannot be chosen and has no row in a
+            table. A link may still hold one, or another choice leave it behind: `missing` then says so.
         group: as a slider's.
     """
 
@@ -142,6 +144,7 @@ class Choice:
     by: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
+    only_found: bool = False
     group: str = ""
 
     @cached_property
@@ -177,6 +180,7 @@ class Output:
         exact: written exactly, for a number of a binary format: all its decimals, or m × 2^e where they are many.
         words: what the value is called, where it is an index into these.
         whole: written as the next whole number, with all its digits: how many devices are needed.
+        absent: what is written where it has no value, and why; a dash if empty.
     """
 
     formula: Formula
@@ -187,6 +191,7 @@ class Output:
     exact: bool = False
     words: Sequence[str] = ()
     whole: bool = False
+    absent: str = ""
 
 
 @dataclass(frozen=True)
@@ -307,6 +312,7 @@ class Curve:
         at_label: what the legend calls them.
         marks: labelled verticals.
         vary: name of a choice: the first line is drawn faintly for its other options too.
+        beside: the lines' labels stand right of the plot, each at its line's end, for lines that cross or lie close.
         slope_label: text along the first line's rising part.
         x_label, y_label: axis titles, without unit.
         from_zero: a linear y axis starts at zero; False lets it start near the lowest value.
@@ -326,6 +332,7 @@ class Curve:
     at_label: str = "this case"
     marks: Sequence[Mark] = ()
     vary: str = ""
+    beside: bool = False
     slope_label: str = ""
     x_label: str = ""
     y_label: str = ""

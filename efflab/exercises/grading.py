@@ -233,6 +233,12 @@ def _judge_numeric(item: Numeric, answer: Any) -> tuple[str, str | None]:
         except (TypeError, ValueError, RuntimeError):
             raise checks.NotCounted(f"Give one value, not {type(answer).__name__} of several.") from None
     try:
+        finite = not isinstance(answer, int | float) or math.isfinite(answer)
+    except OverflowError:
+        raise checks.NotCounted(f"The answer is too large for a float. Give {item.wanted}.") from None
+    if not finite:  # said before a unit is asked for
+        raise checks.NotCounted(f"{answer!r} is not a finite number. Give {item.wanted}.")
+    try:
         value = parse(answer, item.unit_type, "answer", item.example)
     except EfflabError as error:
         said = str(error).removeprefix("answer: ")

@@ -17,6 +17,7 @@ LOOKS = {"fp32": ("#D55E00", "o"), "tf32": ("#E69F00", "D"), "bf16": ("#0072B2",
 MEASURED, BOUND, BAND = "#D55E00", "#0072B2", "#56B4E9"
 KINDS = {"idle": "#999999", "calibration": "#0072B2", "inference": "#009E73", "training": "#D55E00"}
 SHORTEST, LONGEST = 1e-3, 10.0  # s; windows of the bound where none was measured
+WIDE = 5.4  # inches of a figure; on a page 350 px wide its smallest text, 7.5 points, is 7 px high
 
 
 def energy(record: Record) -> Any:
@@ -41,7 +42,7 @@ def energy(record: Record) -> Any:
     modelled = not any(costs.values()) and modelled_energy(record, 1.0) is not None
     two = modelled or any(costs.values())
     figure, drawn = plt.subplots(
-        1 + two, 1, figsize=(6.4, 7.2 if two else 4.2), sharex=True, squeeze=False, layout="constrained"
+        1 + two, 1, figsize=(WIDE, 7.2 if two else 4.2), sharex=True, squeeze=False, layout="constrained"
     )
     axes = drawn[0][0]
     for dtype, samples in found.items():
@@ -129,7 +130,7 @@ def power(record: Record) -> Any:
     batches = [[str(s.point["case"]) for s in reconcile.batches_of(record, d)] for d in reconcile.DTYPES]
     middle = {case for some in batches for case in some[1:-1]}
     found = {case: watts for case, watts in found.items() if case not in middle}
-    figure, axes = plt.subplots(figsize=(6.4, 0.24 * max(3, len(found)) + 2.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDE, 0.24 * max(3, len(found)) + 2.0), layout="constrained")
     for y, (case, watts) in enumerate(found.items()):
         axes.barh(y, watts, 0.7, color=KINDS[roles[case]])
         axes.annotate(
@@ -184,7 +185,7 @@ def windows(record: Record) -> Any:
     """
     plt = pyplot()
     found = reconcile.windows(record)
-    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDE, 4.6), layout="constrained")
     lengths = [w.seconds for w in found]
     low, high = (lengths[0] / 1.5, lengths[-1] * 1.5) if found else (SHORTEST, LONGEST)
     steps = [low * (high / low) ** (i / 60) for i in range(61)]
@@ -209,7 +210,7 @@ def windows(record: Record) -> Any:
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest / 1.6, highest)
     axes.set_xlabel(
-        "length of the window" + (" (below each point: repeats in which the counter moved)" if found else "")
+        "length of the window" + ("\n(below each point: repeats in which the counter moved)" if found else "")
     )
     seconds(axes.xaxis)
     _written(axes.yaxis, lambda value: f"{100 * value:,.3g}%" if value < 1 else f"{100 * value:,.0f}%")

@@ -77,8 +77,8 @@ class Row(Protocol):
 class Topic(Protocol):
     """What efflab/reconcile/<topic>.py offers at its top level.
 
-    Every function of a record raises `EfflabError` for a record of another topic and for a damaged one; the message
-    names the record, the sample and the field.
+    A function that reads a record's samples raises `EfflabError` for a record of another topic and for a damaged one;
+    the message names the record, the sample and the field.
     """
 
     LIMITS: tuple[str, ...]
@@ -100,6 +100,10 @@ class Topic(Protocol):
     def scatters(self, record: Record, case: str) -> bool:
         """The times of a case scatter on a quiet machine too: their spread does not speak against this run.
         `efflab.reconcile.scatters` suits most."""
+
+    def calibrates(self, record: Record, case: str) -> bool:
+        """Predictions of this record are built from what was measured of a case. `efflab.reconcile.calibrates` suits
+        most."""
 
     def banner(self, record: Record) -> str:
         """Where and when it was recorded, and whether that was here. `efflab.reconcile.banner` suits most."""
@@ -144,10 +148,40 @@ class Topic(Protocol):
         """How much faster one case is than another. Raises `EfflabError` for an unknown case."""
 
     def asked(self, prediction: Prediction) -> dict[str, Point]:
-        """The outputs of a calculator's prediction that a measurement could answer, each with what it is about."""
+        """The outputs of a calculator's prediction that a measurement could answer, each with what it is about.
+        `efflab.reconcile.asked`, which names none, suits calculators about what the lab does not measure."""
 
     def answers(self, record: Record, prediction: Prediction) -> Mapping[str, Row]:
-        """Of those outputs, the ones that this record answers: rows in which `predicted` is the learner's number."""
+        """Of those outputs, the ones that this record answers: rows in which `predicted` is the learner's number.
+        `efflab.reconcile.answers` goes with `efflab.reconcile.asked`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What the rows of most topics hold: one case, predicted and measured.
+
+    Attributes:
+        case, role, metric: as in the sample.
+        unit: of the numbers, which are in base units.
+        predicted, measured: what the formulas give, and the median of the repeats.
+        iqr: interquartile range of the repeats.
+        ratio: measured over predicted.
+        error: (predicted - measured) / measured.
+        regime: what limits the case, one of the topic's LIMITS; "" where it has none.
+        explanation: why the two part.
+    """
+
+    case: str
+    role: str
+    metric: str
+    unit: Unit
+    predicted: float
+    measured: float
+    iqr: float
+    ratio: float
+    error: float
+    regime: str = ""
+    explanation: str
 
 
 def topics() -> list[str]:
@@ -300,6 +334,40 @@ def datasheet(record: Record) -> catalog.Accelerator | None:
 def scatters(record: Record, case: str) -> bool:
     """Whether a case's times scatter on a quiet machine too: of most topics none does."""
     return False
+
+
+def calibrates(record: Record, case: str) -> bool:
+    """Whether a case's role is to calibrate, or its point says that it does."""
+    return any(
+        s.point.get("role") == "calibration" or bool(s.point.get("calibrates"))
+        for s in record.samples
+        if s.point.get("case") == case
+    )
+
+
+def asked(prediction: Prediction) -> dict[str, Point]:
+    """The outputs of a calculator's prediction that a measurement could answer: none."""
+    return {}
+
+
+def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
+    """Of those outputs, the ones that this record answers: none."""
+    return {}
+
+
+def outputs_in(prediction: Prediction, wanted: Mapping[str, str]) -> dict[str, Point]:
+    """The outputs of a prediction that have a name and the unit of `wanted`, each with the prediction's inputs."""
+    return {
+        name: dict(prediction.inputs)
+        for name, quantity in prediction.outputs.items()
+        if name in wanted and quantity.unit == wanted[name]
+    }
+
+
+def no_result(sample: Sample) -> str:
+    """Of a sample without values: its case, and whether it ran out of memory or was not measured, and why."""
+    what = "ran out of memory" if sample.status == "oom" else "was not measured"
+    return f"{sample.point.get('case')} {what}: {sample.message}"
 
 
 def banner(record: Record) -> str:

@@ -34,6 +34,7 @@ from efflab.reconcile import (
     LARGEST,
     NEAR,
     NOTHING,
+    Compared,
     agrees,
     answered,
     check_values,
@@ -44,7 +45,9 @@ from efflab.reconcile import (
     error,
     joined,
     median_of,
+    no_result,
     of_topic,
+    outputs_in,
     place,
     plural,
     positive,
@@ -56,6 +59,7 @@ from efflab.reconcile import (
     with_energy,
 )
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.reconcile import datasheet as datasheet
 from efflab.reconcile import scatters as scatters
 from efflab.reconcile.precision import DECODER, MULTIPLIES, parameter_count
@@ -85,38 +89,17 @@ ENDING = 0.1  # the share of a run over whose last losses the mean is taken
 BEHIND = 0.1  # a run that has lost more than this share of what FP32 gained falls behind it
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
     """One case, predicted and measured.
 
     Attributes:
-        case, role, metric, precision: as in the sample.
-        unit: of the numbers, which are in base units.
-        predicted, measured: what the formulas give, and the median of the repeats.
+        precision: as in the sample.
         datasheet: the time with the products' speedup by the data sheet, s; None where there is none.
-        iqr: interquartile range of the repeats.
-        ratio: measured over predicted.
-        error: (predicted - measured) / measured.
-        explanation: why the two part.
     """
 
-    case: str
-    role: str
-    metric: str
     precision: str
-    unit: Unit
-    predicted: float
-    measured: float
     datasheet: float | None
-    iqr: float
-    ratio: float
-    error: float
-    explanation: str
-
-    @property
-    def regime(self) -> str:
-        """This topic has no limits."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -892,8 +875,7 @@ def missing(record: Record) -> list[str]:
         if role not in (*ROLES, "calibration", "curve") or sample.metric != _main(sample.point):
             continue
         if sample.status != "ok":
-            what = "ran out of memory" if sample.status == "oom" else "was not measured"
-            found.append(f"{case} {what}: {sample.message}")
+            found.append(no_result(sample))
         elif role in TIMES and expected_time(record, sample.point) is None:
             needed = dict.fromkeys(_rests_on(sample.point))
             gone = [c for c in needed if _has(record, c) and _calibrating(record, c, _main({"case": c})) is None]
@@ -1528,11 +1510,7 @@ def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
     wanted = ANSWERED.get(prediction.calculator or "", {})
     if prediction.calculator == "amp-memory" and prediction.inputs.get("model") != "custom":
         return {}
-    return {
-        name: dict(prediction.inputs)
-        for name, quantity in prediction.outputs.items()
-        if name in wanted and quantity.unit == wanted[name]
-    }
+    return outputs_in(prediction, wanted)
 
 
 def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
@@ -1563,7 +1541,10 @@ def _close(a: Any, b: Any) -> bool:
 
 def _as_row(case: str, role: str, metric: str, precision: str, unit: Unit, measured: float) -> Row:
     """A measured number of a case, such as its speedup; what is predicted is the learner's."""
-    return Row(case, role, metric, precision, unit, measured, measured, None, 0.0, 1.0, 0.0, "")
+    return Row(
+        case=case, role=role, metric=metric, precision=precision, unit=unit, predicted=measured, measured=measured,
+        datasheet=None, iqr=0.0, ratio=1.0, error=0.0, explanation="",
+    )  # fmt: skip
 
 
 def _answer_speedup(record: Record, inputs: Mapping[str, Any]) -> dict[str, Row]:
@@ -1656,6 +1637,7 @@ __all__ = [
     "asked",
     "banner",
     "behind",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

@@ -30,6 +30,7 @@ from efflab.formulas.namespace import FormulaError
 from efflab.reconcile import (
     LARGEST,
     NOTHING,
+    Compared,
     agrees,
     answered,
     check_values,
@@ -41,7 +42,9 @@ from efflab.reconcile import (
     error,
     joined,
     median_of,
+    no_result,
     of_topic,
+    outputs_in,
     place,
     plural,
     positive,
@@ -53,6 +56,7 @@ from efflab.reconcile import (
     with_energy,
 )
 from efflab.reconcile import banner as shared_banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.records import Prediction, Record, Sample, iqr, median
 from efflab.units import BYTE, BYTE_PER_SECOND, SECOND, UNITS, Unit, show, show_binary
 
@@ -81,33 +85,15 @@ OFF = 0.1  # a fitted message at which the line's error is larger than this is s
 ROUNDING = 4.0  # gradients that differ by up to so many times the rounding of another order of summation are equal
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One case, predicted and measured.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row(Compared):
+    """One case, predicted and measured; of a norm the mean of the draws. An all-reduce has a regime.
 
     Attributes:
-        case, role, metric, ranks: as in the sample.
-        unit: of the numbers, which are in base units.
-        predicted, measured: what the formulas give, and the median of the repeats; of a norm the mean of the draws.
-        iqr: interquartile range of the repeats.
-        ratio: measured over predicted.
-        error: (predicted - measured) / measured.
-        regime: what limits an all-reduce, one of `LIMITS`; "" for other cases.
-        explanation: why the two part.
+        ranks: as in the sample.
     """
 
-    case: str
-    role: str
-    metric: str
     ranks: int
-    unit: Unit
-    predicted: float
-    measured: float
-    iqr: float
-    ratio: float
-    error: float
-    regime: str
-    explanation: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1187,8 +1173,7 @@ def missing(record: Record) -> list[str]:
         if role not in (*ROLES, *BESIDE) or sample.metric != METRIC[role][0]:
             continue
         if sample.status != "ok":
-            what = "ran out of memory" if sample.status == "oom" else "was not measured"
-            found.append(f"{case} {what}: {sample.message}")
+            found.append(no_result(sample))
         elif role in ROLES and _expected(record, point) is None:
             found.append(f"{case} has no prediction: {_lacks(record, point)}")
     return found
@@ -1763,11 +1748,7 @@ def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
     wanted = ANSWERED.get(prediction.calculator or "", {})
     if any(prediction.inputs.get(name) != "custom" for name in ("model", "link")):
         return {}
-    return {
-        name: dict(prediction.inputs)
-        for name, quantity in prediction.outputs.items()
-        if name in wanted and quantity.unit == wanted[name]
-    }
+    return outputs_in(prediction, wanted)
 
 
 def answers(record: Record, prediction: Prediction) -> dict[str, Row]:

@@ -31,6 +31,7 @@ from efflab.reconcile import (
     LARGEST,
     NEAR,
     NOTHING,
+    Compared,
     agrees,
     check_values,
     columns,
@@ -41,6 +42,7 @@ from efflab.reconcile import (
     joined,
     median_of,
     modelled_energy,
+    no_result,
     of_topic,
     place,
     plural,
@@ -53,9 +55,12 @@ from efflab.reconcile import (
     values_of,
     with_energy,
 )
+from efflab.reconcile import answers as answers
+from efflab.reconcile import asked as asked  # none: the calculators are about data centres and large models
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as shared_calibrates
 from efflab.reconcile import datasheet as datasheet
-from efflab.records import Prediction, Record, Sample, iqr, median
+from efflab.records import Record, Sample, iqr, median
 from efflab.units import (
     BYTE,
     BYTE_PER_SECOND,
@@ -99,41 +104,21 @@ KERNEL = "Consistent with another kernel."
 TOLERANCE = 0.1  # a window whose deviation stays below this can be trusted
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
     """One number of a case, predicted and measured. A case with a time and an energy has a row for each.
 
+    Its metric is "time" of a call, "energy" of a call (of the whole window for the counter), or a window's "deviation":
+    the furthest that a repeat lies from the mean power of the longest window, relative. Of a deviation `predicted` is a
+    bound.
+
     Attributes:
-        case, role, dtype: as in the sample; dtype is "" where it plays no part.
-        metric: "time" of a call, "energy" of a call (of the whole window for the counter), or a window's "deviation":
-            the furthest that a repeat lies from the mean power of the longest window, relative.
-        unit: of the numbers, which are in base units.
+        dtype: as in the sample; "" where it plays no part.
         batch: samples of a call; 1 where it has none.
-        predicted, measured: what the formulas give, and the median of the repeats. Of a deviation `predicted` is a
-            bound.
-        iqr: interquartile range of the repeats.
-        ratio: measured over predicted.
-        error: (predicted - measured) / measured.
-        explanation: why the two part.
     """
 
-    case: str
-    role: str
-    metric: str
     dtype: str
-    unit: Unit
     batch: int
-    predicted: float
-    measured: float
-    iqr: float
-    ratio: float
-    error: float
-    explanation: str
-
-    @property
-    def regime(self) -> str:
-        """This topic has no limits."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -270,6 +255,12 @@ def _dtypes(record: Record) -> list[str]:
 def scatters(record: Record, case: str) -> bool:
     """The windows of the counter scatter: how far is what they measure."""
     return any(s.point.get("case") == case and s.point.get("role") == "window" for s in record.samples)
+
+
+def calibrates(record: Record, case: str) -> bool:
+    """The batches of the line; where a counter was read also product and stream, of which energies are built."""
+    roles = {s.point.get("role") for s in record.samples if s.point.get("case") == case}
+    return shared_calibrates(record, case) and (counted(record) or "calibration" not in roles)
 
 
 # Work: operations and bytes
@@ -857,8 +848,9 @@ def _window_row(record: Record, one: Windows) -> Row | None:
             "a load that was not steady."
         )
     return Row(
-        one.case, "window", "deviation", "", NUMBER, 1, one.bound, one.deviation, 0.0, one.deviation / one.bound,
-        error(one.bound, one.deviation), said,
+        case=one.case, role="window", metric="deviation", dtype="", unit=NUMBER, batch=1, predicted=one.bound,
+        measured=one.deviation, iqr=0.0, ratio=one.deviation / one.bound, error=error(one.bound, one.deviation),
+        explanation=said,
     )  # fmt: skip
 
 
@@ -870,12 +862,10 @@ def missing(record: Record) -> list[str]:
         role = str(sample.point.get("role"))
         if sample.status == "ok" or role not in METRIC:
             continue
-        case = sample.point["case"]
         if sample.metric == METRIC[role]:
-            what = "ran out of memory" if sample.status == "oom" else "was not measured"
-            found.append(f"{case} {what}: {sample.message}")
+            found.append(no_result(sample))
         elif sample.metric in _UNITS:
-            found.append(f"{case} has no {sample.metric.replace('_', ' ')}: {sample.message}")
+            found.append(f"{sample.point['case']} has no {sample.metric.replace('_', ' ')}: {sample.message}")
     return found
 
 
@@ -1011,13 +1001,18 @@ def power_limits(record: Record) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _limit_text(record: Record) -> str:
+def _limits(record: Record) -> str:
+    """The limit in force and those beside it; "" where none was read."""
     found = power_limits(record)
     if "limit" not in found:
         return ""
-    said = f"Power limit: {show(found['limit'], WATT)} in force"
     names = (("limit_default", "by default"), ("limit_least", "the least"), ("limit_most", "the most"))
-    return ", ".join([said, *(f"{show(found[n], WATT)} {words}" for n, words in names if n in found)]) + "."
+    others = [f"{show(found[n], WATT)} {words}" for n, words in names if n in found]
+    return ", ".join([f"{show(found['limit'], WATT)} in force", *others]) + "."
+
+
+def _limit_text(record: Record) -> str:
+    return f"Power limit: {said}" if (said := _limits(record)) else ""
 
 
 # What the lab prints
@@ -1104,6 +1099,7 @@ def _by_dtype(record: Record) -> str:
 
 
 def per_sample(record: Record, sample: Sample) -> float | None:
+    """The energy of one sample of a batch or a step as counted, J; None where it was not."""
     joules = _energy(record, sample.point)
     return joules / float(sample.point["batch"]) if joules is not None else None
 
@@ -1205,7 +1201,7 @@ def evidence(record: Record, case: str) -> str:
             f"{show(watts * 3600, JOULE)} in an hour in which nothing is computed"
         )
     if role == "limit":
-        return f"{case}: {_limit_text(record)}"
+        return f"{case}: {_limits(record)}"
     if role == "counter":
         added = median_of(record, sample.point, "integrated")
         lines = [f"{case}: the counter gained {show(median(sample.values), JOULE)}"]
@@ -1252,23 +1248,6 @@ def _work_evidence(record: Record, sample: Sample, rows: Mapping[str, Row]) -> I
         yield "energy: neither measured nor modelled"
 
 
-# Predictions that were saved from a calculator
-
-
-def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
-    """The outputs of a calculator's prediction that this lab's record could answer: none.
-
-    The chapter's calculators are about data centres and large models; the lab measures a small model on one device.
-    """
-    return {}
-
-
-def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
-    """Of those outputs, the ones that this record answers: none."""
-    _check(record)
-    return {}
-
-
 __all__ = [
     "BASE",
     "CALIBRATION",
@@ -1283,6 +1262,7 @@ __all__ = [
     "band",
     "banner",
     "batches_of",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

@@ -29,6 +29,7 @@ from efflab.reconcile import (
     LARGEST,
     NEAR,
     NOTHING,
+    Compared,
     agrees,
     columns,
     damaged,
@@ -36,6 +37,7 @@ from efflab.reconcile import (
     error,
     joined,
     median_of,
+    no_result,
     of_topic,
     place,
     positive,
@@ -44,10 +46,13 @@ from efflab.reconcile import (
     unsteady,
     with_energy,
 )
+from efflab.reconcile import answers as answers
+from efflab.reconcile import asked as asked  # none: the calculators are about other decoders than the lab measures
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.reconcile import datasheet as datasheet
 from efflab.reconcile import scatters as scatters
-from efflab.records import Prediction, Record, Sample, iqr, median
+from efflab.records import Record, Sample, iqr, median
 from efflab.units import BYTE, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, Unit, show
 
 DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8")
@@ -82,39 +87,17 @@ HINDERED = 3  # how many times faster one thread is only where something else ru
 WAITED = {"cpu": 1.0, "cuda": 1.5, "rocm": 1.5}
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
     """One case, predicted and measured.
 
     Attributes:
-        case, role, metric: as in the sample.
         dtype: of a product; of a step how its weights are kept: "fp32", "bf16" or "autocast".
-        unit: of the numbers, which are in base units.
-        predicted, measured: what the formulas give, and the median of the repeats.
         datasheet: the time at the data sheet's rate, s; None where there is none.
-        iqr: interquartile range of the repeats.
-        ratio: measured over predicted.
-        error: (predicted - measured) / measured.
-        explanation: why the two part.
     """
 
-    case: str
-    role: str
-    metric: str
     dtype: str
-    unit: Unit
-    predicted: float
-    measured: float
     datasheet: float | None
-    iqr: float
-    ratio: float
-    error: float
-    explanation: str
-
-    @property
-    def regime(self) -> str:
-        """This topic has no limits."""
-        return ""
 
 
 # Reading a record: a point is the topic's own, so what is read from it is checked here
@@ -681,8 +664,7 @@ def missing(record: Record) -> list[str]:
             continue
         if role != "calibration" and sample.metric != METRIC[str(role)]:
             continue
-        what = "ran out of memory" if sample.status == "oom" else "was not measured"
-        found.append(f"{sample.point['case']} {what}: {sample.message}")
+        found.append(no_result(sample))
     return found
 
 
@@ -949,23 +931,6 @@ def _rounding(dtype: str) -> float:
     return float(formulas.rms_rounding_error(epsilon=_epsilon(dtype)))
 
 
-# Predictions that were saved from a calculator
-
-
-def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
-    """The outputs of a calculator's prediction that this lab's record could answer: none.
-
-    The chapter's calculators are about models and accelerators; the lab measures a decoder of its own size.
-    """
-    return {}
-
-
-def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
-    """Of those outputs, the ones that this record answers: none."""
-    _check(record)
-    return {}
-
-
 __all__ = [
     "BASE",
     "CALIBRATION",
@@ -977,6 +942,7 @@ __all__ = [
     "asked",
     "banner",
     "block_size",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

@@ -33,6 +33,7 @@ from efflab.formulas import roofline, transformer
 from efflab.reconcile import (
     LARGEST,
     NOTHING,
+    Compared,
     agrees,
     answered,
     columns,
@@ -40,6 +41,7 @@ from efflab.reconcile import (
     doubted,
     error,
     joined,
+    no_result,
     of_topic,
     place,
     signed,
@@ -47,6 +49,7 @@ from efflab.reconcile import (
     with_energy,
 )
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.reconcile import scatters as scatters
 from efflab.records import Prediction, Record, Sample, iqr, median, quantile
 from efflab.units import BYTE, FLOP, FLOP_PER_SECOND, NUMBER, SECOND, UNITS, WATT, Unit, show
@@ -77,39 +80,17 @@ SAME, BARE = "nothing", "without faults"  # in what a run differs from another o
 _UNIT = {"loss": "nats", "elapsed": "s", "time": "s", "baseline": "s", "memory": "B", "power": "W", "utilization": ""}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One case, predicted and measured.
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
+    """One case, predicted and measured in s per step.
 
     Attributes:
-        case, role, metric: as in the sample.
-        unit: of the numbers, which are in base units.
-        predicted, measured: s per step by the formulas, and the median of the repeats.
         share_predicted, share_saved: of the step with all faults, what its mends are predicted to take off, and did;
             None of a loader case.
-        iqr: interquartile range of the repeats.
-        ratio: measured over predicted.
-        error: (predicted - measured) / measured.
-        explanation: why the two part.
     """
 
-    case: str
-    role: str
-    metric: str
-    unit: Unit
-    predicted: float
-    measured: float
     share_predicted: float | None
     share_saved: float | None
-    iqr: float
-    ratio: float
-    error: float
-    explanation: str
-
-    @property
-    def regime(self) -> str:
-        """This topic has no limits."""
-        return ""
 
 
 # Reading a record: a point is the topic's own, so what is read from it is checked here
@@ -735,8 +716,7 @@ def missing(record: Record) -> list[str]:
         result = "loss" if role == "seed" else "time"
         if sample.status == "ok" or role not in (*ROLES, *BESIDE) or sample.metric != result:
             continue
-        what = "ran out of memory" if sample.status == "oom" else "was not measured"
-        found.append(f"{sample.point['case']} {what}: {sample.message}")
+        found.append(no_result(sample))
     return found
 
 
@@ -1390,7 +1370,10 @@ def _answer_mfu(record: Record, rows: Mapping[str, Row], name: str, about: Mappi
         ):
             continue
         if _near(about["tokens_per_second"], float(p["tokens"]) / seconds):  # type: ignore[arg-type]
-            return Row(case, str(p["role"]), "mfu", NUMBER, used, used, None, None, 0.0, 1.0, 0.0, "")
+            return Row(
+                case=case, role=str(p["role"]), metric="mfu", unit=NUMBER, predicted=used, measured=used,
+                share_predicted=None, share_saved=None, iqr=0.0, ratio=1.0, error=0.0, explanation="",
+            )  # fmt: skip
     return None
 
 
@@ -1422,6 +1405,7 @@ __all__ = [
     "asked",
     "banner",
     "by_both",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

@@ -30,6 +30,7 @@ from efflab.reconcile import (
     damaged,
     error,
     median_of,
+    no_result,
     of_topic,
     percent,
     positive,
@@ -37,6 +38,7 @@ from efflab.reconcile import (
     with_energy,
 )
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.reconcile import columns as _columns
 from efflab.reconcile import datasheet as datasheet
 from efflab.reconcile import scatters as scatters
@@ -370,8 +372,7 @@ def missing(record: Record) -> list[str]:
     found = []
     for _, sample in _kernels(record):
         if sample.status != "ok":
-            what = "ran out of memory" if sample.status == "oom" else "was not measured"
-            found.append(f"{sample.point['case']} {what}: {sample.message}")
+            found.append(no_result(sample))
     return found
 
 
@@ -963,6 +964,7 @@ __all__ = [
     "answers",
     "asked",
     "banner",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

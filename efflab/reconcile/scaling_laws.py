@@ -22,10 +22,13 @@ from scipy.optimize import nnls
 from efflab.errors import EfflabError, unknown
 from efflab.fits import Fit, fit_parametric_loss
 from efflab.formulas import scaling_laws as formulas
+from efflab.reconcile import answers as answers
+from efflab.reconcile import asked as asked  # none: the calculators predict losses of other texts
 from efflab.reconcile import banner as banner
+from efflab.reconcile import calibrates as calibrates
 from efflab.reconcile import columns, damaged, error, of_topic, percent, place, positive
 from efflab.reconcile import scatters as scatters
-from efflab.records import Prediction, Record, median, quantile
+from efflab.records import Record, median, quantile
 from efflab.units import FLOP, FLOP_PER_SECOND, NAT, NUMBER, PARAMETER, SECOND, TOKEN, Unit, show
 
 LIMITS: tuple[str, ...] = ()
@@ -659,16 +662,6 @@ def compare(record: Record, slow: str, fast: str) -> str:
     return "\n".join(lines)
 
 
-def asked(prediction: Prediction) -> dict[str, dict[str, Any]]:
-    """Nothing: the calculators predict losses of other texts."""
-    return {}
-
-
-def answers(record: Record, prediction: Prediction) -> dict[str, Row]:
-    """Nothing, as `asked`."""
-    return {}
-
-
 __all__ = [
     "BASE",
     "CALIBRATION",
@@ -683,6 +676,7 @@ __all__ = [
     "answers",
     "asked",
     "banner",
+    "calibrates",
     "calibration",
     "calibration_text",
     "cases",

@@ -592,3 +592,25 @@ def test_an_error_of_many_digits_is_short_first(watched, address):
     assert output(root, "Error: stored less typed") == "0"
     assert root.locator(".calc-compare").evaluate("(n) => n.scrollWidth <= n.clientWidth + 1")
     watched.assert_clean()
+
+
+def test_a_limit_that_was_not_measured_is_neither_offered_nor_listed(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#power-limit")
+    limit = root.get_by_label("Power limit", exact=True)
+    root.get_by_label("Measured", exact=True).select_option("V100, BERT")
+    of = "(s) => [...s.options].filter((o) => o.disabled).map((o) => o.value)"
+    assert limit.evaluate(of) == sorted(calculators.get("power-limit").evaluate(curve="V100, BERT").refused("limit"))
+    assert "300 W" in limit.evaluate(of)
+    shown = root.locator(".calc-compare tbody tr:not([hidden]) th").all_inner_texts()
+    assert shown == [f"{w} W" for w in range(100, 251, 25)]
+    watched.assert_clean()
+
+
+def test_what_a_measured_power_leaves_out_says_why(watched, address):
+    page = opened(watched, address)
+    root = page.locator("#training-footprint")
+    assert output(root, "Energy, at the least") != "measured: no band"
+    root.get_by_label("What is known", exact=True).select_option("measured")
+    assert output(root, "Energy, at the least") == output(root, "Carbon, at the most") == "measured: no band"
+    watched.assert_clean()

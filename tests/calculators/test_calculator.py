@@ -233,6 +233,7 @@ def test_every_way_of_choosing_is_checked():
         (Choice("kind", [Option("a", sets={"ridge_point": 1})], default="a"), "which is also an output"),
         (Choice("kind", [Option("a", takes={"x": "mem"})], default="a"), "takes 'x' from 'mem', which is neither"),
         (Choice("kind", [Option("a", takes={"x": "memory_bandwidth"})], default="a"), "no formula takes 'x'"),
+        (Choice("kind", ["a"], default="a", only_found=True), "no choice looks anything up by it"),
         (Choice("kind", ["a"], default="a", by={"peak_performance": "dtype"}), "which is not a choice"),
         (Choice("kind", ["a"], default="a", by={"peak_performance": "kind"}), "it needs missing"),
         (

@@ -11,6 +11,7 @@ from efflab.calculators import bundle
 from efflab.calculators.picks import CUSTOM
 from efflab.catalog import accelerators
 from efflab.catalog import energy as catalog
+from efflab.units import show
 
 FOOTPRINT, WHERE, LIMIT = "training-footprint", "where-and-when", "power-limit"
 TOKEN, FEDERATED, WINDOW = "energy-per-token", "federated-energy", "measuring-window"
@@ -124,6 +125,8 @@ def test_what_is_typed_as_printed_is_read_alike_in_the_browser(js):
         ("device_time", "1,082,990 GPU-h", 1082990 * 3600),
         ("device_time", "39.3M GPU-h", 39.3e6 * 3600),
         ("device_time", "79 GPU-hours", 79 * 3600),
+        ("device_time", "79 h", 79 * 3600),
+        ("device_time", "79", 79 * 3600),
         ("own_pue", "1.0", 1),
         ("own_pue", "1", 1),
         ("manufacturing_carbon", "2,500 kg", 2.5e6),
@@ -164,7 +167,9 @@ def test_a_rating_has_a_band_and_a_measured_power_has_none():
     assert rated["least_carbon"] == pytest.approx(0.3 * rated["carbon"])
     assert rated["most_meter_energy"] == pytest.approx(rated["meter_energy"]) == pytest.approx(1.2 * 433.196 * 3.6e9)
     for name in ("least_carbon", "most_carbon", "least_meter_energy", "most_meter_energy"):
-        assert measured[name] is None
+        assert measured[name] is None and measured.text(name) == "measured: no band" in str(measured)
+        assert "measured" not in rated.text(name)
+    assert "—" not in str(measured)
     assert "Modelled from a rating" in rated.verdict and "measured power" in measured.verdict
     half = calculator.evaluate(own_load=0.5)  # a share moves the estimate and not the band
     assert half["carbon"] == pytest.approx(rated["carbon"] / 2) and half["most_carbon"] == rated["most_carbon"]
@@ -322,6 +327,7 @@ def test_geminis_shares_give_its_overhead():
         power_known="measured", mean_power="1 W", throughput=1, tokens=round(0.58 * 0.24 * 3600), overhead=93 / 58
     )
     assert own["query"] / 3600 == pytest.approx(0.24, rel=0.02) and own["least_query"] is None
+    assert own.text("least_query") == own.text("most_query") == "measured: no band"
 
 
 def test_eight_devices_take_eight_times_the_power():
@@ -340,6 +346,16 @@ def test_federated_by_hand():
     assert here["network_share"] == pytest.approx(network / (devices + network))
     assert here["central"] == pytest.approx(400 * 3 * 3600 * 1.09)
     assert here["times"] == pytest.approx((devices + network) / (400 * 3 * 3600 * 1.09))
+
+
+def test_the_network_is_read_and_written_in_the_unit_of_its_source(js):
+    """Aslan et al. 2018 print 0.06 kWh/GB: 216 J for a megabyte."""
+    calculator = calculators.get(FEDERATED)
+    opened = calculator.defaults()["energy_per_byte"]
+    assert opened == pytest.approx(216e-6) and show(opened, calculator.units["energy_per_byte"]) == "0.06 kWh/GB"
+    for text in ("0.2 kWh/GB", "200 Wh/GB", "720 µJ/B"):
+        assert calculator.accept("energy_per_byte", text) == pytest.approx(720e-6)
+    assert js.call("show(216e-6, 'J/B')") == "0.06 kWh/GB"
 
 
 @pytest.mark.parametrize(

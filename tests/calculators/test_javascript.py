@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import random
@@ -14,6 +15,7 @@ import pytest
 from efflab import calculators, units
 from efflab.calculators import bundle
 from efflab.calculators.parts import Slider
+from efflab.catalog.energy import power_curves
 from efflab.errors import EfflabError
 from efflab.formulas import reading
 
@@ -179,9 +181,8 @@ def test_a_table_says_what_python_says(js, name):
     for seed in range(40):
         state = random_state(calculator, seed)
         result, table = calculator.evaluate(**state), calculator.compare
-        rows = "each(c, state, c.compare.vary, c.compare.columns.map((o) => o.name))"
         text = "cellOf(c, r.state, c.compare.columns[i].name, v)"
-        there = _drawn(js, calculator, state, f"{rows}.map((r) => r.values.map((v, i) => {text}))")
+        there = _drawn(js, calculator, state, f"compared(c, state).map((r) => r.values.map((v, i) => {text}))")
         for row, (option, values) in zip(there, result.rows().items(), strict=True):
             alone = calculator.evaluate(**state | {table.vary: option})
             assert list(values.values()) == pytest.approx([alone.values[n] for n in table.columns], nan_ok=True)
@@ -385,6 +386,67 @@ def test_labels_of_an_axis_fit_and_keep_to_one_notation(js):
             assert middles
             up = {text for x, anchor, text in ticks if anchor == "end" and float(x) < 60}
             assert len({text.startswith("10") and len(text) > 2 and text[2] in "⁻⁰¹²³⁴⁵⁶⁷⁸⁹" for text in up}) == 1, up
+
+
+def _up(svg):
+    """The y axis: what it is called, and its ticks as written."""
+    title = re.search(r'<text x="2" y="13" [^>]*class="title">([^<]+)<', svg)[1]
+    return title, re.findall(r'text-anchor="end" class="tick">([^<]+)<', svg)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "state", "unit"),
+    [
+        ("training-footprint", "carbon", {}, "t"),
+        ("training-footprint", "carbon", {"device_time": "20000 GPU-h"}, "kg"),
+        ("where-and-when", "other_carbon", {}, "t"),
+        ("energy-per-token", "query", {}, "Wh"),
+        ("energy-per-token", "query", {"throughput": 1}, "Wh"),
+        ("energy-per-token", "query", {"tokens": 1e6}, "Wh"),
+        ("federated-energy", "federated", {}, "kWh"),
+        ("federated-energy", "federated", {"rounds": 1_000_000}, "MWh"),
+        ("measuring-window", "error_share", {}, "%"),
+        ("power-limit", "cost_share", {}, "%"),
+    ],
+)
+def test_an_axis_has_the_unit_of_the_result(js, name, output, state, unit):
+    title, ticks = _up(_drawing(js, name, **state))
+    assert title.endswith(f"({unit})"), title
+    assert re.fullmatch(rf"[\d.,]+ ?{unit}", calculators.get(name).evaluate(**state).text(output))
+    assert len(ticks) >= 3
+
+
+def test_ticks_are_round_in_the_unit_that_is_read(js):
+    """g/kWh over a footprint: in g/J its round ticks would be 0, 180, 360."""
+    svg = _drawing(js, "training-footprint")
+    along = re.findall(r'<text x="[\d.]+" y="[\d.]+" text-anchor="(?:middle|end)" class="tick">(\d+)<', svg)
+    assert {"0", "200", "400", "600", "800"} <= set(along)
+
+
+@pytest.mark.parametrize("width", [290, 640])
+@pytest.mark.parametrize("curve", list(power_curves()))
+def test_labels_beside_lines_stand_apart_in_the_order_of_the_ends(js, curve, width):
+    svg = _drawing(js, "power-limit", width, curve=curve)
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="halo[^"]*">(\d+ W)<', svg)
+    limits = power_curves()[curve].limits
+    assert {text for *_, text in labels} == {f"{r.limit_w:g} W" for r in limits}
+    places = sorted((float(y), text) for _, y, text in labels)
+    assert all(b - a >= 12.9 for (a, _), (b, _) in itertools.pairwise(places))
+    assert [text for _, text in places] == [f"{r.limit_w:g} W" for r in sorted(limits, key=lambda r: -r.energy)]
+    assert all(float(x) + 7 * len(text) <= width for x, _, text in labels)
+
+
+def test_a_limit_that_was_not_measured_cannot_be_chosen(js):
+    limit, of_all = calculators.get("power-limit"), set()
+    for curve, measured in power_curves().items():
+        has = {f"{r.limit_w:g} W" for r in measured.limits}
+        choice = "c.table.get('limit')"
+        offered = f"{choice}.options.map((o) => o.name).filter((o) => !refused(c, state, {choice})(o))"
+        there = _drawn(js, limit, {"curve": curve}, offered)
+        here = limit.evaluate(curve=curve)
+        assert set(there) == set(here.rows()) == has == set(limit.table["limit"].table) - here.refused("limit")
+        of_all |= has
+    assert of_all == set(limit.table["limit"].table)
 
 
 def test_a_label_cuts_no_gap_into_the_lines_that_matter(js):

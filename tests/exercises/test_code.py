@@ -14,6 +14,7 @@ import torch
 
 from efflab.exercises import check
 from efflab.exercises.grading import NotWritten
+from tests.exercises import judging
 
 
 def verdict(name, function):
@@ -91,22 +92,7 @@ def test_an_exit_is_answered_in_words(number, leave):
     assert result.outcome == "wrong" and "calls exit(). Return the result instead." in result.feedback
 
 
-class Stubborn:
-    """An object that refuses to be a number in its own way."""
-
-    def __float__(self):
-        raise KeyError("no")
-
-    def __eq__(self, other):
-        raise RuntimeError("no")
-
-    __hash__ = None
-
-
-STRANGE = [
-    None, True, "x", b"x", [], {}, (), np.array([1.0, 2.0]), np.array("compute"), np.nan, -math.inf, math.inf, 0, -1,
-    10**400, 1e308, 5e-324, 1j, torch.zeros(3), torch.tensor(math.nan), Stubborn(), object(), print,
-]  # fmt: skip
+STRANGE = [*judging.STRANGE, 0, 5e-324]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])

@@ -3,19 +3,16 @@ solutions are refused, nothing escapes."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efflab import notebooks
 from efflab.catalog.energy import power_curves, region
 from efflab.exercises import check, questions
 from efflab.exercises.checks.energy import (
@@ -39,8 +36,8 @@ NAMES = {
     5: "intensity, kilowatts, deadline",
 }
 FUNCTIONS = {1: "integrate_power", 2: "joules_gained", 3: "best_limit", 4: "joules_per_sample", 5: "best_start"}
-SOURCE = Path(__file__).parents[2] / "notebooks/source/energy.md"
 verdict, wrong = judging.code("energy", NAMES)
+solution = judging.solutions("energy")
 STRANGE = [
     *judging.STRANGE, 0.1, [judging.Stubborn()], [], (None, None), (1.5, 100.0), (math.nan, 1.0), (math.inf, 0.0),
     (0, 0), [judging.Stubborn(), judging.Stubborn()], ("1", "2"), (3, None), {1: 2}, (1, 2, 3),
@@ -56,14 +53,7 @@ def test_whatever_comes_back_is_answered_in_words(number, value):
 
 @pytest.mark.parametrize("number", NAMES)
 def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
-    assert "calls exit()" in verdict(number, lambda *_: sys.exit()).feedback
-    assert "ZeroDivisionError" in verdict(number, lambda *_: 1 / 0).feedback
-
-    def blank(*_):
-        raise NotImplementedError("Write it.")
-
-    assert verdict(number, blank).outcome == "not counted"
-    assert "must take the parameters" in check(f"energy-code-{number}", lambda: 0).feedback
+    judging.led_astray("energy", number, verdict)
 
 
 @pytest.mark.parametrize("number", NAMES)
@@ -83,19 +73,54 @@ def test_the_learners_random_state_stays_and_arguments_may_be_changed(number):
     assert random.getstate() == before
 
 
+def pasted(feedback, number):
+    """The arguments of the call that a message shows to be pasted, in order."""
+    lines = [line for line in feedback.splitlines() if line.startswith("  ")]
+    assert lines and max(map(len, lines)) <= 100
+    return eval("\n".join(lines).strip(), {FUNCTIONS[number]: lambda **arguments: tuple(arguments.values())})
+
+
+@pytest.mark.parametrize("nth", [1, 8, 16])
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("number", NAMES)
+def test_the_call_that_went_wrong_can_be_pasted(number, fails, nth):
+    """Of an error and of a wrong value, of the first example and of a drawn one, every digit and also once cleared."""
+    right, calls = solution(number), []
+
+    def spoils(*arguments):
+        calls.append(copy.deepcopy(arguments))
+        result = right(*arguments)
+        if len(calls) != nth:
+            return result
+        next(a for a in arguments if isinstance(a, list)).clear()
+        if fails:
+            raise KeyError("spoilt")
+        return (77.0, 1e9) if number in (4, 5) else 1e9
+
+    said = wrong(number, spoils, None)
+    assert pasted(said, number) == calls[nth - 1]
+    assert f"example {nth} of " in said and "with seed 6" in said
+    first = NAMES[number].split(", ")[0]
+    assert f"Your function changed `{first}` in place" in said
+    # The short form of the call shows what was given too.
+    assert f"({first}=[])" not in said and f"({first}=[]," not in said
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_a_function_that_changes_nothing_is_not_said_to(number):
+    assert "in place" not in verdict(number, lambda *_: 1 / 0).feedback
+    assert "in place" not in verdict(number, lambda *_: "x").feedback
+
+
+def test_what_a_function_leaves_in_its_input_may_be_anything():
+    def leaves(readings, wraps_at, max_power):
+        readings[0] = judging.Stubborn()
+        return 0.0
+
+    assert "changed `readings` in place" in verdict(2, leaves).feedback
+
+
 # The notebook's solutions and what becomes of them when a line is changed
-
-
-def solution(number, old=None, new=None):
-    """The notebook's solution, with one piece of it replaced."""
-    cells = [c.source for c in notebooks.read(SOURCE).cells if c.cell_type == "code"]
-    text = next(c for c in cells if c.startswith(f"def {FUNCTIONS[number]}("))
-    if old is not None:
-        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
-        text = text.replace(old, new)
-    space: dict[str, Any] = {"np": np}
-    exec(text, space)
-    return space[FUNCTIONS[number]]
 
 
 @pytest.mark.parametrize("number", NAMES)
@@ -500,6 +525,51 @@ def test_a_forecast_that_ends_too_soon_is_an_error_in_words():
 
 
 # The bank
+
+
+NUMERIC = [q for q in questions.bank("energy").values() if q.kind == "numeric"]
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("", "No number found"),
+        ("many", "No number found"),
+        ("nan", "No number found"),
+        ("inf kWh", "No number found"),
+        (math.nan, "nan is not a finite number. Give a"),
+        (-math.inf, "-inf is not a finite number. Give a"),
+        (np.float64(math.inf), "inf is not a finite number. Give a"),
+        (10**400, "too large for a float. Give a"),
+        ("3 FLOP/B", "'FLOP/B' is not a unit of"),
+        ("3 MW", "'MW' is not a unit of"),
+        (None, "got None"),
+        ([3], "got [3]"),
+    ],
+    ids=lambda v: str(v)[:20],
+)
+def test_what_is_no_answer_to_a_numeric_question_is_said(question, answer, said):
+    result = check(question.id, answer)
+    assert result.outcome == "not counted" and said in result.feedback, result.feedback
+
+
+@pytest.mark.parametrize("question", NUMERIC, ids=lambda q: q.id)
+def test_a_negative_and_a_huge_answer_are_answered_with_a_first_step(question):
+    general = type(question).model_fields["wrong"].default
+    for number in ("-3", "1e200"):
+        result = check(question.id, f"{number} {question.example}")
+        assert result.outcome == "wrong" and result.feedback == question.wrong != general
+
+
+def test_what_the_first_steps_say():
+    """Numbers in the feedback of what is not recognised, each computed again."""
+    said = {q.id: q.wrong for q in NUMERIC}
+    assert "13.2 kWh" in said["energy-2"] and pytest.approx(13.2) == 0.55 * 24
+    assert "0.069 Wh" in said["energy-10"] and pytest.approx(0.069, abs=5e-4) == 0.5 * 500 / 3600
+    assert "s = 1 takes 30 kJ, s = 2 takes 25 kJ" in said["energy-15"]
+    assert [20 / s**2 + 10 * s for s in (1, 2)] == [30, 25]
+    assert "0.5 Wh" in said["energy-16"] and pytest.approx(0.5) == 5 * 6 / 60
 
 
 def test_what_the_texts_say_beside_the_answers():

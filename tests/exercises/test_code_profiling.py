@@ -9,11 +9,9 @@ import math
 import random
 import re
 import statistics
-import sys
 import time
 from datetime import timedelta
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, RandomSampler, get_worker_info
 
-from efflab import notebooks
 from efflab.exercises import check, questions
 from efflab.exercises.checks import profiling as checks
 from tests.exercises import judging
@@ -37,7 +34,6 @@ NAMES = {
     8: "row",
     9: "baseline, mended",
 }
-SOURCE = Path(__file__).parent.parent.parent / "notebooks" / "source" / "profiling.md"
 
 verdict, wrong = judging.code("profiling", NAMES)
 STRANGE = [
@@ -55,14 +51,7 @@ def test_whatever_comes_back_is_answered_in_words(number, value):
 
 @pytest.mark.parametrize("number", NAMES)
 def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
-    assert "calls exit()" in verdict(number, lambda *_: sys.exit()).feedback
-    assert "ZeroDivisionError" in verdict(number, lambda *_: 1 / 0).feedback
-
-    def unwritten(*_):
-        raise NotImplementedError("Write it.")
-
-    assert verdict(number, unwritten).outcome == "not counted"
-    assert "must take the parameters" in check(f"profiling-code-{number}", lambda: 0).feedback
+    judging.led_astray("profiling", number, verdict)
     empty = eval(f"lambda {NAMES[number]}: None", {})
     for blank in (empty, check):
         assert check(f"profiling-code-{number}", blank).outcome in ("not counted", "wrong")
@@ -76,23 +65,14 @@ def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
 @pytest.fixture(scope="module")
 def solutions() -> dict[int, str]:
     """The source of each solution by the exercise's number, with the notebook's imports."""
-    cells = [c.source for c in notebooks.read(SOURCE).cells if c.cell_type == "code"]
-    imports = next(c for c in cells if c.startswith("import "))
-    found = [c for c in cells if c.startswith("def ") and "### BEGIN SOLUTION" in c]
+    found = judging.sources("profiling")
     assert len(found) == len(NAMES)
-    return {i: f"{imports}\n\n{source}" for i, source in enumerate(found, 1)}
-
-
-def made(source: str):
-    """The function that a cell defines."""
-    names: dict = {}
-    exec(source, names)
-    return names[re.search(r"^def (\w+)", source, re.M)[1]]
+    return dict(enumerate(found, 1))
 
 
 @pytest.mark.parametrize("number", NAMES)
 def test_the_notebooks_solution_is_right(number, solutions):
-    result = check(f"profiling-code-{number}", made(solutions[number]))
+    result = check(f"profiling-code-{number}", judging.made(solutions[number]))
     assert result.right and result.points == 2, result.feedback
 
 
@@ -165,7 +145,7 @@ MUTATIONS = [
 @pytest.mark.parametrize(("number", "old", "new", "mistake"), MUTATIONS)
 def test_a_changed_solution_is_refused(number, old, new, mistake, solutions):
     assert old in solutions[number]
-    result = check(f"profiling-code-{number}", made(solutions[number].replace(old, new)))
+    result = check(f"profiling-code-{number}", judging.made(solutions[number].replace(old, new)))
     assert result.outcome == "wrong", result
     assert mistake is None or result.misconception == mistake, result.feedback
     assert max(map(len, str(result).splitlines())) <= 130
@@ -377,7 +357,7 @@ def test_shares_of_a_trace_that_torch_wrote(tmp_path, solutions):
                     torch.ones(4) @ torch.ones(4)
     path = tmp_path / "trace.json.gz"
     found.export_chrome_trace(str(path))
-    shares = made(solutions[4])(str(path), "clean")
+    shares = judging.made(solutions[4])(str(path), "clean")
     assert set(shares) == {"loader", "forward"}
     assert 0.5 < shares["loader"] <= 1 and sum(shares.values()) <= 1
     assert shares == pytest.approx(by_steps(path, "clean"), rel=1e-5)
@@ -388,7 +368,7 @@ def test_shares_of_the_labs_own_trace(tmp_path, solutions):
 
     path = profiling.trace(tmp_path / "trace.json.gz", scale="smoke", device="cpu", steps=2)
     for loop in checks.LOOPS:
-        shares = made(solutions[4])(str(path), loop)
+        shares = judging.made(solutions[4])(str(path), loop)
         assert {"loader", "forward", "backward", "tiny"} <= set(shares)
         assert all(0 < share < 1 for share in shares.values())
         assert shares == pytest.approx(by_steps(path, loop), rel=1e-3)

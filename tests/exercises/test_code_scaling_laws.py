@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import huber
 
-from efflab.exercises import check
 from tests.exercises import judging
 
 NAMES = {
@@ -40,14 +38,7 @@ def test_whatever_comes_back_is_answered_in_words(number, value):
 
 @pytest.mark.parametrize("number", NAMES)
 def test_an_exit_an_error_and_a_blank_are_answered_in_words(number):
-    assert "calls exit()" in verdict(number, lambda *_: sys.exit()).feedback
-    assert "ZeroDivisionError" in verdict(number, lambda *_: 1 / 0).feedback
-
-    def blank(*_):
-        raise NotImplementedError("Write it.")
-
-    assert verdict(number, blank).outcome == "not counted"
-    assert "must take the parameters" in check(f"scaling_laws-code-{number}", lambda x: x).feedback
+    judging.led_astray("scaling_laws", number, verdict)
 
 
 # 1. Days

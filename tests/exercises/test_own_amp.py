@@ -331,10 +331,7 @@ def test_no_product_beats_the_data_sheet(data):
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    amp = pytest.importorskip("efflab.experiments.amp")
-    from efflab.experiments import runner
-
-    path = runner.run(amp.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None)[1]
+    path = judging.smoke_run("amp", tmp_path)
     result = check("amp-own-1", path)
     assert result.misconception == "smoke scale", result.feedback
 
@@ -347,18 +344,8 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "fp16", "cu
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from([*sorted(point), "growth_interval", "vocabulary", "microbatches"]))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("amp-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw, "growth_interval", "vocabulary", "microbatches")
+    judging.in_words(data, "amp-own-1")
 
 
 @settings(max_examples=200, deadline=None)
@@ -369,19 +356,12 @@ def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
 def test_whatever_was_measured_is_judged_in_words(index, values):
     data = document()
     data["samples"][index]["values"] = values
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return
-    result = check("amp-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.in_words(data, "amp-own-1")
 
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("amp")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("amp", monkeypatch):
         result = check("amp-own-1", record)
         assert result.right, f"{record.id}: {result.feedback}"
 
@@ -389,9 +369,7 @@ def test_the_recorded_runs_would_pass(monkeypatch):
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own():
     made = recorded("amp")[-1].model_dump(by_alias=True)
     made["id"] = "mine"
-    for i, s in enumerate(made["samples"]):
-        if s["metric"] == "time":
-            s["values"] = [v * (1 + i / 100) for v in s["values"]]
+    judging.nearly_copied(made, 0.01)
     assert verdict(made).misconception == "not own"
 
 
@@ -614,18 +592,8 @@ def test_independent_parts_may_gain_more_than_the_product():
 @given(index=st.integers(0, 19), value=st.none() | VALUES, draw=st.data())
 def test_whatever_a_sprint_lacks_is_said_in_words(index, value, draw):
     data = sprinted()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from(sorted(point)))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return
-    result = check("amp-own-2", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw)
+    judging.in_words(data, "amp-own-2")
     assert labbook.page(LabBook())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab.exercises import check
-from efflab.records import Record, recorded
+from efflab.records import Record
 from tests.exercises import judging
-from tests.exercises.judging import ENVIRONMENT, find, smoke, times, unfinished
+from tests.exercises.judging import ENVIRONMENT, change, drop, find, smoke, times, unfinished
 
 LATENCY, BANDWIDTH = 2e-4, 1.5e9  # of a step on two ranks, which then send as much as the message has
 # Seconds of a step, by case.
@@ -123,22 +122,6 @@ def test_no_record_says_how_to_make_one(labbook):
     for answer in ({"record": "newest", "fit": fit}, "newest", None):
         result = check("ddp-own-1", answer)
         assert result.outcome == "not counted" and "!{sys.executable} -m efflab.cli run ddp" in result.feedback
-
-
-def drop(case, metric="time"):
-    def change(data):
-        data["samples"].remove(find(data, case, metric))
-
-    change.__name__ = f"without_{metric}_of_{case}"
-    return change
-
-
-def change(case, factor, metric="time"):
-    def changed(data):
-        times(data, case, factor, metric)
-
-    changed.__name__ = f"{case}_{metric}_times_{factor}"
-    return changed
 
 
 def put(case, metric, *values):
@@ -316,19 +299,10 @@ def test_fsdp_that_this_device_cannot_do_is_no_fault(data):
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    from efflab.experiments import ddp, runner
-
-    path = runner.run(ddp.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None)[1]
+    path = judging.smoke_run("ddp", tmp_path)
     result = check("ddp-own-1", path)
     assert result.misconception == "smoke scale", result.feedback
-    # At another scale what follows is about the numbers of a busy machine, not about what is missing.
-    made = Record.model_validate_json(path.read_bytes()).model_dump(by_alias=True)
-    made["spec"]["scale"] = "cpu"
-    made["warnings"] = []
-    for s in made["samples"]:
-        if s["metric"] in ("time", "delay") and s["status"] == "ok":
-            s["values"] = [statistics.median(s["values"]) * (1 + k / 1e6) for k in range(len(s["values"]))]
-    result = verdict(made)
+    result = verdict(judging.as_if_quiet(path, "delay"))
     busy = ("size without effect", "not explained", "faster than alone", "faster than its part", "nobody waits",
             "slower than explained", "efficiency above one", "efficiency of other times")  # fmt: skip
     assert result.right or result.misconception in busy, result
@@ -342,18 +316,8 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "fit", "ste
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from(sorted(point)))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("ddp-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw)
+    judging.in_words(data, "ddp-own-1")
 
 
 @settings(max_examples=150, deadline=None)
@@ -364,12 +328,7 @@ def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
 def test_whatever_was_measured_is_judged_in_words(index, values):
     data = document()
     data["samples"][index]["values"] = values
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return
-    result = check("ddp-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.in_words(data, "ddp-own-1")
 
 
 @pytest.mark.parametrize(
@@ -383,9 +342,7 @@ def test_a_spec_that_does_not_say_when_it_was_killed(data, entry):
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("ddp")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("ddp", monkeypatch):
         if (record.environment.ranks or 1) > 1:
             result = check("ddp-own-1", {"record": record, "fit": fit})
             assert result.right, f"{record.id}: {result.feedback}"
@@ -394,7 +351,5 @@ def test_the_recorded_runs_would_pass(monkeypatch):
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own(data, monkeypatch):
     shipped = Record.model_validate(copy.deepcopy(data) | {"id": "ddp-shipped"})
     monkeypatch.setattr("efflab.records.recorded", lambda topic: [shipped])
-    for i, s in enumerate(data["samples"]):
-        if s["metric"] == "time":
-            s["values"] = [v * (1 + i / 1e4) for v in s["values"]]
+    judging.nearly_copied(data, 1e-4)
     assert verdict(data).misconception == "not own"

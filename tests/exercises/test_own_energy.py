@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab.exercises import check
-from efflab.records import Record, recorded
+from efflab.records import Record
 from tests.exercises import judging
-from tests.exercises.judging import ENVIRONMENT, find, smoke, times, unfinished
+from tests.exercises.judging import ENVIRONMENT, change, drop, find, smoke, times, unfinished
 
 IDLE, LIMIT, PERIOD, WINDOW = 75.0, 700.0, 0.1, 2.0
 FIXED, EACH = 1.2e-3, 1.4e-5  # s of a batch and of each of its samples
@@ -168,22 +167,6 @@ def test_no_record_says_how_to_make_one(labbook):
 
 
 # What is wrong, one at a time
-
-
-def drop(case, metric="time"):
-    def change(data):
-        data["samples"].remove(find(data, case, metric))
-
-    change.__name__ = f"without_{metric}_of_{case}"
-    return change
-
-
-def change(case, factor, metric="time"):
-    def changed(data):
-        times(data, case, factor, metric)
-
-    changed.__name__ = f"{case}_{metric}_times_{factor}"
-    return changed
 
 
 def energy(**entries):
@@ -356,7 +339,7 @@ def batch_in_words(data):
         (joules_without_saving, "no saving", "5.01 mJ in the smallest batch and 5.01 mJ in the largest"),
         (change("infer-fp32-256", 8.0), "bump", "in a batch of 256"),
         (change("infer-fp32-256", 8.0, "energy"), "bump", "mJ in a batch of 256"),
-        (in_tf32, "faster than the device", "what H200 SXM can do in FP32"),
+        (in_tf32, "faster than the device", "what H200 SXM can do in fp32"),
         (spec(width="wide"), "damaged", "spec: 'width' is 'wide'"),
         (spec(layers=0), "damaged", "spec: 'layers' is 0"),
         (without_energies, "incomplete", "joules of 0 batches"),
@@ -406,37 +389,22 @@ def test_a_band_over_two_sessions_with_a_counter_in_one_of_them_is_accepted(unme
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own(data, monkeypatch):
     shipped = Record.model_validate(copy.deepcopy(data) | {"id": "energy-shipped"})
     monkeypatch.setattr("efflab.records.recorded", lambda topic: [shipped])
-    for i, s in enumerate(data["samples"]):
-        if s["metric"] == "time":
-            s["values"] = [v * (1 + i / 1e4) for v in s["values"]]
+    judging.nearly_copied(data, 1e-4)
     assert verdict(data).misconception == "not own" and samples_verdict(data).misconception == "not own"
 
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    from efflab.experiments import energy as experiment
-    from efflab.experiments import runner
-
-    out = tmp_path / "out"
-    path = runner.run(experiment.EXPERIMENT, scale="smoke", device="cpu", out=out, report=lambda line: None)[1]
+    path = judging.smoke_run("energy", tmp_path)
     for question in ("energy-own-1", "energy-own-2"):
         assert check(question, path).misconception == "smoke scale"
-    # At another scale what follows is about the numbers of a busy machine, not about what is missing.
-    made = Record.model_validate_json(path.read_bytes()).model_dump(by_alias=True)
-    made["spec"]["scale"] = "cpu"
-    made["warnings"] = []
-    for s in made["samples"]:
-        if s["metric"] == "time" and s["status"] == "ok":
-            s["values"] = [statistics.median(s["values"]) * (1 + k / 1e6) for k in range(len(s["values"]))]
-    result = verdict(made)
+    result = verdict(judging.as_if_quiet(path))
     assert result.right or result.misconception in ("short window", "idle above work"), result.feedback
 
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("energy")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("energy", monkeypatch):
         assert check("energy-own-1", record).right, check("energy-own-1", record).feedback
         result = check("energy-own-2", {"record": record, "cost": cost})
         assert result.right, f"{record.id}: {result.feedback}"
@@ -450,12 +418,7 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "idle", "in
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from(sorted(point)))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
+    judging.alter(data, index, value, draw)
     answered(data)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab.exercises import check
-from efflab.records import Record, recorded
+from efflab.records import recorded
 from tests.exercises import judging
 from tests.exercises.judging import ENVIRONMENT, smoke, unfinished
 
@@ -191,11 +191,7 @@ def test_the_bounds_of_errors_hold_for_real_products():
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    from efflab.experiments import precision, runner
-
-    path = runner.run(
-        precision.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None
-    )[1]
+    path = judging.smoke_run("precision", tmp_path)
     result = check("precision-own-1", path)
     assert result.misconception == "smoke scale", result.feedback
 
@@ -208,27 +204,15 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "bf16", "fp
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from([*sorted(point), "n", "weights", "dtype"]))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("precision-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw, "n", "weights", "dtype")
+    judging.in_words(data, "precision-own-1")
 
 
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own():
     shipped = recorded("precision")
     made = shipped[-1].model_dump(by_alias=True)
     made["id"] = "mine"
-    for i, s in enumerate(made["samples"]):
-        if s["metric"] == "time":
-            s["values"] = [v * (1 + i / 100) for v in s["values"]]
+    judging.nearly_copied(made, 0.01)
     result = verdict(made)
     assert result.misconception == "not own", result.feedback
 
@@ -249,8 +233,6 @@ def test_another_run_of_the_same_device_is_ones_own(seed):
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("precision")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("precision", monkeypatch):
         result = check("precision-own-1", record)
         assert result.right, f"{record.id}: {result.feedback}"

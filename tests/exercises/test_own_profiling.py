@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab.exercises import check
-from efflab.records import Record, recorded
+from efflab.records import Record
 from tests.exercises import judging
-from tests.exercises.judging import ENVIRONMENT, find, smoke, times, unfinished
+from tests.exercises.judging import ENVIRONMENT, drop, find, smoke, times, unfinished
 
 STEP = 12e-3  # s, with all faults
 # Of the profiled step, which is 15% slower: the share of each part, and what is left of it after its mend.
@@ -112,14 +112,6 @@ def test_a_plausible_record_earns_the_points(data):
 def test_no_record_says_how_to_make_one(labbook):
     result = check("profiling-own-1")
     assert result.outcome == "not counted" and "!{sys.executable} -m efflab.cli run profiling" in result.feedback
-
-
-def drop(case, metric="time"):
-    def change(data):
-        data["samples"].remove(find(data, case, metric))
-
-    change.__name__ = f"without_{metric}_of_{case}"
-    return change
 
 
 def no_warmup(data):
@@ -339,21 +331,10 @@ def test_a_gpu_that_was_not_waited_for(data):
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    from efflab.experiments import profiling, runner
-
-    path = runner.run(
-        profiling.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None
-    )[1]
+    path = judging.smoke_run("profiling", tmp_path)
     result = check("profiling-own-1", path)
     assert result.misconception == "smoke scale", result.feedback
-    # At another scale what follows is about the numbers of a busy machine, not about what is missing.
-    made = Record.model_validate_json(path.read_bytes()).model_dump(by_alias=True)
-    made["spec"]["scale"] = "cpu"
-    made["warnings"] = []
-    for s in made["samples"]:
-        if s["metric"] in ("time", "baseline") and s["status"] == "ok":
-            s["values"] = [statistics.median(s["values"]) * (1 + k / 1e6) for k in range(len(s["values"]))]
-    result = verdict(made)
+    result = verdict(judging.as_if_quiet(path, "baseline"))
     assert result.misconception not in ("incomplete", "damaged", "not reproducible", "another training"), result
 
 
@@ -365,19 +346,8 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "loader", "
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    found = data["samples"][index % len(data["samples"])]
-    point = found["point"]
-    name = draw.draw(st.sampled_from([*sorted(point), "flops", "case", "role", "m"]))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("profiling-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index % len(data["samples"]), value, draw, "flops", "case", "role", "m")
+    judging.in_words(data, "profiling-own-1")
 
 
 @settings(max_examples=200, deadline=None)
@@ -387,20 +357,13 @@ def test_whatever_a_value_is_is_answered_in_words(index, factor):
     data = document()
     found = data["samples"][index % len(data["samples"])]
     found["values"] = [v * factor for v in found["values"]]
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return
-    result = check("profiling-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.in_words(data, "profiling-own-1")
 
 
 def test_a_near_copy_of_a_recorded_run_is_not_ones_own(data, monkeypatch):
     shipped = Record.model_validate(document() | {"id": "profiling-shipped"})
     monkeypatch.setattr("efflab.records.recorded", lambda topic: [shipped])
-    for i, s in enumerate(data["samples"]):
-        if s["metric"] == "time":
-            s["values"] = [v * (1 + i / 1e4) for v in s["values"]]
+    judging.nearly_copied(data, 1e-4)
     assert verdict(data).misconception == "not own"
 
 
@@ -421,8 +384,6 @@ def test_another_run_of_the_same_device_is_ones_own(seed, data, monkeypatch):
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("profiling")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("profiling", monkeypatch):
         result = check("profiling-own-1", record)
         assert result.right, f"{record.id}: {result.feedback}"

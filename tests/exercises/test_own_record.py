@@ -323,18 +323,8 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "matmul", "
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from([*sorted(point), "n", "elements", "operations", "causal"]))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("roofline-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw, "n", "elements", "operations", "causal")
+    judging.in_words(data, "roofline-own-1")
 
 
 @pytest.mark.parametrize("name", ["kernel", "dtype", "role", "case", "m"])
@@ -352,8 +342,6 @@ def test_sizes_that_are_no_numbers_are_said(data):
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("roofline")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("roofline", monkeypatch):
         result = check("roofline-own-1", record)
         assert result.right, f"{record.id}: {result.feedback}"

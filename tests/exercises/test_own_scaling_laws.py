@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efflab.exercises import check
-from efflab.records import Record, recorded
+from efflab.records import Record
 from tests.exercises import judging
-from tests.exercises.judging import smoke, unfinished
+from tests.exercises.judging import ENVIRONMENT, smoke, unfinished
 
 SIZES, DATA = (10_000, 20_000, 40_000, 80_000), (40_000, 80_000, 160_000)
 RATE = 2e9  # FLOP/s of the made-up processor
@@ -44,10 +44,7 @@ def document() -> dict[str, Any]:
     return {
         "schema": "efflab-record/1", "id": "scaling_laws-mine", "topic": "scaling_laws",
         "created": "2026-11-21T08:00:00Z", "finished": "2026-11-21T08:02:00Z",
-        "environment": {
-            "device": "Made-up CPU", "kind": "cpu", "count": 1, "memory": 8 * 2**30, "threads": 2, "cores": 2,
-            "torch": "2.13.0", "python": "3.11", "efflab": "0.1.0",
-        },
+        "environment": ENVIRONMENT | {"cores": 2},
         "spec": {"scale": "cpu", "vocabulary": 90}, "samples": samples,
     }  # fmt: skip
 
@@ -223,11 +220,7 @@ def test_another_run_with_the_same_losses_is_ones_own(monkeypatch, noise, seed):
 
 def test_what_the_lab_writes_is_read(tmp_path):
     """A run at smoke scale has everything that the check asks for, but the scale."""
-    from efflab.experiments import runner, scaling_laws
-
-    path = runner.run(
-        scaling_laws.EXPERIMENT, scale="smoke", device="cpu", out=tmp_path / "out", report=lambda line: None
-    )[1]
+    path = judging.smoke_run("scaling_laws", tmp_path)
     result = check("scaling_laws-own-1", path)
     assert result.misconception == "smoke scale", result.feedback
 
@@ -240,18 +233,8 @@ VALUES = st.sampled_from(["", "x", 0, -1, 10**400, 1e308, True, 0.5, "fit", "hel
 def test_whatever_a_point_lacks_is_said_in_words(index, value, draw):
     """Any entry of any point left out, or replaced by another: a sentence, never a raw error."""
     data = document()
-    point = data["samples"][index]["point"]
-    name = draw.draw(st.sampled_from(sorted(point)))
-    if value is None:
-        point.pop(name, None)
-    else:
-        point[name] = value
-    try:
-        record = Record.model_validate(data)
-    except ValueError:
-        return  # no record at all
-    result = check("scaling_laws-own-1", record)
-    assert result.outcome in ("right", "wrong") and result.feedback
+    judging.alter(data, index, value, draw)
+    judging.in_words(data, "scaling_laws-own-1")
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, -5, True, "90", 1.5, 10**9], ids=str)
@@ -262,8 +245,6 @@ def test_a_strange_vocabulary_is_said(data, value):
 
 def test_the_recorded_runs_would_pass(monkeypatch):
     """The check must not refuse what real devices do."""
-    shipped = recorded("scaling_laws")
-    monkeypatch.setattr("efflab.records.recorded", lambda topic: [])
-    for record in shipped:
+    for record in judging.shipped("scaling_laws", monkeypatch):
         result = check("scaling_laws-own-1", record)
         assert result.right, f"{record.id}: {result.feedback}"

@@ -459,6 +459,18 @@ def test_windows_may_scatter_and_batches_may_not() -> None:
     assert lab.disturbed(found) == ""
 
 
+@pytest.mark.parametrize("counter", [True, False])
+def test_what_disturbed_predictions_is_named_where_they_are_built_from_it(counter: bool) -> None:
+    """Energies are built from product and stream, times from the two batches of the line."""
+    made = gpu() if counter else cpu()
+    cases = ("product-fp32", "stream", f"infer-fp32-{LINE[0]}", "train-fp32")
+    made.warnings = [f"{case}: disturbed: something ran" for case in cases]
+    said = lab.disturbed(made)
+    assert all(case in said for case in cases)
+    rested = said.partition(" Predictions rest on ")[2].partition(". ")[0].split(", ")
+    assert rested == ([cases[2], *cases[:2]] if counter else [cases[2]])
+
+
 # A CPU with RAPL
 
 
@@ -588,7 +600,8 @@ def test_power_by_case_and_the_limit() -> None:
     (row,) = (t.split() for t in text.splitlines() if t.startswith("stream"))
     assert row == ["stream", "250", "W", "150", "W", "36%"], "250 W of 700 W, of them 100 W idle"
     assert "Power limit: 700 W in force, 700 W by default, 200 W the least, 700 W the most." in text
-    assert "Power limit: 700 W in force" in energy.evidence(found, "limit")
+    said = "limit: 700 W in force, 700 W by default, 200 W the least, 700 W the most."
+    assert energy.evidence(found, "limit") == said
     assert "limit" not in energy.sweep(gpu(drop=("limit",)), "power")
 
 

@@ -12,10 +12,22 @@ from typing import Any
 
 from efflab.errors import EfflabError
 from efflab.exercises.checks import FLOAT32, NotYet, Subject, close, recognise, short, written
-from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
+from efflab.exercises.checks.records import (
+    FP32_EQUAL,
+    at_scale,
+    command,
+    measured,
+    own,
+    sample_of,
+    steady,
+    text,
+    timed_well,
+    whole,
+    within_datasheet,
+)
 from efflab.experiments import ablation, sprint
 from efflab.records import Record, Sample, median
-from efflab.units import BYTE, FLOP_PER_SECOND, SECOND, show
+from efflab.units import BYTE, SECOND, show
 
 # 1. The loss scale as a control loop
 
@@ -1179,15 +1191,14 @@ def checkpointed(answer: Any) -> None:
 TIMES_NEEDED = 8
 TIME_NOISE = 1.3  # a part of a step is believed to take so many times what the step takes
 PREDICTION_NOISE = 2.5  # measured over predicted step time, or its inverse
-DATA_SHEET_NOISE = 1.05
-FP32_EQUAL, BF16_EQUAL = 1e-4, 0.1  # relative differences of a gradient that rounding explains
+BF16_EQUAL = 0.1  # as FP32_EQUAL
 CURVES_NEAR = 0.1  # of the FP32 curve's last losses: how far those of BF16 and of scaled FP16 may be away
 
 
 def own_record(answer: Any) -> str:
     """A record of the learner's own device: timed well, with parts, memory, gradients and scales that fit together."""
     record = own("amp", answer)
-    timed = [s for s in record.find("time") if s.status == "ok"]
+    timed = measured(record, "time")
     if len(timed) < TIMES_NEEDED or not _values(record, "step-fp32"):
         raise NotYet(
             f"Record {record.id} has {len(timed)} timed cases; {TIMES_NEEDED} with the step in FP32 among them are "
@@ -1208,7 +1219,7 @@ def own_record(answer: Any) -> str:
 
 def _values(record: Record, case: str, metric: str = "time") -> list[float]:
     """The repeats of a metric of a case; empty where the record has none."""
-    found = [s for s in record.find(metric, case=case) if s.status == "ok"]
+    found = measured(record, metric, case=case)
     return found[0].values if found else []
 
 
@@ -1222,7 +1233,6 @@ def _needed(record: Record, case: str, metric: str, why: str) -> list[float]:
 
 def _step_times(record: Record) -> int:
     """Parts of a step take less time than the step, and the steps about what their parts predict."""
-    from efflab.catalog import match_device
     from efflab.formulas import amp
 
     time = {case: median(v) for s in record.find("time") if (v := _values(record, case := text(s, "case", "amp")))}
@@ -1242,23 +1252,11 @@ def _step_times(record: Record) -> int:
                 f"that the other does, and more. Was the machine busy meanwhile? Run '{command('amp')}' again.",
                 "part longer than the whole",
             )
-    device = None
-    if record.environment.kind != "cpu":
-        device = match_device(record.environment.device, record.environment.memory)
     for precision in ("fp32", "tf32", "bf16", "fp16"):
         case = f"matmul-{precision}"
         flops = _values(record, case, "flops")
-        if device and precision in device.peak_dense and case in time and flops:
-            plausible(
-                case,
-                flops[0] / time[case],
-                device.peak(precision),
-                unit=FLOP_PER_SECOND,
-                noise=DATA_SHEET_NOISE,
-                than=f"what {device.name} can do in {precision}",
-                why="The time is too short to be true.",
-                name="faster than the device",
-            )
+        if case in time and flops:
+            within_datasheet(record, case, flops[0] / time[case], precision)
     why = "from it the steps' times are predicted."
     products, profiled = (median(_needed(record, "share-fp32", m, why)) for m in ("matmul_time", "step_time"))
     if not 0 < products <= TIME_NOISE * profiled:
@@ -1346,10 +1344,8 @@ def _equivalence(record: Record) -> None:
                 else (f"Rounding explains {most:g} at most.")
             )
             raise NotYet(f"{case}: a relative difference of {values[0]:.3g}. {which}", "error out of bounds")
-    k = next((s.point.get("microbatches") for s in record.find("error", case="undivided")), None)
     undivided = _needed(record, "undivided", "error", why)[0]
-    if not isinstance(k, int) or isinstance(k, bool) or not 2 <= k < 10**6:
-        raise NotYet(f"undivided: 'microbatches' is {short(k)}; a whole number from 2 on is expected.", "damaged")
+    k = whole(sample_of(record, "undivided", "error"), "microbatches", "amp", 2)
     if not close(undivided, k - 1, 0.02):
         raise NotYet(
             f"undivided: a relative difference of {undivided:.3g}. The sum of {k} equal microbatches' gradients is {k} "
@@ -1375,10 +1371,7 @@ def _curves(record: Record) -> int:
 
     why = "the loss of each training step."
     reference = _needed(record, "curve-fp32", "loss", why)
-    point = record.find("loss", case="curve-fp32")[0].point
-    vocabulary = point.get("vocabulary")
-    if not isinstance(vocabulary, int) or isinstance(vocabulary, bool) or vocabulary < 2:
-        raise NotYet(f"curve-fp32: 'vocabulary' is {short(vocabulary)}; a whole number is expected.", "damaged")
+    vocabulary = whole(sample_of(record, "curve-fp32", "loss"), "vocabulary", "amp", 2)
     tail = max(1, len(reference) // 8)
     end = sum(reference[-tail:]) / tail
     if not abs(reference[0] / math.log(vocabulary) - 1) <= 0.25 or end >= reference[0]:

@@ -15,10 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from efflab.catalog import match_device
-from efflab.exercises.checks import FLOAT32, NotCounted, NotYet, Subject, close, recognise, short, written
-from efflab.exercises.checks.records import at_scale, command, own, plausible, reconciled, steady, text, timed_well
+from efflab.exercises.checks import FLOAT32, NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks.records import (
+    DATA_SHEET_NOISE,
+    FP32_EQUAL,
+    at_scale,
+    command,
+    count,
+    measured,
+    middle_of,
+    own,
+    plausible,
+    reconciled,
+    sample_of,
+    steady,
+    text,
+    timed_well,
+    with_function,
+)
 from efflab.fits import fit_latency_bandwidth
+from efflab.reconcile import datasheet
 from efflab.reconcile import ddp as reconcile
 from efflab.records import Record, Sample, median
 from efflab.units import BYTE, BYTE_PER_SECOND, SECOND, show
@@ -1264,23 +1280,15 @@ SWITCH_REDUCES = 2.0  # reduction in the switch halves the traffic, so that bus 
 FEWEST_SIZES = 3
 SHORTEST = 1e-9  # s
 HELD_OUT_NEAR = 2.0  # relative: a line through caches and network is off by so much at most
-FP32_EQUAL = 1e-4
 CURVE_NEAR = 1e-3  # nats; on a GPU sums come in any order
 STATE_NEAR = 0.2  # shards are padded, and what is small is not sharded
 
 
 def own_record(answer: Any) -> str:
     """A record of the learner's own ranks: bounds of communication, steps, samplers, gradients, memory, resumption."""
-    fit = None
-    if isinstance(answer, dict):
-        unknown = [k for k in answer if k not in ("record", "fit")]
-        if unknown or "record" not in answer:
-            raise NotCounted(
-                f'Give {{"record": "newest", "fit": fit_all_reduce}}, or the record alone; got {short(answer)}.'
-            )
-        answer, fit = answer["record"], answer.get("fit")
+    answer, fit = with_function(answer, "fit", "fit_all_reduce")
     record = own(TOPIC, answer)
-    timed = [s for s in _ok(record, "time") if text(s, "role", TOPIC) in TIMED]
+    timed = [s for s in measured(record, "time") if text(s, "role", TOPIC) in TIMED]
     timed_well(record)
     at_scale(record)
     ranks = _ranks(record)
@@ -1299,46 +1307,14 @@ def own_record(answer: Any) -> str:
     return line + (_learners_fit(record, ranks, fit) if fit is not None else "")
 
 
-def _ok(record: Record, metric: str) -> list[Sample]:
-    return [s for s in record.samples if s.metric == metric and s.status == "ok" and s.values]
-
-
 def _there(record: Record, case: str, metric: str) -> Sample | None:
-    return next((s for s in _ok(record, metric) if s.point.get("case") == case), None)
-
-
-def _sample(record: Record, case: str, metric: str = "time") -> Sample:
-    """The sample of a case and metric, which must be there."""
-    sample = _there(record, case, metric)
-    if sample is None:
-        raise NotYet(
-            f"Record {record.id} holds no {metric.replace('_', ' ')} of {case}. Run '{command(TOPIC)}'.", "incomplete"
-        )
-    return sample
-
-
-def _middle(record: Record, case: str, metric: str = "time") -> float:
-    """The median of a quantity, which must be positive."""
-    value = median(_sample(record, case, metric).values)
-    if not 0 < value < math.inf:
-        raise NotYet(f"{case}: a {metric.replace('_', ' ')} of {short(value)}.", "damaged")
-    return value
-
-
-def _number(sample: Sample, name: str, least: float = 0) -> float:
-    """An entry of a sample's point that must be a number of at least `least`."""
-    value = sample.point.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < 1e30:
-        return float(value)
-    case = sample.point.get("case", "a sample without a name")
-    problem = f"{name!r} is {short(value)}" if name in sample.point else f"its point lacks {name!r}"
-    raise NotYet(f"{case}: {problem}; a number from {least:g} on is expected. Run '{command(TOPIC)}'.", "damaged")
+    return next(iter(measured(record, metric, case=case)), None)
 
 
 def _ranks(record: Record) -> int:
     """The largest number of ranks between which messages were sent."""
-    measured = reconciled(reconcile.counts, record)
-    ranks = max((n for n in measured if n > 1 and reconcile.fitted(record, n)), default=1)
+    known = reconciled(reconcile.counts, record)
+    ranks = max((n for n in known if n > 1 and reconcile.fitted(record, n)), default=1)
     if ranks < 2:
         raise NotYet(
             f"Record {record.id} is of one rank: nothing was sent anywhere. With one GPU, measure two ranks on the "
@@ -1370,15 +1346,11 @@ def _network(record: Record, ranks: int) -> tuple[float, float, float]:
             f"{show(fast, SECOND)}. More bytes take more time: were they sent? Run '{command(TOPIC)}' again.",
             "size without effect",
         )
-    device = (
-        match_device(record.environment.device, record.environment.memory)
-        if record.environment.kind == "cuda"
-        else None
-    )
+    device = datasheet(record)
     if device is not None and device.link_bandwidth:
         plausible(
             f"the all-reduce of {show(large, BYTE)}", reconcile.bandwidths(large, slow, ranks)[1],
-            device.link_bandwidth, unit=BYTE_PER_SECOND, noise=SWITCH_REDUCES * 1.05,
+            device.link_bandwidth, unit=BYTE_PER_SECOND, noise=SWITCH_REDUCES * DATA_SHEET_NOISE,
             than="one direction of the link", why="Not even reduction in the switch gives that. Was it waited for?",
             name="faster than the link",
         )  # fmt: skip
@@ -1397,7 +1369,7 @@ def _network(record: Record, ranks: int) -> tuple[float, float, float]:
 
 def _steps(record: Record, ranks: int) -> None:
     """No step with communication is faster than the same one alone, and all wait for a straggler."""
-    alone, together, ddp = (_middle(record, f"{name}-{ranks}") for name in ("alone", "together", "ddp"))
+    alone, together, ddp = (middle_of(record, f"{name}-{ranks}") for name in ("alone", "together", "ddp"))
     for case, seconds, least, than in (
         (f"together-{ranks}", together, alone, "one rank alone"),
         (f"ddp-{ranks}", ddp, alone, "one rank alone, which sends nothing"),
@@ -1416,8 +1388,8 @@ def _steps(record: Record, ranks: int) -> None:
             f"{show(once, SECOND)}.",
             "faster than its part",
         )
-    late = median(_sample(record, f"straggler-{ranks}").values)
-    delay = _middle(record, f"straggler-{ranks}", "delay")
+    late = median(sample_of(record, f"straggler-{ranks}").values)
+    delay = middle_of(record, f"straggler-{ranks}", "delay")
     # The late rank's own step begins after the delay. While it sleeps it leaves its share of the machine to the others.
     if late * TIME_NOISE < alone + delay:
         raise NotYet(
@@ -1438,14 +1410,14 @@ def _efficiencies(record: Record, ranks: int) -> float:
     found = {}
     for scaling, noise, many in (("weak", TIME_NOISE, f"ddp-{ranks}"), ("strong", SUPERLINEAR, f"strong-{ranks}")):
         case = f"efficiency-{scaling}-{ranks}"
-        value = found[scaling] = _middle(record, case, "efficiency")
+        value = found[scaling] = middle_of(record, case, "efficiency")
         if value > noise:
             raise NotYet(
                 f"{case}: {value:.0%}. {ranks} ranks do at most {ranks} times the work of one. Was the rank alone "
                 "disturbed, or on fewer threads?",
                 "efficiency above one",
             )
-        follows = _middle(record, f"alone-{ranks}") / _middle(record, many) / (1 if scaling == "weak" else ranks)
+        follows = middle_of(record, f"alone-{ranks}") / middle_of(record, many) / (1 if scaling == "weak" else ranks)
         if not close(value, follows, 0.25):
             raise NotYet(
                 f"{case}: {value:.0%}, and the times of alone-{ranks} and {many} give {follows:.0%}. "
@@ -1458,8 +1430,8 @@ def _efficiencies(record: Record, ranks: int) -> float:
 def _samplers(record: Record, ranks: int) -> None:
     """As many orders as epochs with set_epoch, one without, and the samples that fill up the ranks."""
     for case in (f"set-epoch-{ranks}", f"no-set-epoch-{ranks}"):
-        sample = _sample(record, case, "orders")
-        epochs, orders = _number(sample, "epochs", 1), sample.values[-1]
+        sample = sample_of(record, case, "orders")
+        epochs, orders = count(sample, "epochs", TOPIC), sample.values[-1]
         wanted = epochs if case.startswith("set") else 1
         if orders != wanted:
             why = (
@@ -1468,7 +1440,7 @@ def _samplers(record: Record, ranks: int) -> None:
                 else "Without set_epoch every epoch repeats the first one."
             )
             raise NotYet(f"{case}: {orders:g} orders in {epochs:g} epochs; {wanted:g} is right. {why}", "orders")
-        repeated, samples = _there(record, case, "repeated"), _number(sample, "samples", 1)
+        repeated, samples = _there(record, case, "repeated"), count(sample, "samples", TOPIC)
         wanted = ranks * math.ceil(samples / ranks) - samples
         if repeated is not None and repeated.values[-1] != wanted:
             raise NotYet(
@@ -1483,7 +1455,7 @@ def _gradient_and_memory(record: Record, ranks: int) -> None:
     from efflab.formulas import memory
 
     case = f"gradient-{ranks}"
-    difference = max(_sample(record, case, "difference").values)
+    difference = max(sample_of(record, case, "difference").values)
     if not 0 <= difference <= FP32_EQUAL:
         raise NotYet(
             f"{case}: DDP's gradient differs from the whole batch's by {difference:.2g} of it. Rounding explains "
@@ -1494,10 +1466,10 @@ def _gradient_and_memory(record: Record, ranks: int) -> None:
         sample = _there(record, f"memory-{name}-{ranks}", "state_bytes")
         if sample is None:
             if stage == 0:
-                _sample(record, f"memory-{name}-{ranks}", "state_bytes")
+                sample_of(record, f"memory-{name}-{ranks}", "state_bytes")
             continue
         right = memory.training_state_bytes(
-            parameters=_number(sample, "parameters", 1), ranks=ranks, zero_stage=stage, convention="fp32"
+            parameters=count(sample, "parameters", TOPIC), ranks=ranks, zero_stage=stage, convention="fp32"
         )
         if not close(median(sample.values), right, STATE_NEAR):
             raise NotYet(
@@ -1509,10 +1481,10 @@ def _gradient_and_memory(record: Record, ranks: int) -> None:
 
 def _resumption(record: Record) -> None:
     """The training that was killed went on at its checkpoint to the same losses."""
-    losses = _sample(record, "curve", "loss").values
+    losses = sample_of(record, "curve", "loss").values
     if len(losses) < 4 or not median(losses[-(len(losses) // 4) :]) < losses[0]:
         raise NotYet(f"curve: {len(losses)} losses that do not fall. Was a model trained?", "no training")
-    difference = max(abs(v) for v in _sample(record, "resumed", "difference").values)
+    difference = max(abs(v) for v in sample_of(record, "resumed", "difference").values)
     most = 0.0 if record.environment.kind == "cpu" else CURVE_NEAR
     if not difference <= most:
         raise NotYet(

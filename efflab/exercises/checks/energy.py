@@ -7,21 +7,81 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from efflab.catalog import match_device
-from efflab.catalog.energy import LOADS, PowerCurve, power_curves
-from efflab.exercises.checks import NotCounted, NotYet, Subject, close, recognise, short, written
-from efflab.exercises.checks.records import at_scale, command, own, plausible, steady, text, timed_well
+from efflab.catalog.energy import PowerCurve, power_curves
+from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks.records import (
+    at_scale,
+    command,
+    measured,
+    middle,
+    own,
+    plausible,
+    reconciled,
+    steady,
+    text,
+    timed_well,
+    whole,
+    whole_of_spec,
+    with_function,
+    within_datasheet,
+)
 from efflab.formulas import energy as formulas
+from efflab.reconcile import datasheet, modelled_energy
 from efflab.records import TRUSTED, Record, Sample, median
-from efflab.units import FLOP_PER_SECOND, JOULE, SECOND, WATT, Unit, show
+from efflab.units import JOULE, SECOND, WATT, Unit, show
 
 NEAR = 1e-6  # relative
 
 Case = tuple[dict[str, Any], str]  # arguments by name, and what is special about them
 Rule = Callable[..., Any]  # a right or a mistaken solution
+
+
+class _Tried(Subject):
+    """A learner's function that gets copies of its arguments, so that a message shows what was given.
+
+    `changed` names the arguments that the last call changed in place.
+    """
+
+    changed: tuple[str, ...] = ()
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Call it with copies."""
+        given = copy.deepcopy(arguments)
+        try:
+            return super().__call__(**given)
+        except NotYet as error:  # it shows what the function left of the copies
+            said = str(error).replace(self.describe(**given), self.describe(**arguments), 1)
+            raise NotYet(said, error.name) from None
+        finally:
+            self.changed = tuple(name for name, value in arguments.items() if _differs(given[name], value))
+
+
+def _differs(left: Any, given: Any) -> bool:
+    try:
+        return bool(left != given)
+    except Exception:  # what the learner left there may refuse to be compared
+        return True
+
+
+def _in_full(name: str, arguments: dict[str, Any], place: str, changed: Sequence[str]) -> str:
+    """Lines with a call that can be pasted, and with what the function changed of its input."""
+    call = f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+    lines = textwrap.wrap(
+        call, 96, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+    )
+    said = "\n".join([f"To repeat it ({place}):", *lines])
+    if changed:
+        names = " and ".join(f"`{n}`" for n in changed)
+        said += f"\nYour function changed {names} in place. The call shows what was given: change a copy instead."
+    return said
+
+
+def _place(number: int, of: int, seed: int) -> str:
+    return f"example {number} of {of}, drawn with seed {seed}, the same at every check"
 
 
 def _number_or_none(call: str, value: Any) -> float | None:
@@ -49,39 +109,48 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _judge(
-    function: Subject,
-    cases: Iterable[Case],
+    function: _Tried,
+    cases: Sequence[Case],
+    seed: int,
     read: Callable[[str, Any], Any],
     right: Rule,
     mistakes: Sequence[tuple[str, Rule, str]],
+    advice: str = "",
 ) -> None:
     """Call a learner's function on all cases; name the mistake that explains all of its answers.
 
     Args:
+        seed: what the cases were drawn with.
         read: turns the call as text and what it gave into an answer, or raises `NotYet`.
         right: the right answer for a case's arguments.
         mistakes: for each its name, its answers, and what to say.
+        advice: what to say where no mistake is recognised.
 
     Raises:
         NotYet: an answer is wrong.
     """
     told = []
-    for arguments, note in cases:
-        value = function(**copy.deepcopy(arguments))
-        call = function.describe(**arguments)
-        told.append((arguments, note, call, read(call, value)))
-    wrong = next((t for t in told if not _same(t[3], right(**t[0]))), None)
+    for number, (arguments, _) in enumerate(cases, 1):
+        place = _place(number, len(cases), seed)
+        try:
+            value = function(**arguments)
+            answer = read(function.describe(**arguments), value)
+        except NotYet as error:
+            full = _in_full(function.name, arguments, place, function.changed)
+            raise NotYet(f"{error}\n{full}", error.name) from None
+        told.append((answer, _in_full(function.name, arguments, place, function.changed)))
+    answers = [answer for answer, _ in told]
+    wrong = next((i for i, (given, _) in enumerate(cases) if not _same(answers[i], right(**given))), None)
     if wrong is None:
         return
-    arguments, note, call, got = wrong
-    wanted = right(**arguments)
-    said = f"{call} gives {_shown(got)}; {_shown(wanted)} is right"
+    (arguments, note), (got, full) = cases[wrong], told[wrong]
+    said = f"{function.describe(**arguments)} gives {_shown(got)}; {_shown(right(**arguments))} is right"
     for name, rule, why in mistakes:
-        if all(_same(answer, rule(**given)) for given, _, _, answer in told):
-            raise NotYet(f"{said}: {why}", name)
-    if all(answer is None for _, _, _, answer in told):
-        raise NotYet(f"{said}. There is an answer here. Is a `return` missing?", "none in place of a number")
-    raise NotYet(f"{said}{': ' + note if note else ''}.")
+        if all(_same(answer, rule(**given)) for answer, (given, _) in zip(answers, cases, strict=True)):
+            raise NotYet(f"{said}: {why}\n{full}", name)
+    if all(answer is None for answer in answers):
+        raise NotYet(f"{said}. There is an answer here. Is a `return` missing?\n{full}", "none in place of a number")
+    raise NotYet(f"{said}{': ' + note if note else ''}.{' ' + advice if advice else ''}\n{full}")
 
 
 def _shown(value: Any) -> str:
@@ -196,8 +265,9 @@ INTEGRAL_MISTAKES: tuple[tuple[str, Rule, str], ...] = (
 
 def integrate_power(answer: Any) -> None:
     """Windows that begin and end anywhere, of readings at uneven distances, and such that reach beyond them."""
-    function = Subject(answer, "integrate_power", "times", "watts", "begin", "end")
-    draw = random.Random(61)
+    function = _Tried(answer, "integrate_power", "times", "watts", "begin", "end")
+    seed = 61
+    draw = random.Random(seed)
     cases: list[Case] = [
         ({"times": [0.0, 1.0, 3.0], "watts": [100.0, 200.0, 400.0], "begin": 0.0, "end": 3.0}, ""),
         ({"times": [0.0, 1.0, 3.0], "watts": [100.0, 200.0, 400.0], "begin": 0.0, "end": 1.0}, "the first second"),
@@ -211,11 +281,11 @@ def integrate_power(answer: Any) -> None:
         ),
     ]
     for _ in range(12):
-        times = [draw.uniform(0, 5)]
+        times = [round(draw.uniform(0, 5), 3)]
         for _ in range(draw.randint(2, 12)):
-            times.append(times[-1] + draw.choice((0.01, 0.1, 0.5, 3.0)) * draw.uniform(0.5, 1.5))
-        watts = [draw.uniform(60, 700) for _ in times]
-        begin, end = sorted((draw.uniform(times[0], times[-1]), draw.uniform(times[0], times[-1])))
+            times.append(round(times[-1] + draw.choice((0.01, 0.1, 0.5, 3.0)) * draw.uniform(0.5, 1.5), 3))
+        watts = [round(draw.uniform(60, 700), 1) for _ in times]
+        begin, end = sorted(round(draw.uniform(times[0], times[-1]), 3) for _ in range(2))
         cases.append(({"times": times, "watts": watts, "begin": begin, "end": end}, ""))
     for begin, end, note in (
         (1.5, 3.0, "`begin` lies before the first reading"),
@@ -224,7 +294,7 @@ def integrate_power(answer: Any) -> None:
     ):
         cases.append(({"times": [2.0, 3.0, 5.0, 9.0], "watts": [300.0, 310.0, 90.0, 95.0], "begin": begin, "end": end},
                       note))  # fmt: skip
-    _judge(function, cases, _number_or_none, _integral, INTEGRAL_MISTAKES)
+    _judge(function, cases, seed, _number_or_none, _integral, INTEGRAL_MISTAKES)
 
 
 # 2. A counter that wraps
@@ -325,7 +395,7 @@ def _counted(
     """A counter's readings, of a device at 20% to 90% of its power."""
     at, joules, readings = draw.uniform(0, 9), start, []
     for _ in range(draw.randint(3, 9)):
-        readings.append((at, joules))
+        readings.append((round(at, 3), round(joules, 1)))
         seconds = step * draw.uniform(0.6, 1.4)
         joules += draw.uniform(0.2, 0.9) * max_power * seconds
         joules -= wraps_at * (joules // wraps_at) if wraps_at else 0.0
@@ -335,8 +405,9 @@ def _counted(
 
 def joules_gained(answer: Any) -> None:
     """Counters that rise, wrap, are set to zero, jump, stand still, or may have gone round unseen."""
-    function = Subject(answer, "joules_gained", "readings", "wraps_at", "max_power")
-    draw = random.Random(62)
+    function = _Tried(answer, "joules_gained", "readings", "wraps_at", "max_power")
+    seed = 62
+    draw = random.Random(seed)
     cases: list[Case] = []
 
     def add(readings: list[tuple[float, float]], wraps_at: float | None, max_power: float, note: str) -> None:
@@ -363,7 +434,7 @@ def joules_gained(answer: Any) -> None:
     add([(0.0, 5000.0), (0.04, 5000.0)], None, 700.0, "the counter did not move")
     add([(0.0, 5000.0), (0.04, 5000.0), (0.2, 5060.0)], None, 700.0, "it did not move at first, and then it did")
     add([(0.0, 5000.0), (0.04, 5000.0), (0.09, 5000.0)], 65536.0, 700.0, "the counter did not move")
-    _judge(function, cases, _number_or_none, _gained, COUNTER_MISTAKES)
+    _judge(function, cases, seed, _number_or_none, _gained, COUNTER_MISTAKES)
 
 
 # 3. The best power limit
@@ -460,7 +531,7 @@ def _absolute(measured: PowerCurve) -> Curve:
     """A curve of the catalog, which is relative, for a run of 100 s at four fifths of the largest limit."""
     seconds = 100.0
     joules = 0.8 * measured.limits[-1].limit_w * seconds
-    return [(row.limit_w, row.energy * joules, row.time * seconds) for row in measured.limits]
+    return [(row.limit_w, round(row.energy * joules, 1), round(row.time * seconds, 3)) for row in measured.limits]
 
 
 def _curve(draw: random.Random) -> Curve:
@@ -481,8 +552,9 @@ def _curve(draw: random.Random) -> Curve:
 
 def best_limit(answer: Any) -> None:
     """Curves in any order, weights from 0 to 1, bounds that bind and bounds that do not."""
-    function = Subject(answer, "best_limit", "curve", "energy_weight", "slowest")
-    draw = random.Random(63)
+    function = _Tried(answer, "best_limit", "curve", "energy_weight", "slowest")
+    seed = 63
+    draw = random.Random(seed)
     cases: list[Case] = [
         ({"curve": _absolute(measured), "energy_weight": weight, "slowest": slowest}, f"the curve is of {name}")
         for name, measured in power_curves().items()
@@ -504,14 +576,8 @@ def best_limit(answer: Any) -> None:
     def known(**arguments: Any) -> float:
         return _best(**arguments)
 
-    try:
-        _judge(function, cases, read, known, LIMIT_MISTAKES)
-    except NotYet as error:
-        if error.name is not None:
-            raise
-        raise NotYet(
-            f"{error} Write down the cost of each row, η E + (1 − η) P t, and leave out those that are too slow."
-        ) from None
+    advice = "Write down the cost of each row, η E + (1 − η) P t, and leave out those that are too slow."
+    _judge(function, cases, seed, read, known, LIMIT_MISTAKES, advice)
 
 
 # 4. Joules for a sample
@@ -528,8 +594,9 @@ def _per_sample(windows: Windows, batch: int, idle_power: float) -> tuple[float,
 
 def joules_per_sample(answer: Any) -> None:
     """Windows of unequal length, with and without idle power, and such that lie below it."""
-    function = Subject(answer, "joules_per_sample", "windows", "batch", "idle_power")
-    draw = random.Random(64)
+    function = _Tried(answer, "joules_per_sample", "windows", "batch", "idle_power")
+    seed = 64
+    draw = random.Random(seed)
     cases: list[tuple[Windows, int, float]] = [
         ([(600.0, 3.0, 100)], 1, 0.0),
         ([(600.0, 3.0, 100)], 8, 70.0),
@@ -538,22 +605,30 @@ def joules_per_sample(answer: Any) -> None:
         ([(190.0, 3.0, 40), (200.0, 3.0, 41)], 4, 70.0),  # all of them
     ]
     for _ in range(12):
-        idle, batch = draw.uniform(20, 120), draw.choice((1, 4, 32, 256, 4096))
+        idle, batch = round(draw.uniform(20, 120), 1), draw.choice((1, 4, 32, 256, 4096))
         windows = []
         for _ in range(draw.randint(2, 6)):
-            seconds = draw.uniform(0.5, 9)
-            windows.append((draw.uniform(1.2, 8) * idle * seconds, seconds, draw.randint(2, 4000)))
+            seconds = round(draw.uniform(0.5, 9), 3)
+            windows.append((round(draw.uniform(1.2, 8) * idle * seconds, 1), seconds, draw.randint(2, 4000)))
         cases.append((windows, batch, idle))
-    names = ("joules", "above_idle")
-    for windows, batch, idle in cases:
-        arguments = {"windows": list(windows), "batch": batch, "idle_power": idle}
-        whole, above = function.numbers(*names, **arguments)
-        right = _per_sample(windows, batch, idle)
-        if close(whole, right[0], NEAR) and (close(above, right[1], NEAR) or abs(above - right[1]) < NEAR * right[0]):
-            continue
-        said = f"{function.describe(**arguments)} gives ({whole:.6g}, {above:.6g})"
-        _name_sample_mistake(said, whole, above, windows, batch, idle, right)
-        raise NotYet(f"{said}; ({right[0]:.6g}, {right[1]:.6g}) is right.")
+    for number, case in enumerate(cases, 1):
+        arguments = dict(zip(("windows", "batch", "idle_power"), case, strict=True))
+        try:
+            _judge_samples(function, arguments)
+        except NotYet as error:
+            full = _in_full(function.name, arguments, _place(number, len(cases), seed), function.changed)
+            raise NotYet(f"{error}\n{full}", error.name) from None
+
+
+def _judge_samples(function: _Tried, arguments: dict[str, Any]) -> None:
+    """Call a learner's function on one set of windows; name its mistake."""
+    whole, above = function.numbers("joules", "above_idle", **arguments)
+    right = _per_sample(**arguments)
+    if close(whole, right[0], NEAR) and (close(above, right[1], NEAR) or abs(above - right[1]) < NEAR * right[0]):
+        return
+    said = f"{function.describe(**arguments)} gives ({whole:.6g}, {above:.6g})"
+    _name_sample_mistake(said, whole, above, *arguments.values(), right)
+    raise NotYet(f"{said}; ({right[0]:.6g}, {right[1]:.6g}) is right.")
 
 
 def _name_sample_mistake(
@@ -685,8 +760,9 @@ START_MISTAKES: tuple[tuple[str, Rule, str], ...] = (
 
 def best_start(answer: Any) -> None:
     """Forecasts with nights, noons and equal hours; jobs that are uneven, that barely fit, and that do not."""
-    function = Subject(answer, "best_start", "intensity", "kilowatts", "deadline")
-    draw = random.Random(65)
+    function = _Tried(answer, "best_start", "intensity", "kilowatts", "deadline")
+    seed = 65
+    draw = random.Random(seed)
     cases: list[Case] = []
 
     def add(intensity: list[int], kilowatts: list[int], deadline: int, note: str) -> None:
@@ -725,7 +801,7 @@ def best_start(answer: Any) -> None:
             raise NotYet(f"{written(call, value)}; the hour first, a whole number, then the grams.")
         return hour, grams
 
-    _judge(function, cases, read, _start, START_MISTAKES)
+    _judge(function, cases, seed, read, _start, START_MISTAKES)
 
 
 # The learner's own record
@@ -739,7 +815,7 @@ WINDOW_NEAR = 0.8  # of ten periods; a call's time varies
 PART_NOISE = 1.1  # how many times the whole run's energy its windows may hold
 ENERGY_NEAR = 1.3  # between the windows' sum and the median of the windows
 READINGS_NEAR = 2.0  # between counter and power readings; a sensor looks a part of the time
-DATA_SHEET_NOISE = 1.1
+FORWARD_NOISE = 1.1  # how many times a data sheet's rate is believed of a forward pass
 FEWEST_BATCHES = 4
 BUMP = 1.5  # how many times a sample may cost more than in a smaller batch
 SAVING = 1.2  # how many times less a sample of the largest batch must cost
@@ -760,28 +836,17 @@ def own_record(answer: Any) -> str:
 
 
 def _timed(record: Record) -> list[Sample]:
-    return [s for s in _ok(record, "time") if text(s, "role", TOPIC) in TIMED]
+    return [s for s in measured(record, "time") if text(s, "role", TOPIC) in TIMED]
 
 
-def _ok(record: Record, metric: str, **point: Any) -> list[Sample]:
-    return [s for s in record.find(metric, **point) if s.status == "ok"]
-
-
-def _middle(record: Record, metric: str, unless: str, **point: Any) -> float | None:
-    """The median of the first sample of a metric at a point; None where there is none and `unless` is "".
+def _middle(record: Record, metric: str, **point: Any) -> float | None:
+    """The median of the first sample of a metric at a point; None where there is none.
 
     Raises:
-        NotYet: there is none, or it is not a positive number.
+        NotYet: it is not a positive number.
     """
-    found = _ok(record, metric, **point)
-    if not found:
-        if not unless:
-            return None
-        raise NotYet(f"Record {record.id} holds no {unless}. Run '{command(TOPIC)}'.", "incomplete")
-    value = median(found[0].values)
-    if not 0 < value < math.inf:
-        raise NotYet(f"{found[0].point.get('case')}: a {metric} of {short(value)}.", "damaged")
-    return value
+    found = measured(record, metric, **point)
+    return middle(found[0]) if found else None
 
 
 def _unmeasured(record: Record) -> str:
@@ -808,13 +873,14 @@ def _unmeasured(record: Record) -> str:
             f"Modelled over {energy.windows} sessions: between {show(low, JOULE)} and {show(high, JOULE)}. Not "
             f"measured: {energy.why.rstrip('.')}."
         )
-    if energy.rating is None or not energy.of:
+    follows = reconciled(modelled_energy, record, energy.window_s)
+    if energy.rating is None or follows is None or not energy.of:
         raise NotYet(
             f"Record {record.id} gives a band of energy and not the rated power that it comes from. "
             f"Run '{command(TOPIC)}'.",
             "no rating",
         )
-    least, most = (share * watts * energy.window_s for share, watts in zip(LOADS, energy.rating, strict=True))
+    least, most = follows
     if not (close(low, least, 1e-6) and close(high, most, 1e-6)):
         raise NotYet(
             f"A band from {show(low, JOULE)} to {show(high, JOULE)} over {show(energy.window_s, SECOND)}: by its "
@@ -830,7 +896,7 @@ def _unmeasured(record: Record) -> str:
 
 def _limit(record: Record) -> float | None:
     """The most power that the device may take, W; None where the record does not say."""
-    return _middle(record, "limit", "") or record.environment.power_limit
+    return _middle(record, "limit") or record.environment.power_limit
 
 
 def _measured(record: Record, timed: list[Sample]) -> str:
@@ -842,8 +908,9 @@ def _measured(record: Record, timed: list[Sample]) -> str:
             f"Record {record.id} does not say which counter was read, or how often it changes. Run '{command(TOPIC)}'.",
             "no counter named",
         )
-    idle = _middle(record, "power", "power of the idle device", role="idle")
-    assert idle is not None
+    idle = _middle(record, "power", role="idle")
+    if idle is None:
+        raise NotYet(f"Record {record.id} holds no power of the idle device. Run '{command(TOPIC)}'.", "incomplete")
     limit = _limit(record)
     _within(record, "the whole run", energy.joules / energy.window_s, None, limit)
     shortest, powers, parts, missing = math.inf, [], 0.0, []
@@ -859,7 +926,7 @@ def _measured(record: Record, timed: list[Sample]) -> str:
                 "short window",
             )
         shortest = min(shortest, window)
-        joules = _middle(record, "energy", "", case=case)
+        joules = _middle(record, "energy", case=case)
         if joules is None:
             missing.append(sample)
             continue
@@ -915,7 +982,7 @@ def _within(record: Record, case: str, watts: float, idle: float | None, limit: 
 
 def _readings(record: Record) -> str:
     """The counter against integrated power readings, where both were had."""
-    counted, integrated = (_middle(record, m, "", role="counter") for m in ("energy", "integrated"))
+    counted, integrated = (_middle(record, m, role="counter") for m in ("energy", "integrated"))
     if counted is None or integrated is None:
         return ""
     if not 1 / READINGS_NEAR < integrated / counted < READINGS_NEAR:
@@ -929,14 +996,7 @@ def _readings(record: Record) -> str:
 
 def own_samples(answer: Any) -> str:
     """A sample of a larger batch costs less: joules where a counter was read, seconds everywhere."""
-    cost = None
-    if isinstance(answer, dict):
-        unknown = [k for k in answer if k not in ("record", "cost")]
-        if unknown or "record" not in answer:
-            raise NotCounted(
-                f'Give {{"record": "newest", "cost": joules_per_sample}}, or the record alone; got {short(answer)}.'
-            )
-        answer, cost = answer["record"], answer.get("cost")
+    answer, cost = with_function(answer, "cost", "joules_per_sample")
     record = own(TOPIC, answer)
     at_scale(record)
     samples = _batches(record)
@@ -952,7 +1012,7 @@ def own_samples(answer: Any) -> str:
     joules = {
         b: found / b
         for b, s in samples.items()
-        if (found := _middle(record, "energy", "", case=text(s, "case", TOPIC))) is not None
+        if (found := _middle(record, "energy", case=text(s, "case", TOPIC))) is not None
     }
     if record.energy.measured:
         if len(joules) < FEWEST_BATCHES:
@@ -963,8 +1023,9 @@ def own_samples(answer: Any) -> str:
             )
         fell = _falls(joules, JOULE)
         line += f"It takes {show(joules[max(joules)], JOULE)}, {1 / fell:.1%} of the smallest's."
-    elif record.energy.rating is not None:
-        line += _band(record.energy.rating, seconds[max(seconds)])
+    elif band := modelled_energy(record, seconds[max(seconds)]):
+        low, high = band
+        line += f"Modelled from the rated power, it takes between {show(low, JOULE)} and {show(high, JOULE)}."
     else:
         line += "Its joules are not known: nothing was measured, and no rated power is known."
     return line + (_learners_cost(record, samples, cost) if cost is not None else "")
@@ -973,9 +1034,9 @@ def own_samples(answer: Any) -> str:
 def _batches(record: Record) -> dict[int, Sample]:
     """The timed forward passes in FP32 by batch, rising."""
     found = {}
-    for sample in _ok(record, "time", role="inference"):
+    for sample in measured(record, "time", role="inference"):
         if text(sample, "dtype", TOPIC) == "fp32":
-            found[_whole(sample.point.get("batch"), f"{sample.point.get('case')}: 'batch'")] = sample
+            found[whole(sample, "batch", TOPIC)] = sample
     if len(found) < FEWEST_BATCHES:
         raise NotYet(
             f"Record {record.id} holds forward passes in FP32 of {len(found)} batches; {FEWEST_BATCHES} are needed. "
@@ -985,25 +1046,16 @@ def _batches(record: Record) -> dict[int, Sample]:
     return dict(sorted(found.items()))
 
 
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9:
-        return value
-    raise NotYet(f"{name} is {short(value)}; a whole number above 0 is expected. Run '{command(TOPIC)}'.", "damaged")
-
-
 def _possible(record: Record, samples: dict[int, Sample]) -> None:
     """No batch is faster than the data sheet."""
-    device = None
-    if record.environment.kind == "cuda":
-        device = match_device(record.environment.device, record.environment.memory)
-    if device is None or "fp32" not in device.peak_dense:
+    if datasheet(record) is None:
         return
-    width, layers = (_whole(record.spec.get(name), f"spec: {name!r}") for name in ("width", "layers"))
+    width, layers = (whole_of_spec(record, name) for name in ("width", "layers"))
     for batch, sample in samples.items():
-        plausible(
-            f"the batch of {batch}", 2 * layers * width**2 * batch / median(sample.values), device.peak("fp32"),
-            unit=FLOP_PER_SECOND, noise=DATA_SHEET_NOISE, than=f"what {device.name} can do in FP32",
-            why="The time is too short to be true. Was TF32 on?", name="faster than the device",
+        performance = 2 * layers * width**2 * batch / median(sample.values)
+        within_datasheet(
+            record, f"the batch of {batch}", performance, "fp32", noise=FORWARD_NOISE,
+            why="The time is too short to be true. Was TF32 on?",
         )  # fmt: skip
 
 
@@ -1031,19 +1083,10 @@ def _falls(costs: dict[int, float], unit: Unit) -> float:
     return first / last
 
 
-def _band(rating: Sequence[float], seconds: float) -> str:
-    """A sentence with the modelled joules of a sample."""
-    low, high = (
-        formulas.energy_from_rating(rated_power=watts, load=load, device_time=seconds)
-        for watts, load in zip(rating, LOADS, strict=True)
-    )
-    return f"Modelled from the rated power, it takes between {show(low, JOULE)} and {show(high, JOULE)}."
-
-
 def _learners_cost(record: Record, samples: dict[int, Sample], cost: Any) -> str:
     """The learner's own function gives the joules of the record's windows."""
-    function = Subject(cost, "joules_per_sample", "windows", "batch", "idle_power")
-    idle = _middle(record, "power", "", role="idle") or 0.0
+    function = _Tried(cost, "joules_per_sample", "windows", "batch", "idle_power")
+    idle = _middle(record, "power", role="idle") or 0.0
     tried = 0
     for batch, sample in samples.items():
         taken = sample.timing.energy if sample.timing else None
@@ -1051,7 +1094,7 @@ def _learners_cost(record: Record, samples: dict[int, Sample], cost: Any) -> str
             continue
         tried += 1
         windows = [(taken.joules, taken.seconds, taken.calls)]
-        got = function.numbers("joules", "above_idle", windows=list(windows), batch=batch, idle_power=idle)
+        got = function.numbers("joules", "above_idle", windows=windows, batch=batch, idle_power=idle)
         right = _per_sample(windows, batch, idle)
         if any(abs(g - r) > NEAR * right[0] for g, r in zip(got, right, strict=True)):
             raise NotYet(

@@ -14,11 +14,14 @@ from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
     command,
+    measured,
     own,
     plausible,
     steady,
     text,
     timed_well,
+    whole,
+    within_datasheet,
 )
 from efflab.records import Record, Sample, median
 from efflab.units import BYTE, FLOP_PER_SECOND, show
@@ -752,7 +755,6 @@ def saved_bytes(answer: Any) -> None:
 # The learner's own record
 
 PRODUCTS_NEEDED, DTYPES_NEEDED = 6, 2
-DATA_SHEET_NOISE = 1.05
 # How many times the rate of the largest product of its dtype a smaller one is believed to have. On a CPU it may lie in
 # a cache that the largest one does not fit.
 SMALL_NOISE = {"cpu": 2.0, "cuda": 1.5, "rocm": 1.5}
@@ -764,7 +766,7 @@ MEMORY_ROLES = ("weights", "gradients", "optimizer", "activations", "step")
 def own_record(answer: Any) -> str:
     """A record of the learner's own device: timed well, no faster than its peak, with errors that rounding explains."""
     record = own("precision", answer)
-    products = [s for s in _times(record) if text(s, "role", "precision") == "product"]
+    products = [s for s in measured(record, "time") if text(s, "role", "precision") == "product"]
     dtypes = {text(s, "dtype", "precision") for s in products}
     if len(products) < PRODUCTS_NEEDED or len(dtypes) < DTYPES_NEEDED:
         raise NotYet(
@@ -783,39 +785,18 @@ def own_record(answer: Any) -> str:
     )
 
 
-def _times(record: Record) -> list[Sample]:
-    return [s for s in record.samples if s.metric == "time" and s.status == "ok"]
-
-
-def _whole(sample: Sample, name: str) -> int:
-    """An entry of a sample's point that must be a positive whole number."""
-    value = sample.point.get(name)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9:
-        return value
-    case = sample.point.get("case", "a sample without a name")
-    problem = f"{name!r} is {short(value)}" if name in sample.point else f"its point lacks {name!r}"
-    raise NotYet(
-        f"{case}: {problem}; a positive whole number is expected. Measure with '{command('precision')}'.", "damaged"
-    )
-
-
 def _flops(sample: Sample) -> int:
-    return 2 * _whole(sample, "m") * _whole(sample, "n") * _whole(sample, "k")
+    return 2 * whole(sample, "m", "precision") * whole(sample, "n", "precision") * whole(sample, "k", "precision")
 
 
 def _bounded(record: Record, products: list[Sample]) -> None:
     """No product does more operations per second than the data sheet, or much more than the largest of its dtype."""
-    from efflab.catalog import match_device
-
-    device = (
-        match_device(record.environment.device, record.environment.memory) if record.environment.kind != "cpu" else None
-    )
     largest: dict[str, tuple[int, float]] = {}
-    for sample in _times(record):
-        if text(sample, "role", "precision") == "calibration" and _whole(sample, "m") > 64:
+    for sample in measured(record, "time"):
+        if text(sample, "role", "precision") == "calibration" and whole(sample, "m", "precision") > 64:
             dtype = text(sample, "dtype", "precision")
             rate = _flops(sample) / median(sample.values)
-            largest[dtype] = max(largest.get(dtype, (0, 0.0)), (_whole(sample, "m"), rate))
+            largest[dtype] = max(largest.get(dtype, (0, 0.0)), (whole(sample, "m", "precision"), rate))
     if not largest:
         raise NotYet(
             f"Record {record.id} holds no product of the largest size, from which the others are predicted. "
@@ -824,17 +805,7 @@ def _bounded(record: Record, products: list[Sample]) -> None:
     for sample in products:
         case, dtype = text(sample, "case", "precision"), text(sample, "dtype", "precision")
         rate = _flops(sample) / median(sample.values)
-        if device and dtype in device.peak_dense:
-            plausible(
-                case,
-                rate,
-                device.peak(dtype),
-                unit=FLOP_PER_SECOND,
-                noise=DATA_SHEET_NOISE,
-                than=f"what {device.name} can do in {dtype}",
-                why="The time is too short to be true.",
-                name="faster than the device",
-            )
+        within_datasheet(record, case, rate, dtype)
         if dtype in largest:
             plausible(
                 case,
@@ -852,7 +823,7 @@ def _errors(record: Record) -> int:
     """Errors lie between what rounding the inputs makes and what rounding at every step could."""
     from efflab.formulas import precision
 
-    found = [s for s in record.samples if s.metric == "error" and s.status == "ok"]
+    found = measured(record, "error")
     if not found:
         raise NotYet(f"Record {record.id} holds no errors of products. Run '{command('precision')}'.")
     checked = 0
@@ -864,7 +835,7 @@ def _errors(record: Record) -> int:
         )
         if dtype not in MANTISSA_BITS:
             continue
-        terms = _whole(sample, "k")
+        terms = whole(sample, "k", "precision")
         epsilon = precision.machine_epsilon(mantissa_bits=MANTISSA_BITS[dtype])
         # Both inputs are rounded at random, so the squares of their errors add up.
         low = math.sqrt(2) * precision.rms_rounding_error(epsilon=epsilon)
@@ -889,9 +860,7 @@ def _memory(record: Record) -> int:
     parts: dict[tuple[str, str], float] = {}
     steps: list[tuple[str, str, float, float | None]] = []
     activations: dict[tuple[Any, ...], float] = {}
-    for sample in record.samples:
-        if sample.metric != "memory" or sample.status != "ok":
-            continue
+    for sample in measured(record, "memory"):
         case, role = text(sample, "case", "precision"), text(sample, "role", "precision")
         if role not in MEMORY_ROLES:
             raise NotYet(f"{case}: its role is {role!r}; one of {', '.join(MEMORY_ROLES)} is expected.", "damaged")

@@ -17,21 +17,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from efflab.catalog import match_device
 from efflab.exercises.checks import FLOAT32, NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
-    command,
+    count,
+    measured,
+    middle_of,
     own,
     plausible,
     reconciled,
+    sample_of,
     steady,
     text,
     timed_well,
+    within_datasheet,
 )
 from efflab.reconcile import profiling as reconcile
-from efflab.records import Record, Sample, iqr, median
+from efflab.records import Record, iqr, median
 from efflab.units import FLOP_PER_SECOND, SECOND, show
 
 
@@ -1392,7 +1395,7 @@ MEDIAN_ERROR = 1.2533 / 1.349
 LEAST = 1 / 3
 BUSY = "Was the machine busy while one of them was measured? Close other programs and run it again."
 COVERED = 1.05  # ranges over the step: they do not overlap, but medians of parts need not add up to the whole's
-PEAK_NOISE, DATA_SHEET_NOISE = 1.3, 1.05
+PEAK_NOISE = 1.3
 LOADER_NOISE = 1.3  # how much faster than the computation alone a step with a loader may look
 SAME_CURVE = 0.05  # relative: what roundings, which training amplifies, may change in a loss
 
@@ -1400,8 +1403,8 @@ SAME_CURVE = 0.05  # relative: what roundings, which training amplifies, may cha
 def own_record(answer: Any) -> str:
     """A record of the learner's own loop: timed well, gains that the shares allow, and equal runs of one seed."""
     record = own("profiling", answer)
-    steps = [s for s in _ok(record, "time") if text(s, "role", "profiling") in TIMED]
-    steps.append(_sample(record, "all-faults", "time"))
+    steps = [s for s in measured(record, "time") if text(s, "role", "profiling") in TIMED]
+    steps.append(sample_of(record, "all-faults", "time"))
     timed_well(record)
     at_scale(record)
     said = steady(record, steps, "steps")
@@ -1424,42 +1427,10 @@ def _percentages(shares: dict[str, float]) -> str:
     return ", ".join(f"{name} {round(100 * share) + 0:d}%".replace("-", "−") for name, share in shares.items())
 
 
-def _ok(record: Record, metric: str) -> list[Sample]:
-    return [s for s in record.samples if s.metric == metric and s.status == "ok"]
-
-
-def _sample(record: Record, case: str, metric: str) -> Sample:
-    """The sample of a case and metric, which must be there."""
-    for sample in _ok(record, metric):
-        if sample.point.get("case") == case and sample.values:
-            return sample
-    raise NotYet(
-        f"Record {record.id} holds no {metric.replace('_', ' ')} of {case}. Run '{command('profiling')}'.", "incomplete"
-    )
-
-
-def _middle_of(record: Record, case: str, metric: str) -> float:
-    """The median of a time, which must be positive."""
-    value = median(_sample(record, case, metric).values)
-    if not value > 0:
-        raise NotYet(f"{case}: a {metric.replace('_', ' ')} of {show(value, SECOND)}.", "damaged")
-    return value
-
-
-def _count(sample: Sample, name: str) -> float:
-    """An entry of a sample's point that must be a positive number."""
-    value = sample.point.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30:
-        return float(value)
-    case = sample.point.get("case", "a sample without a name")
-    problem = f"{name!r} is {short(value)}" if name in sample.point else f"its point lacks {name!r}"
-    raise NotYet(f"{case}: {problem}; a positive number is expected. Run '{command('profiling')}'.", "damaged")
-
-
 def _shares_of_the_profile(record: Record) -> dict[str, float]:
     """Each fault's share of the step: without what the profiler's events cost where the record tells it."""
-    whole = _middle_of(record, "profile", "time")
-    ranges = {part: median(_sample(record, "profile", f"range_{part}").values) for part in PARTS}
+    whole = middle_of(record, "profile", "time")
+    ranges = {part: median(sample_of(record, "profile", f"range_{part}").values) for part in PARTS}
     covered = sum(ranges.values())
     if covered > COVERED * whole:
         raise NotYet(
@@ -1479,7 +1450,7 @@ def _shares_of_the_profile(record: Record) -> dict[str, float]:
 def _left(record: Record, shares: dict[str, float]) -> dict[str, float]:
     """Of the step with all faults, the share that each fault's part has left after its mend, by the second profile."""
     for metric in ("time", *(f"range_{part}" for part in PARTS)):
-        _sample(record, "profile-clean", metric)
+        sample_of(record, "profile-clean", metric)
     saved = reconciled(reconcile.by_both, record) or {}
     return {fault: shares[fault] - saved[fault] for fault in FAULTS}
 
@@ -1491,8 +1462,8 @@ def _error(values: list[float]) -> float:
 
 def _gain(record: Record, case: str) -> tuple[float, float]:
     """The share of the step that a mend saves, and the noise of it."""
-    old, new = _sample(record, case, "baseline"), _sample(record, case, "time")
-    before, after = _middle_of(record, case, "baseline"), _middle_of(record, case, "time")
+    old, new = sample_of(record, case, "baseline"), sample_of(record, case, "time")
+    before, after = middle_of(record, case, "baseline"), middle_of(record, case, "time")
     return 1 - after / before, ROOM + 2 * math.hypot(_error(old.values), _error(new.values))
 
 
@@ -1500,14 +1471,14 @@ def _gains_that_the_shares_allow(
     record: Record, shares: dict[str, float], gains: dict[str, tuple[float, float]]
 ) -> None:
     """No mend saves more than its share, and none much less than the profile says."""
-    whole = _middle_of(record, "profile", "time")
+    whole = middle_of(record, "profile", "time")
     for fault, (gain, room) in gains.items():
         # Events do not all cost alike: a share lies between the one with their cost and the one without it.
-        raw = _middle_of(record, "profile", f"range_{fault}") / whole
+        raw = middle_of(record, "profile", f"range_{fault}") / whole
         share, beside = max(shares[fault], raw), ""
         if record.environment.kind != "cpu":
             # Kernels that a part launches run while the host is elsewhere: their time belongs to the part as well.
-            kernels = [s for s in _ok(record, f"kernel_{fault}") if s.point.get("case") == "profile" and s.values]
+            kernels = measured(record, f"kernel_{fault}", case="profile")
             if kernels:
                 share += median(kernels[0].values) / whole
                 beside = ", its kernels included,"
@@ -1533,12 +1504,12 @@ def _gains_that_the_shares_allow(
 def _ladder(record: Record, first: tuple[float, float]) -> float:
     """One mend more never makes the step slower. Returns what all of them save."""
     gain, room = first
-    for count in range(2, len(FAULTS) + 1):
-        case = f"mended-{count}"
+    for mends in range(2, len(FAULTS) + 1):
+        case = f"mended-{mends}"
         more, noise = _gain(record, case)
         if more < gain - math.hypot(room, noise):
             raise NotYet(
-                f"{case}: with {count} mends the step saves {more:.1%}, with one mend less {gain:.1%}. {BUSY}",
+                f"{case}: with {mends} mends the step saves {more:.1%}, with one mend less {gain:.1%}. {BUSY}",
                 "slower with a mend",
             )
         gain, room = more, noise
@@ -1550,7 +1521,7 @@ def _ladder(record: Record, first: tuple[float, float]) -> float:
 def _curves(record: Record) -> None:
     """One seed gives one curve, another seed another one, and the faults change nothing of what is learned."""
     names = ("seed-0", "seed-0-again", "seed-1", "seed-0-clean")
-    curves = {name: _sample(record, name, "loss").values for name in names}
+    curves = {name: sample_of(record, name, "loss").values for name in names}
     first = curves["seed-0"]
     if len({len(values) for values in curves.values()}) > 1 or len(first) < FEWEST_REPEATS:
         raise NotYet("The loss curves differ in length, or have hardly any steps.", "damaged")
@@ -1588,20 +1559,13 @@ def _curves(record: Record) -> None:
 
 def _efficiency(record: Record) -> tuple[float, float]:
     """The step's operations per second over those of a large product, with all faults and with none."""
-    product = _sample(record, "peak", "time")
-    flops = 2 * _count(product, "m") * _count(product, "n") * _count(product, "k")
-    peak = flops / _middle_of(record, "peak", "time")
-    environment = record.environment
-    device = match_device(environment.device, environment.memory) if environment.kind != "cpu" else None
-    if device and "fp32" in device.peak_dense:
-        plausible(
-            "peak", peak, device.peak("fp32"), unit=FLOP_PER_SECOND, noise=DATA_SHEET_NOISE,
-            than=f"what {device.name} can do in fp32", why="The time is too short to be true.",
-            name="faster than the device",
-        )  # fmt: skip
+    product = sample_of(record, "peak", "time")
+    flops = 2 * count(product, "m", "profiling") * count(product, "n", "profiling") * count(product, "k", "profiling")
+    peak = flops / middle_of(record, "peak", "time")
+    within_datasheet(record, "peak", peak, "fp32")
     found = []
     for case in ("all-faults", "mended-5"):
-        rate = _count(_sample(record, case, "time"), "flops") / _middle_of(record, case, "time")
+        rate = count(sample_of(record, case, "time"), "flops", "profiling") / middle_of(record, case, "time")
         plausible(
             case, rate, peak, unit=FLOP_PER_SECOND, noise=PEAK_NOISE, than="the rate of a large product",
             why=f"A training step does not multiply faster than a large product of its dtype. {BUSY}",
@@ -1612,8 +1576,8 @@ def _efficiency(record: Record) -> tuple[float, float]:
 
 def _loaders(record: Record) -> None:
     """With workers or without, a step takes at least as long as its computation."""
-    compute = _middle_of(record, "compute", "time")
-    for sample in _ok(record, "time"):
+    compute = middle_of(record, "compute", "time")
+    for sample in measured(record, "time"):
         if text(sample, "role", "profiling") != "loader":
             continue
         case, seconds = text(sample, "case", "profiling"), median(sample.values)

@@ -11,8 +11,9 @@ A topic's checker calls these in this order and adds the bounds of its own physi
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from efflab import records
@@ -20,12 +21,14 @@ from efflab.errors import EfflabError
 from efflab.exercises.checks import NotCounted, NotYet, short
 from efflab.exercises.nearest import nearest
 from efflab.measure.timer import WIDE
-from efflab.records import DOUBTS, Record, Sample, iqr, median
-from efflab.units import Unit, show
+from efflab.reconcile import datasheet, doubted
+from efflab.records import Record, Sample, iqr, median
+from efflab.units import FLOP_PER_SECOND, Unit, show
 
 FEWEST_REPEATS = 3
 UNSTEADY = 0.25  # share of the kernels that may be wide or disturbed
-# What `efflab run` writes into a record's warnings, after the case's name, when a time is not to be relied on.
+DATA_SHEET_NOISE = 1.05  # how many times a data sheet's rate is believed
+FP32_EQUAL = 1e-4  # relative difference of two gradients in FP32 that rounding explains
 # A copy has the repeats of the run it was copied from, up to a factor. Repeats measured anew scatter on their own:
 # of them about 8% agree this well by chance.
 COPY_AGREES, COPY_SHARE, COPY_FEWEST = 0.1, 0.5, 20
@@ -145,18 +148,128 @@ def _key(sample: Sample) -> tuple[Any, ...]:
     return (sample.metric, *sorted((k, str(v)) for k, v in sample.point.items()))
 
 
+def with_function(answer: Any, name: str, written: str) -> tuple[Any, Any]:
+    """The record and the learner's function of an answer that may give both; None for a function that it leaves out.
+
+    Args:
+        answer: a record, or a dictionary with "record" and `name`.
+        name: the function's entry, such as "fit".
+        written: what the exercise calls it, for the message.
+
+    Raises:
+        NotCounted: a dictionary without a record, or with other entries.
+    """
+    if not isinstance(answer, dict):
+        return answer, None
+    if "record" not in answer or any(k not in ("record", name) for k in answer):
+        raise NotCounted(f'Give {{"record": "newest", "{name}": {written}}}, or the record alone; got {short(answer)}.')
+    return answer["record"], answer.get(name)
+
+
+def measured(record: Record, metric: str, **point: Any) -> list[Sample]:
+    """The samples of a metric that were measured, of points with these entries."""
+    return [s for s in record.find(metric, **point) if s.status == "ok"]
+
+
+def sample_of(record: Record, case: str, metric: str = "time") -> Sample:
+    """The first measured sample of a case and metric.
+
+    Raises:
+        NotYet: there is none.
+    """
+    found = measured(record, metric, case=case)
+    if not found:
+        raise NotYet(
+            f"Record {record.id} holds no {metric.replace('_', ' ')} of {case}. Run '{command(record.topic)}'.",
+            "incomplete",
+        )
+    return found[0]
+
+
+def middle(sample: Sample) -> float:
+    """The median of a sample.
+
+    Raises:
+        NotYet: it is no positive number.
+    """
+    value = median(sample.values)
+    if not 0 < value < math.inf:
+        said = f"{short(value)} {sample.unit}".rstrip()
+        raise NotYet(f"{sample.point.get('case')}: a {sample.metric.replace('_', ' ')} of {said}.", "damaged")
+    return value
+
+
+def middle_of(record: Record, case: str, metric: str = "time") -> float:
+    """The median of the first measured sample of a case and metric.
+
+    Raises:
+        NotYet: there is none, or it is no positive number.
+    """
+    return middle(sample_of(record, case, metric))
+
+
+def _entry(
+    entries: Mapping[str, Any], name: str, where: str, fits: Callable[[Any], bool], expected: str, topic: str
+) -> Any:
+    """One of the entries, which must fit."""
+    value = entries.get(name)
+    if fits(value):
+        return value
+    problem = f"{name!r} is {short(value)}" if name in entries else f"it lacks {name!r}"
+    raise NotYet(f"{where}: {problem}; {expected} is expected. Run '{command(topic)}'.", "damaged")
+
+
+def _is_whole(least: int) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v < 10**9
+
+
+def _named_case(sample: Sample) -> str:
+    return str(sample.point.get("case", "a sample without a name"))
+
+
 def text(sample: Sample, name: str, topic: str) -> str:
     """An entry of a sample's point that must be a text, such as its dtype.
 
     Raises:
         NotYet: it is missing, or no text; names the sample and the entry.
     """
-    value = sample.point.get(name)
-    if isinstance(value, str) and value:
-        return value
-    case = sample.point.get("case", "a sample without a name")
-    problem = f"{name!r} is {short(value)}, not a text" if name in sample.point else f"its point lacks {name!r}"
-    raise NotYet(f"{case}: {problem}. Measure with '{command(topic)}'.", "damaged")
+    return _entry(sample.point, name, _named_case(sample), lambda v: isinstance(v, str) and v != "", "a text", topic)
+
+
+def whole(sample: Sample, name: str, topic: str, least: int = 1) -> int:
+    """An entry of a sample's point that must be a whole number.
+
+    Raises:
+        NotYet: it is missing, no whole number, below `least` or a thousand million and more.
+    """
+    return _entry(sample.point, name, _named_case(sample), _is_whole(least), f"a whole number from {least} on", topic)
+
+
+def whole_of_spec(record: Record, name: str) -> int:
+    """An entry of a record's spec that must be a whole number above zero.
+
+    Raises:
+        NotYet: it is not.
+    """
+    return _entry(record.spec, name, "spec", _is_whole(1), "a whole number from 1 on", record.topic)
+
+
+def count(sample: Sample, name: str, topic: str) -> float:
+    """An entry of a sample's point that counts something, such as operations.
+
+    Raises:
+        NotYet: it is missing, no number, below one or 1e30 and more.
+    """
+    return float(
+        _entry(
+            sample.point,
+            name,
+            _named_case(sample),
+            lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 1 <= v < 1e30,
+            "a number from 1 on",
+            topic,
+        )
+    )
 
 
 def reconciled(read: Callable[..., Any], *arguments: Any) -> Any:
@@ -238,11 +351,9 @@ def steady(record: Record, samples: Iterable[Sample], what: str = "kernels") -> 
         NotYet: more than a quarter of them are; names the worst.
     """
     samples = list(samples)
-    doubted = {
-        case for warning in record.warnings for case, _, said in [warning.partition(": ")] if said.startswith(DOUBTS)
-    }
+    warned = doubted(record)
     spread = {str(s.point.get("case")): iqr(s.values) / median(s.values) for s in samples}
-    shaky = {case for case, share in spread.items() if share > WIDE or case in doubted}
+    shaky = {case for case, share in spread.items() if share > WIDE or case in warned}
     if len(shaky) > UNSTEADY * len(spread):
         worst = max(spread, key=spread.__getitem__)
         raise NotYet(
@@ -285,3 +396,32 @@ def plausible(
         raise NotYet(
             f"{case}: {show(value, unit)} is {value / limit:.2f} times {than}, {show(limit, unit)}. {why}", name
         )
+
+
+def within_datasheet(
+    record: Record,
+    case: str,
+    performance: float,
+    dtype: str,
+    *,
+    noise: float = DATA_SHEET_NOISE,
+    why: str = "The time is too short to be true.",
+) -> None:
+    """A kernel does not beat its device's data sheet, where the catalog has one with this dtype.
+
+    Args:
+        record: the learner's.
+        case: the kernel, for the message.
+        performance: what it reached, FLOP/s.
+        dtype: of its operations.
+        noise, why: as in `plausible`.
+
+    Raises:
+        NotYet: it does.
+    """
+    device = datasheet(record)
+    if device and dtype in device.peak_dense:
+        plausible(
+            case, performance, device.peak(dtype), unit=FLOP_PER_SECOND, noise=noise,
+            than=f"what {device.name} can do in {dtype}", why=why, name="faster than the device",
+        )  # fmt: skip

@@ -14,11 +14,13 @@ from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
     command,
+    measured,
     own,
     plausible,
     steady,
     text,
     timed_well,
+    within_datasheet,
 )
 from efflab.reconcile import roofline as reconcile
 from efflab.records import Record, Sample, median
@@ -486,7 +488,6 @@ KERNELS_NEEDED = 8
 # too, a larger product may be a little better than the one that set the ceiling, and a copy pays for its writes
 # twice on most CPUs, which a kernel that only reads does not.
 COMPUTE_NOISE, MEMORY_NOISE = 1.3, 2.0
-DATA_SHEET_NOISE = 1.05
 ROLES = ("kernel", "series", "lesson", "ceiling", "bandwidth")
 
 
@@ -517,9 +518,7 @@ def own_record(answer: Any) -> str:
 def _kernels(record: Record) -> list[Sample]:
     """The timed kernels, the entries that the check reads looked at."""
     found = []
-    for sample in record.samples:
-        if sample.metric != "time" or sample.status != "ok":
-            continue
+    for sample in measured(record, "time"):
         entries = {name: text(sample, name, "roofline") for name in ("case", "role", "kernel", "dtype")}
         if entries["role"] not in ROLES:
             raise NotYet(f"{entries['case']}: its role is {entries['role']!r}; one of {', '.join(ROLES)} is expected.")
@@ -556,18 +555,12 @@ def _ceilings(record: Record) -> dict[str, float]:
 
 def _bounded(kernels: list[Sample], ceilings: dict[str, float], record: Record) -> None:
     """No kernel is faster than physics, or than the device's own ceilings, allows."""
-    device = reconcile.datasheet(record)
     for sample in kernels:
         case, seconds = str(sample.point["case"]), median(sample.values)
         # The product that bounds a kernel stands in its point. Where it does not, it is that of the kernel's own dtype.
         dtype = str(sample.point.get("peak_dtype", sample.point["dtype"]))
         flops, moved = _counted(sample)
-        if device and dtype in device.peak_dense:
-            plausible(
-                case, flops / seconds, device.peak(dtype), unit=FLOP_PER_SECOND, noise=DATA_SHEET_NOISE,
-                than=f"what {device.name} can do in {dtype}", why="The time is too short to be true.",
-                name="faster than the device",
-            )  # fmt: skip
+        within_datasheet(record, case, flops / seconds, dtype)
         # A dtype whose ceiling was not measured may well be faster than one whose was.
         plausible(
             case, flops / seconds, ceilings.get(f"matmul-{dtype}", math.inf), unit=FLOP_PER_SECOND,

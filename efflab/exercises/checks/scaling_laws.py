@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from efflab.catalog import match_device
 from efflab.errors import EfflabError
 from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
 from efflab.exercises.checks.records import at_scale, command, own, plausible
+from efflab.reconcile import datasheet
 from efflab.reconcile import scaling_laws as reconcile
 from efflab.records import Record
 from efflab.units import FLOP_PER_SECOND, NAT, show
@@ -770,7 +770,7 @@ def _possible(record: Record, runs: list[reconcile.Run]) -> None:
         )
     guess = math.log(vocabulary)
     environment = record.environment
-    device = match_device(environment.device, environment.memory) if environment.kind != "cpu" else None
+    device = datasheet(record)
     for run in runs:
         if run.loss >= guess:
             raise NotYet(
