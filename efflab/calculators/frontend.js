@@ -479,7 +479,7 @@ function draw(c, result, width, runs, id, memo = new Map()) { // memo: lines of 
   const yName = curve.lines[0].y, percents = c.computed.get(yName)?.percent;
   const yAxis = axis(yKind, yLow, yHigh, box.height, 30, percents ? "%" : c.units[yName], points[0]?.[1]);
   box.left = Math.max(46, Math.ceil(Math.max(...yAxis.ticks.map((t) => yAxis.text(t).length)) * WIDE) + 9);
-  const margin = curve.beside ? Math.ceil(Math.max(...lines.map((l) => l.label.length)) * WIDE) + 16 : 16;
+  const margin = curve.beside ? Math.ceil(Math.max(...lines.map((l) => l.label.length)) * WIDE) + 22 : 16; // the strong label is wider
   box.width = width - box.left - margin;
   const xAxis = axis(xKind, low, high, box.width, 44, c.units[curve.x]);
   const X = (v) => Math.round((box.left + xAxis.place(v)) * 10) / 10;
