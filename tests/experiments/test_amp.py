@@ -21,7 +21,8 @@ from efflab.experiments import amp, runner
 from efflab.experiments.decoder import Decoder, Variant
 from efflab.measure import device as devices
 from efflab.measure import timer
-from efflab.records import Environment, Record, load_record
+from efflab.records import Record, load_record
+from tests.experiments.machine import environment
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -29,14 +30,6 @@ SIZE = amp.STEPS["smoke"]
 # Why a case may be missing; any other failure is one of this program.
 KNOWN = re.compile(r"TF32 is a mode of |tf32 products need |TF32 is not known of |torch \S+ (has no autocast|refuses) ")
 NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def environment(**changes: Any) -> Environment:
-    base: dict[str, Any] = {
-        "device": "d", "kind": "cpu", "count": 1, "memory": 2**34, "threads": 2, "cores": 2, "caches": {"L3": 2**25},
-        "torch": "2", "python": "3", "efflab": "0",
-    }  # fmt: skip
-    return Environment(**base | changes)
 
 
 def plan(scale: str, device: torch.device = CPU, resumed: Record | None = None) -> runner.Plan:

@@ -26,17 +26,14 @@ from efflab.experiments.decoder import Decoder, Variant
 from efflab.measure import device as devices
 from efflab.measure import distributed, energy
 from efflab.measure.distributed import Layout, RankFailed
-from efflab.records import Energy, Environment, Record, load_record
+from efflab.records import Energy, Record, load_record
+from tests.experiments.machine import environment
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SIZE = {
     "layers": 2, "hidden_size": 32, "intermediate_size": 64, "query_heads": 4, "head_dim": 8, "sequence_length": 16,
     "vocabulary": 50,
 }  # fmt: skip
-
-
-def environment() -> Environment:
-    return Environment(device="d", kind="cpu", count=1, threads=2, cores=2, torch="2", python="3", efflab="0")
 
 
 def plan(scale: str, device: torch.device = CPU, resumed: Record | None = None) -> runner.Plan:

@@ -17,20 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from efflab.experiments import decoder, precision, runner
 from efflab.measure import device as devices
 from efflab.measure import memory, timer
-from efflab.records import Environment, Record, Sample, Timing, load_record
+from efflab.records import Record, Sample, Timing, load_record
+from tests.experiments.machine import environment
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 # Why a product may be missing; any other failure is one of this program.
 KNOWN = re.compile(r"(fp8|tf32) products need compute capability |TF32 is not known of |torch \S+ has no ")
-
-
-def environment(**changes: Any) -> Environment:
-    base: dict[str, Any] = {
-        "device": "d", "kind": "cpu", "count": 1, "memory": 2**34, "threads": 2, "cores": 2, "caches": {"L3": 2**25},
-        "torch": "2", "python": "3", "efflab": "0",
-    }  # fmt: skip
-    return Environment(**base | changes)
 
 
 def plan(scale: str, device: torch.device = CPU, resumed: Record | None = None) -> runner.Plan:

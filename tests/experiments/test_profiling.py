@@ -21,20 +21,13 @@ from efflab.errors import EfflabError
 from efflab.experiments import faults, profiling, runner
 from efflab.experiments.faults import ALL, FAULTS, NONE, Loop
 from efflab.measure import monitor
-from efflab.records import Environment, Record, load_record, median
+from efflab.records import Record, load_record, median
+from tests.experiments.machine import environment
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 SMOKE = profiling.SCALES["smoke"]
 LAYERS = SMOKE.size["layers"]
-
-
-def environment(**changes: Any) -> Environment:
-    base: dict[str, Any] = {
-        "device": "d", "kind": "cpu", "count": 1, "memory": 2**34, "threads": 2, "cores": 2, "caches": {"L3": 2**25},
-        "torch": "2", "python": "3", "efflab": "0",
-    }  # fmt: skip
-    return Environment(**base | changes)
 
 
 def plan(scale: str, device: torch.device = CPU, **changes: Any) -> runner.Plan:

@@ -15,16 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from efflab.experiments import roofline, runner
 from efflab.formulas.roofline import KERNELS
 from efflab.measure import device, timer
-from efflab.records import Environment, Record, Sample, Timing, load_record
-
-
-def environment(**changes: Any) -> Environment:
-    base: dict[str, Any] = {
-        "device": "d", "kind": "cpu", "count": 1, "memory": 2**34, "threads": 2, "cores": 2, "caches": {"L3": 2**25},
-        "torch": "2", "python": "3", "efflab": "0",
-    }  # fmt: skip
-    return Environment(**base | changes)
-
+from efflab.records import Record, Sample, Timing, load_record
+from tests.experiments.machine import environment
 
 SWEEPS = {
     "smoke": roofline.smoke_points(),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,3 +80,15 @@ def trace(name: str) -> list[tuple[float, int]]:
     """The rows of a file in data/."""
     lines = [line for line in (DATA / f"{name}.csv").read_text().splitlines() if not line.startswith("#")]
     return [(float(row["t_s"]), int(row["counter_mJ"])) for row in csv.DictReader(lines)]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, counter: Path) -> None:
+    """Let nobody read a counter's file. As the tests may be root's, the refusal is played."""
+    read = Path.read_text
+
+    def refuses(path: Path, *arguments: Any, **options: Any) -> str:
+        if path == counter:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuses)

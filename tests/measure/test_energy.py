@@ -487,16 +487,7 @@ def test_each_package_adds_to_the_power_that_is_believed(
 
 
 def test_packages_that_only_root_may_read_have_no_number(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the tests may be root's, the refusal is played."""
-    counter = package(powercap, "intel-rapl:0", 1e6)
-    read = Path.read_text
-
-    def refuses(path: Path, *arguments: Any, **options: Any) -> str:
-        if path == counter:
-            raise PermissionError(13, "Permission denied")
-        return read(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "read_text", refuses)
+    counters.refuse(monkeypatch, package(powercap, "intel-rapl:0", 1e6))
     with Meter([CPU]) as meter:
         assert (meter.source, meter.why) == ("none", "RAPL: only root may read the energy counters here")
         assert meter.since(meter.begin()).why == meter.why

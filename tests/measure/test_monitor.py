@@ -19,6 +19,7 @@ from efflab.errors import EfflabError
 from efflab.measure import device as devices
 from efflab.measure import monitor
 from efflab.measure.monitor import NAMES, Counter, Monitor, Packages, Rate
+from tests.measure import counters
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -230,16 +231,7 @@ def test_a_machine_without_energy_counters_says_so(tmp_path: Path, monkeypatch: 
 
 
 def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the tests may be root's, the refusal is played."""
-    counter = package(tmp_path, "intel-rapl:0", 1e6)
-    read = Path.read_text
-
-    def refuses(path: Path, *arguments: Any, **options: Any) -> str:
-        if path == counter:
-            raise PermissionError(13, "Permission denied")
-        return read(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "read_text", refuses)
+    counters.refuse(monkeypatch, package(tmp_path, "intel-rapl:0", 1e6))
     monkeypatch.setattr(monitor, "POWERCAP", tmp_path)
     with Monitor(CPU, 0.01) as found:
         pass

@@ -68,6 +68,15 @@ def test_slider_to_python_and_back(watched, jupyterlab):
     notebook = page.locator(".jp-Notebook")
     notebook.wait_for(timeout=60_000)
 
+    def asked(dialog):
+        """JupyterLab's own question, as on a machine that is slow to start a kernel. A user takes what it proposes."""
+        said = dialog.inner_text()
+        print("JupyterLab asks:", said)
+        dialog.locator(".jp-mod-accept").click()
+        assert "kernel" in said.lower() or "connection" in said.lower(), said
+
+    page.add_locator_handler(page.locator(".jp-Dialog"), asked, times=3)
+
     def run(cell):
         """Run a cell until it has a number: JupyterLab drops a request made before the kernel listens."""
         prompt = page.locator(".jp-CodeCell").nth(cell).locator(".jp-InputPrompt")

@@ -195,6 +195,19 @@ class Subject:
         return tuple(found)
 
 
+def a_number(said: str, item: Any, expected: str = "a number") -> float:
+    """A float from something of the learner's that is not NaN, or `NotYet` with `said` and what is expected."""
+    try:
+        if isinstance(item, bool | str | bytes):
+            raise TypeError
+        number = float(item)
+    except Exception:  # the object is the learner's and may raise anything
+        raise NotYet(f"{said}; {expected} is expected.") from None
+    if math.isnan(number):
+        raise NotYet(f"{said}; {expected} is expected.")
+    return number
+
+
 def close(a: float, b: float, relative: float = 1e-6) -> bool:
     """Equal within a relative difference; infinities are equal to themselves."""
     return math.isclose(a, b, rel_tol=relative)

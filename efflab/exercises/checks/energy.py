@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from efflab.catalog.energy import PowerCurve, power_curves
-from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks import NotYet, Subject, a_number, close, recognise, short, written
 from efflab.exercises.checks.records import (
     at_scale,
     command,
@@ -86,17 +86,7 @@ def _place(number: int, of: int, seed: int) -> str:
 
 def _number_or_none(call: str, value: Any) -> float | None:
     """What a learner's function gave, where None is an answer too."""
-    if value is None:
-        return None
-    try:
-        if isinstance(value, bool | str | bytes):
-            raise TypeError
-        number = float(value)
-    except Exception:  # the object is the learner's and may raise anything
-        raise NotYet(f"{written(call, value)}; a number or None is expected.") from None
-    if math.isnan(number):
-        raise NotYet(f"{call} gives NaN, not a number.")
-    return number
+    return None if value is None else a_number(written(call, value), value, "a number or None")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -17,7 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from efflab.exercises.checks import FLOAT32, NotCounted, NotWritten, NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks import (
+    FLOAT32,
+    NotCounted,
+    NotWritten,
+    NotYet,
+    Subject,
+    a_number,
+    close,
+    recognise,
+    short,
+    written,
+)
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
@@ -307,21 +318,8 @@ def _numbers_by_name(function: Subject, **arguments: Any) -> dict[str, float]:
     for name, item in value.items():
         if not isinstance(name, str):
             raise NotYet(f"{call} has the key {short(name)}; names are texts.")
-        found[name] = _number(item, f"{call} has {short(item)} for {short(name)}")
+        found[name] = a_number(f"{call} has {short(item)} for {short(name)}", item)
     return found
-
-
-def _number(item: Any, said: str) -> float:
-    """A float from something of the learner's, or `said` and what is expected."""
-    try:
-        if isinstance(item, bool | str | bytes):
-            raise TypeError
-        number = float(item)
-    except Exception:  # the object is the learner's and may raise anything
-        raise NotYet(f"{said}; a number is expected.") from None
-    if math.isnan(number):
-        raise NotYet(f"{said}; a number is expected.")
-    return number
 
 
 # A trace's times are microseconds since the machine started: a difference of two has an error of a nanosecond.
@@ -770,7 +768,7 @@ def _two_floats(value: Any) -> tuple[float, float]:
             "wait at a place that does not look like waiting.",
             "tensors",
         )
-    loss, accuracy = (_number(item, written("train_epoch", value)) for item in pair)
+    loss, accuracy = (a_number(written("train_epoch", value), item) for item in pair)
     return loss, accuracy
 
 
@@ -885,7 +883,7 @@ def _list_of_numbers(function: Subject, length: int, arguments: dict[str, Any]) 
         raise NotYet(f"{written(call, value)}; a list with the beginning of each step is expected.")
     if len(several) != length:
         raise NotYet(f"{call} gives {len(several)} numbers for {length} steps.")
-    return [_number(item, f"{call} has {short(item)} for step {i}") for i, item in enumerate(several)]
+    return [a_number(f"{call} has {short(item)} for step {i}", item) for i, item in enumerate(several)]
 
 
 NOISES = ("random", "numpy.random", "torch", "dataset.rng")
@@ -1167,7 +1165,7 @@ def cpu_efficiency(answer: Any) -> None:
             raise NotYet(f"{written(call, value)}. This job has not run: return None.", "job that has not run")
         if value is None:
             raise NotYet(f"{call} returns nothing. None is for a job that has not run. Is the `return` missing?")
-        got = _number(value, written(call, value))
+        got = a_number(written(call, value), value)
         right = used / (elapsed * n)
         if math.isclose(got, right, rel_tol=1e-9, abs_tol=1e-12):
             continue
@@ -1379,7 +1377,7 @@ def _pairs(function: Subject, baseline: list[float], mended: dict[str, list[floa
     for name, _ in rows:
         if not isinstance(name, str) or name not in mended:
             raise NotYet(f"{written(call, value)}; {short(name)} is no name of a mend. Return pairs (name, saving).")
-    return [(name, _number(number, written(call, value))) for name, number in rows]
+    return [(name, a_number(written(call, value), number)) for name, number in rows]
 
 
 # The learner's own record
