@@ -1076,17 +1076,21 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
     from efflab.experiments import runner
 
     out = tmp_path_factory.mktemp("ddp")
-    return runner.run(experiment.EXPERIMENT, scale="smoke", device="cpu", out=out, report=lambda _: None)
+    for attempt in range(3):  # messages this small take times that do not grow with their size while others compute
+        folder = out / str(attempt)
+        found = runner.run(experiment.EXPERIMENT, scale="smoke", device="cpu", out=folder, report=lambda _: None)
+        if ddp.line(found[0], 2) is not None:
+            break
+    return found
 
 
 def test_a_run_that_was_recorded_reconciles(measured: tuple[Record, Path]) -> None:
     found, path = measured
     assert ddp.text(records.load_record(path)) == ddp.text(found)
     rows = {r.case: r for r in ddp.points(found)}
-    wanted = {"ddp-2", "strong-2", "flat-2", "per-tensor-2", "accumulate-2", "straggler-2", "efficiency-weak-2"}
-    # Where others use the machine, times of such small messages may not grow with their size: each case then says so.
-    said = {m.partition(" ")[0]: m for m in ddp.missing(found)}
-    assert all("do not grow with the messages" in said[case] for case in wanted - set(rows))
+    assert {"ddp-2", "strong-2", "flat-2", "per-tensor-2", "accumulate-2", "straggler-2", "efficiency-weak-2"} <= set(
+        rows
+    )
     for name in ddp.TABLES:
         assert ddp.sweep(found, name)
     for case in rows:

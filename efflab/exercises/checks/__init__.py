@@ -195,15 +195,15 @@ class Subject:
         return tuple(found)
 
 
-def a_number(said: str, item: Any, expected: str = "a number") -> float:
-    """A float from something of the learner's that is not NaN, or `NotYet` with `said` and what is expected."""
+def a_number(said: str, item: Any, expected: str = "a number", *, nan: bool = False) -> float:
+    """A float from something of the learner's, or `NotYet` with `said` and what is expected. NaN counts if `nan`."""
     try:
         if isinstance(item, bool | str | bytes):
             raise TypeError
         number = float(item)
     except Exception:  # the object is the learner's and may raise anything
         raise NotYet(f"{said}; {expected} is expected.") from None
-    if math.isnan(number):
+    if math.isnan(number) and not nan:
         raise NotYet(f"{said}; {expected} is expected.")
     return number
 

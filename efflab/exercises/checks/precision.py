@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from efflab.exercises.checks import NotYet, Subject, close, recognise, short, written
+from efflab.exercises.checks import NotYet, Subject, a_number, close, recognise, short, written
 from efflab.exercises.checks.records import (
     FEWEST_REPEATS,
     at_scale,
@@ -61,12 +61,7 @@ def decode(answer: Any) -> None:
         call = f"decode({bits:#0{(e + m + 1 + 7) // 4}x}, {e}, {m})"
         if value is None:
             raise NotYet(f"{call} returns nothing. Is the `return` missing?")
-        try:
-            if isinstance(value, bool | str | bytes):
-                raise TypeError
-            got = float(value)
-        except Exception:  # the object is the learner's and may raise anything
-            raise NotYet(f"{written(call, value)}; a number is expected.") from None
+        got = a_number(written(call, value), value, nan=True)
         if got == right or (math.isnan(got) and math.isnan(right)):
             continue
         pattern = f"{bits:0{e + m + 1}b}"
